@@ -1,0 +1,49 @@
+"""The definition, as plainly as it can be written: the oracle of every kernel, and the fallback.
+
+    scores = scale q kᵀ;  w = relu(scores), masked positions 0;  pattern = w / max(row sum, 1e-8);  z = pattern v
+
+Works in any floating-point type and on any device, and differentiates. Half-precision inputs are computed in
+float32 and rounded once, at the end. Memory is O(T S) per head.
+"""
+
+import torch
+
+from kernels.inputs import CLAMP, checked
+
+
+def visible(n_queries, n_keys, n_visible, device=None):
+    """Bool [T, S]: query i sees keys 0 ... n_visible - T + i (the causal mask, aligned at the bottom right)."""
+    query_pos = torch.arange(n_queries, device=device)[:, None] + (n_visible - n_queries)
+    return torch.arange(n_keys, device=device)[None, :] <= query_pos
+
+
+def relu_attention(q, k, v, *, scale=None, n_visible=None):
+    """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; a row without a positive score gives 0."""
+    scale, n_visible = checked(q, k, v, scale, n_visible)
+    scores, mask, values = _scores(q, k, v, scale, n_visible)
+    w = torch.relu(scores).masked_fill(~mask, 0)
+    pattern = w / w.sum(-1, keepdim=True).clamp(min=CLAMP)
+    return (pattern @ values).to(q.dtype)
+
+
+def softmax_attention(q, k, v, *, scale=None, n_visible=None):
+    """The same with softmax in place of the row-normalised ReLU."""
+    scale, n_visible = checked(q, k, v, scale, n_visible)
+    scores, mask, values = _scores(q, k, v, scale, n_visible)
+    return (scores.masked_fill(~mask, float("-inf")).softmax(-1) @ values).to(q.dtype)
+
+
+def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None):
+    """ReLU in the heads where `is_relu` (one bool per query head) says so, softmax in the others."""
+    chosen = torch.as_tensor(is_relu, dtype=torch.bool, device=q.device)[None, :, None, None]
+    settings = {"scale": scale, "n_visible": n_visible}
+    return torch.where(chosen, relu_attention(q, k, v, **settings), softmax_attention(q, k, v, **settings))
+
+
+def _scores(q, k, v, scale, n_visible):
+    """scores [B, H, T, S], the mask [T, S] and the values [B, H, S, d], in at least float32."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[1] // k.shape[1]
+    keys, values = (x.to(dtype).repeat_interleave(group, 1) for x in (k, v))
+    mask = visible(q.shape[2], k.shape[2], n_visible, q.device)
+    return scale * (q.to(dtype) @ keys.mT), mask, values

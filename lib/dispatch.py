@@ -1,0 +1,67 @@
+"""Which kernel computes ReLU attention: a plain table by device.
+
+`auto` takes the first backend of the device's row that this machine has; any other name must be there, or the
+call is an error. `resolve` returns the name that results record.
+"""
+
+import importlib.util
+
+import torch
+
+from kernels import naive
+from lib.errors import InputError
+
+BACKENDS = ("auto", "naive", "triton", "metal", "cpu")
+BY_DEVICE = {"cuda": ("triton", "naive"), "mps": ("metal", "naive"), "cpu": ("cpu", "naive")}
+DIFFERENTIABLE = ("naive", "triton")
+
+
+def present(name):
+    """Whether this installation can run the backend at all."""
+    if name == "triton":
+        return importlib.util.find_spec("triton") is not None
+    if name == "metal":
+        return hasattr(torch, "mps") and hasattr(torch.mps, "compile_shader")
+    return True
+
+
+def resolve(backend="auto", device="cpu", gradients=False):
+    """The name of the backend that will run on `device`; `InputError` where the one asked for is not there."""
+    kind = torch.device(device).type
+    row = [n for n in BY_DEVICE.get(kind, ("naive",)) if present(n) and (n in DIFFERENTIABLE or not gradients)]
+    if backend == "auto":
+        return row[0]
+    if backend not in BACKENDS:
+        raise InputError(f"backend '{backend}' is unknown: choose one of {', '.join(BACKENDS)}")
+    if backend not in row:
+        what = "computes no gradients" if gradients and present(backend) else "is not there"
+        raise InputError(f"backend '{backend}' {what} on device '{kind}': choose one of auto, {', '.join(row)}")
+    return backend
+
+
+def relu_attention(q, k, v, *, scale=None, n_visible=None, backend="auto"):
+    """Causal row-normalised ReLU attention, z [B, H, T, d]; see `kernels.naive.relu_attention`."""
+    return _kernels(backend, q, k, v).relu_attention(q, k, v, scale=scale, n_visible=n_visible)
+
+
+def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, backend="auto"):
+    """ReLU in the heads where `is_relu` (one bool per query head) says so, softmax in the others."""
+    return _kernels(backend, q, k, v).mixed_attention(q, k, v, is_relu, scale=scale, n_visible=n_visible)
+
+
+def _kernels(backend, *inputs):
+    """The module of the backend that `resolve` names for these inputs."""
+    gradients = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return _module(resolve(backend, inputs[0].device, gradients))
+
+
+def _module(name):
+    if name == "naive":
+        return naive
+    if name == "cpu":
+        from kernels import cpu as module
+    elif name == "triton":
+        from kernels import triton_attention as module
+    else:
+        from kernels import metal as module
+    return module
