@@ -1,0 +1,179 @@
+"""What the engine needs to know of a decoder: its parts, one step at a time, in the checkpoint's own terms.
+
+`adapter(model)` wraps a Hugging Face causal language model of the GPT-2 or of the Llama type (RMSNorm, rotary
+positions, grouped keys and values; Mistral, Qwen2 and Qwen3 are of that type). The steps are the model's own
+modules called in the model's own order:
+
+    resid = embed(tokens)
+    for each layer:  q, k, v = qkv(layer, resid);  z = attention;  resid = attention_out(layer, resid, z)
+                     resid = mlp(layer, resid)
+    logits = final(resid) @ unembed.T
+"""
+
+import torch
+import torch.nn.functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from lib.errors import InputError
+
+GPT2_TYPES = ("gpt2",)
+LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def adapter(model):
+    """The adapter of a causal language model; `InputError` for a family that is neither GPT-2 nor Llama-type."""
+    kind = model.config.model_type
+    if kind in GPT2_TYPES:
+        return GPT2(model)
+    if kind in LLAMA_TYPES:
+        return Llama(model)
+    allowed = ", ".join(GPT2_TYPES + LLAMA_TYPES)
+    raise InputError(f"model type '{kind}' is not supported: choose a model of type {allowed}")
+
+
+class Decoder:
+    """Sizes and steps of a decoder. B batch, T positions, E `n_embd`, H `n_head`, d `d_head`; z is [B, T, H * d].
+
+    `n_positions` is the longest sequence with full causal attention: the trained length, or the sliding window
+    where that is shorter.
+    """
+
+    def __init__(self, model):
+        config = model.config
+        self.model = model
+        self.n_layer = config.num_hidden_layers
+        self.n_head = config.num_attention_heads
+        self.n_embd = config.hidden_size
+        self.vocab_size = config.vocab_size
+        self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
+        self._value_bias = {}
+
+    @property
+    def device(self):
+        return self.unembed.device
+
+    @property
+    def dtype(self):
+        return self.unembed.dtype
+
+    def scale(self, layer):
+        """The factor of q kᵀ in the attention scores."""
+        return self.attention(layer).scaling
+
+    def value_bias(self, layer):
+        """v̄ [n_head, d_head]: the part of every value vector that does not depend on the input.
+
+        Folding it into the output bias is exact for attention whose rows sum to 1: the values become v - v̄ and
+        the head's output z - v̄. A head set to zero in that basis has z = v̄ in the raw one.
+        """
+        if layer not in self._value_bias:
+            self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype)
+        return self._value_bias[layer]
+
+    def attention_out(self, layer, resid, z):
+        """resid + z W_O + b_O, [B, T, E]."""
+        return resid + self.output_projection(layer)(z)
+
+    def _split(self, x, n_head):
+        return x.view(*x.shape[:-1], n_head, self.d_head).transpose(1, 2)
+
+
+class GPT2(Decoder):
+    """`GPT2LMHeadModel`: learned positions, LayerNorm with biases, one fused matrix for q, k and v."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        if model.config.add_cross_attention:
+            raise InputError("this GPT-2 has cross-attention: only decoder-only models are supported")
+        self.body = model.transformer
+        self.n_kv_head = self.n_head
+        self.d_head = self.n_embd // self.n_head
+        self.n_positions = model.config.n_positions
+        self.fused_gelu = model.config.activation_function == "gelu_new"
+
+    def attention(self, layer):
+        return self.body.h[layer].attn
+
+    def output_projection(self, layer):
+        """The module whose input is z."""
+        return self.body.h[layer].attn.c_proj
+
+    def embed(self, tokens):
+        """resid [B, T, E] of token ids [B, T] at positions 0 ... T - 1."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.body.wte(tokens) + self.body.wpe(positions)
+
+    def qkv(self, layer, resid):
+        """q, k, v, each [B, H, T, d]."""
+        block = self.body.h[layer]
+        fused = block.attn.c_attn(block.ln_1(resid))
+        return tuple(self._split(x, self.n_head) for x in fused.split(self.n_embd, dim=-1))
+
+    def mlp(self, layer, resid):
+        """resid after the layer's MLP; `gelu_new` runs as one kernel instead of eight."""
+        block = self.body.h[layer]
+        hidden = block.mlp.c_fc(block.ln_2(resid))
+        hidden = F.gelu(hidden, approximate="tanh") if self.fused_gelu else block.mlp.act(hidden)
+        return resid + block.mlp.c_proj(hidden)
+
+    def final(self, resid):
+        return self.body.ln_f(resid)
+
+    def _make_value_bias(self, layer):
+        block = self.body.h[layer]
+        weight, bias = block.attn.c_attn.weight[:, -self.n_embd :], block.attn.c_attn.bias[-self.n_embd :]
+        return (block.ln_1.bias.double() @ weight.double() + bias.double()).view(self.n_head, self.d_head)
+
+
+class Llama(Decoder):
+    """`LlamaForCausalLM` and its kind: RMSNorm, rotary positions, grouped keys and values, biases optional."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        config = model.config
+        self.body = model.model
+        self.n_kv_head = config.num_key_value_heads
+        self.d_head = getattr(config, "head_dim", None) or self.n_embd // self.n_head
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        self.n_positions = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        self._rotation = None
+
+    def attention(self, layer):
+        return self.body.layers[layer].self_attn
+
+    def output_projection(self, layer):
+        """The module whose input is z."""
+        return self.body.layers[layer].self_attn.o_proj
+
+    def embed(self, tokens):
+        """resid [B, T, E] of token ids [B, T]; positions enter in `qkv`."""
+        return self.body.embed_tokens(tokens)
+
+    def qkv(self, layer, resid):
+        """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions 0 ... T - 1."""
+        block = self.body.layers[layer]
+        attn, normed = block.self_attn, block.input_layernorm(resid)
+        q, k = (proj(normed).unflatten(-1, (-1, self.d_head)) for proj in (attn.q_proj, attn.k_proj))
+        if hasattr(attn, "q_norm"):
+            q, k = attn.q_norm(q), attn.k_norm(k)
+        q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *self._cos_sin(resid))
+        return q, k, self._split(attn.v_proj(normed), self.n_kv_head)
+
+    def mlp(self, layer, resid):
+        """resid after the layer's MLP."""
+        block = self.body.layers[layer]
+        return resid + block.mlp(block.post_attention_layernorm(resid))
+
+    def final(self, resid):
+        return self.body.norm(resid)
+
+    def _cos_sin(self, resid):
+        n_positions = resid.shape[1]
+        if self._rotation is None or self._rotation[0].shape[1] != n_positions:
+            self._rotation = self.body.rotary_emb(resid, torch.arange(n_positions, device=resid.device)[None])
+        return self._rotation
+
+    def _make_value_bias(self, layer):
+        proj = self.attention(layer).v_proj
+        bias = torch.zeros_like(proj.weight[:, 0]) if proj.bias is None else proj.bias
+        return bias.double().view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
