@@ -1,0 +1,187 @@
+"""Arrays on disk under a key: nothing computed is computed twice, and nothing half-written is ever read.
+
+One file per entry: a line of JSON (key, dtype, shape, checksum), then the raw bytes. A file appears under its name
+only when it is whole; it is checked on every read, and a damaged one is named on stderr and taken away.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+DEFAULT_LIMIT = 4 * 2**30
+LEFTOVER_AGE = 600  # seconds after which a temporary file has no writer any more
+KINDS = "fiu"
+
+
+def digest(*parts):
+    """Hex digest of strings, numbers, None, bytes and arrays, in order; the same on every machine."""
+    state = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            head, body = f"array {part.dtype.str} {part.shape}", np.ascontiguousarray(part).tobytes()
+        elif isinstance(part, bytes):
+            head, body = "bytes", part
+        else:
+            head, body = type(part).__name__, str(part).encode()
+        state.update(f"{head} {len(body)}\n".encode() + body)
+    return state.hexdigest()
+
+
+class Store:
+    """A folder of entries of at most `limit_bytes` in all; beyond that the ones unused for longest go.
+
+    Several processes may use one folder at once. When the disk is full or read-only, `put` says so once on stderr
+    and the run goes on without keeping.
+    """
+
+    def __init__(self, folder, limit_bytes=DEFAULT_LIMIT):
+        self.folder = Path(folder)
+        self.limit_bytes = limit_bytes
+        self._warned = False
+        self._remove_leftovers()
+        self._size = self.size_bytes()
+
+    def get(self, key):
+        """The array kept under `key`, or None; a damaged entry is named on stderr, removed, and None."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            array = _decode(key, content)
+        except ValueError as error:
+            print(f"store: damaged entry {path} ({error}): removed, it will be computed again", file=sys.stderr)
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):  # evicted meanwhile by another run, or a folder that may only be read
+            os.utime(path)
+        return array
+
+    def put(self, key, array):
+        """Keeps `array` (integers or floats) under `key`; returns whether it could."""
+        content = _encode(key, np.asarray(array))
+        path = self._path(key)
+        try:
+            _write_whole(path, content)
+        except OSError as error:
+            if not self._warned:
+                reason = error.strerror or str(error)
+                print(f"store: cannot write to {self.folder} ({reason}): results are not kept", file=sys.stderr)
+            self._warned = True
+            return False
+        self._size += len(content)
+        if self._size > self.limit_bytes:
+            self._evict()
+        return True
+
+    def clear(self):
+        """Removes every entry."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        self._size = 0
+
+    def size_bytes(self):
+        return sum(size for size, _, _ in self._stats())
+
+    def __str__(self):
+        entries = self._stats()
+        size = sum(size for size, _, _ in entries)
+        return f"{len(entries):,} entries, {size / 1e6:,.1f} MB of at most {self.limit_bytes / 1e6:,.0f} MB"
+
+    def _path(self, key):
+        return self.folder / key[:2] / f"{key}.entry"
+
+    def _files(self):
+        return sorted(self.folder.glob("*/*.entry"))
+
+    def _stats(self):
+        """[(size, time of last use, path)]; files that vanish meanwhile are left out."""
+        found = []
+        for path in self._files():
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((stat.st_size, stat.st_mtime_ns, path))
+        return found
+
+    def _evict(self):
+        """Removes the entries unused for longest until a tenth of the limit is free."""
+        entries = sorted(self._stats(), key=lambda entry: entry[1])
+        self._size = sum(size for size, _, _ in entries)
+        for size, _, path in entries:
+            if self._size <= 0.9 * self.limit_bytes:
+                break
+            path.unlink(missing_ok=True)
+            self._size -= size
+
+    def _remove_leftovers(self):
+        """Takes away what a killed writer left behind."""
+        for path in self.folder.glob("*/*.partial"):
+            try:
+                if time.time() - path.stat().st_mtime > LEFTOVER_AGE or not _is_running(path.name.split("-")[0]):
+                    path.unlink(missing_ok=True)
+            except OSError:
+                continue
+
+
+def _encode(key, array):
+    if array.dtype.kind not in KINDS:
+        raise TypeError(f"the store keeps integers and floats, not {array.dtype}")
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    header = {"key": key, "dtype": array.dtype.str, "shape": list(array.shape)}
+    body = array.tobytes()
+    header["checksum"] = _checksum(header, body)
+    return json.dumps(header).encode() + b"\n" + body
+
+
+def _decode(key, content):
+    line, newline, body = content.partition(b"\n")
+    if not newline:
+        raise ValueError("no header")
+    header = json.loads(line)
+    if not isinstance(header, dict) or set(header) != {"key", "dtype", "shape", "checksum"}:
+        raise ValueError("not a header")
+    checksum = header.pop("checksum")
+    if checksum != _checksum(header, body):
+        raise ValueError("checksum differs")
+    if header["key"] != key:
+        raise ValueError("another entry's content")
+    return np.frombuffer(bytearray(body), dtype=header["dtype"]).reshape(header["shape"])
+
+
+def _checksum(header, body):
+    return digest(header["key"], header["dtype"], str(header["shape"]), body)
+
+
+def _write_whole(path, content):
+    """Writes beside, flushes to the disk, moves into place; nothing is left behind on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f"{os.getpid()}-", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _is_running(pid):
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
