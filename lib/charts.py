@@ -175,7 +175,7 @@ def head_map(heads, value="delta", title="change of PPL"):
                 "value:Q",
                 title=title,
                 scale=scale,
-                legend=alt.Legend(format="+.1%", values=_legend_values(top), gradientLength=260),
+                legend=alt.Legend(format="+.0%", values=_legend_values(top), gradientLength=260),
             ),
             tooltip=[_tip("name:N", "head"), _tip("value:Q", title, "+.6%"), _tip("ppl:Q", "PPL", ".6f")],
         )
@@ -203,7 +203,9 @@ def rank_law(heads, law, published=None):
         lines += [{"source": PUBLISHED, **p} for p in _law_points(published, len(rows), least)]
     axes = {
         "x": alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", nice=False)),
-        "y": alt.Y("size:Q", title="size of the change of PPL", scale=alt.Scale(type="log"), axis=_percent()),
+        "y": alt.Y(
+            "size:Q", title="size of the change of PPL", scale=_log_scale([r["size"] for r in rows]), axis=_percent()
+        ),
     }
     points = (
         _chart(rows)
@@ -251,7 +253,7 @@ def layer_means(zero, mean=None, published_zero=None):
             "value:Q",
             title="mean change of PPL",
             axis=_percent(values=_signed_ticks([r["value"] for r in rows])),
-            scale=alt.Scale(type="symlog", constant=0.005),
+            scale=_symlog_scale([r["value"] for r in rows], 0.005),
         ),
         xOffset=alt.XOffset("condition:N", sort=list(map(NAMES.get, series))),
         color=_colour(list(series)),
@@ -282,7 +284,7 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0)):
     y = alt.Y(
         "ratio:Q",
         title="PPL relative to the baseline",
-        scale=alt.Scale(type="log", nice=True),
+        scale=_log_scale(_reach(rows + ghosts, "ratio")),
         axis=alt.Axis(values=_ratio_ticks(rows + ghosts), format="~g"),
     )
     colour = _colour(keys)
@@ -294,26 +296,7 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0)):
         _tip("ppl:Q", "PPL", ".6f"),
         *_interval_tips(".6f"),
     ]
-    layers = [_thresholds(thresholds, "y")]
-    if ghosts:
-        layers.append(
-            _chart(ghosts)
-            .mark_line(
-                strokeDash=[4, 3],
-                strokeWidth=1.4,
-                opacity=0.55,
-                point=alt.OverlayMarkDef(filled=False, size=26, opacity=0.55),
-            )
-            .encode(x=x, y=y, color=colour, tooltip=tips)
-        )
-    banded = [r for r in rows if r["lo"] is not None]
-    if banded:
-        layers.append(_chart(banded).mark_area(opacity=0.2).encode(x=x, y="lo:Q", y2="hi:Q", color=colour))
-    layers.append(
-        _chart(rows)
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=34))
-        .encode(x=x, y=y, color=colour, tooltip=tips)
-    )
+    layers = [_thresholds(thresholds, "y"), *_curve_layers(rows, ghosts, x, y, colour, tips)]
     return _house(alt.layer(*layers), height=360)
 
 
@@ -343,7 +326,7 @@ def methods(heads, published=None):
     x = alt.X(
         "value:Q",
         title="change of PPL",
-        scale=alt.Scale(type="symlog", constant=0.002),
+        scale=_symlog_scale([r["value"] for r in rows], 0.002),
         axis=_percent(values=_signed_ticks([r["value"] for r in rows])),
     )
     y = alt.Y("method:N", title=None, sort=[NAMES[k] for k in keys])
@@ -353,7 +336,7 @@ def methods(heads, published=None):
         .encode(
             x=x,
             y=y,
-            color=_colour(keys, legend=False),
+            color=_colour(keys, field="method", legend=False),
             tooltip=[_tip("name:N", "head"), _tip("value:Q", "change of PPL", "+.6%")],
         )
     )
@@ -366,7 +349,7 @@ def methods(heads, published=None):
         _chart(marks)
         .transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
         .mark_point(filled=True, size=110, yOffset=-22)
-        .encode(x=x, y=y, shape=shape, color=_colour(keys, legend=False), tooltip=_statistic_tips())
+        .encode(x=x, y=y, shape=shape, color=_colour(keys, field="method", legend=False), tooltip=_statistic_tips())
     )
     layers = [ticks, spots]
     if published:
@@ -392,7 +375,7 @@ def flops_saved(saved, curves, thresholds=(1.1, 1.5, 2.0)):
     y = alt.Y(
         "ratio:Q",
         title="PPL relative to the baseline",
-        scale=alt.Scale(type="log"),
+        scale=_log_scale(_reach(rows, "ratio")),
         axis=alt.Axis(values=_ratio_ticks(rows), format="~g"),
     )
     line = (
@@ -433,7 +416,7 @@ def baseline(v1, published=None):
         *_interval_tips(".6f"),
     ]
     base = _chart(rows).encode(y=y, color=_colour(["2K", "full"], field="tokens", legend=False), tooltip=tips)
-    return _house(alt.layer(*_points_with_intervals(base, x)), height=110)
+    return _house(alt.layer(*_points_with_intervals(base, x, rows)), height=110)
 
 
 def top_heads(top10, published=None):
@@ -460,7 +443,9 @@ def top_heads(top10, published=None):
                     for k, f in (("2K", "delta_ppl_2k"), ("full", "delta_ppl_full"))
                 ]
     low = min(r["value"] for r in rows)
-    scale = alt.Scale(type="log") if low > 0 else alt.Scale(type="symlog", constant=0.005)
+    rows = _clip_to_log(rows, low)
+    reach = _reach(rows, "value")
+    scale = _log_scale(reach) if low > 0 else _symlog_scale(reach, 0.005)
     x = alt.X(
         "value:Q", title="change of PPL", scale=scale, axis=_percent(values=_signed_ticks([r["value"] for r in rows]))
     )
@@ -473,13 +458,13 @@ def top_heads(top10, published=None):
         _tip("rank2:Q", "rank on 2K"),
         _tip("rank:Q", "rank on all"),
     ]
-    base = _chart(_clip_to_log(rows, low)).encode(
+    base = _chart(rows).encode(
         y=alt.Y("name:N", title=None, sort=order),
         yOffset=alt.YOffset("tokens:N", sort=[NAMES["2K"], NAMES["full"]]),
         color=_colour(["2K", "full"], field="tokens"),
         tooltip=tips,
     )
-    return _house(alt.layer(*_points_with_intervals(base, x)), height=30 * len(order))
+    return _house(alt.layer(*_points_with_intervals(base, x, rows)), height=30 * len(order))
 
 
 def rank_slope(top10):
@@ -500,7 +485,7 @@ def rank_slope(top10):
         y=alt.Y(
             "rank:Q",
             title="rank",
-            scale=alt.Scale(reverse=True, type="log", nice=False),
+            scale=alt.Scale(reverse=True, type="log", domain=[0.92, 1.12 * max(r["rank"] for r in rows)]),
             axis=alt.Axis(values=sorted({r["rank"] for r in rows}), format="d", grid=False),
         ),
         detail="name:N",
@@ -540,7 +525,7 @@ def zero_and_mean(v3, published=None):
     x = alt.X(
         "value:Q",
         title="change of PPL",
-        scale=alt.Scale(type="symlog", constant=0.001),
+        scale=_symlog_scale(_reach(rows, "value"), 0.001),
         axis=_percent(values=_signed_ticks([r["value"] for r in rows])),
     )
     base = _chart(rows).encode(
@@ -611,7 +596,10 @@ def generation_speed(p1, published=None):
     ]
     names = [condition_name(c) for c in conditions]
     x = alt.X(
-        "value:Q", title="tokens per second", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=6)
+        "value:Q",
+        title="tokens per second",
+        scale=_log_scale(_reach(rows, "value")),
+        axis=alt.Axis(format="~s", tickCount=6),
     )
     base = _chart(rows).encode(
         y=alt.Y("place:N", title=None, sort=list(dict.fromkeys(r["place"] for r in rows))),
@@ -627,7 +615,7 @@ def generation_speed(p1, published=None):
             *_interval_tips(".4f"),
         ],
     )
-    return _house(alt.layer(*_points_with_intervals(base, x)), height=80 * len({r["place"] for r in rows}))
+    return _house(alt.layer(*_points_with_intervals(base, x, rows)), height=80 * len({r["place"] for r in rows}))
 
 
 def refinement(p2, published=None):
@@ -730,7 +718,7 @@ def speed_and_theory(rows, theory=(), bounds=()):
     x = alt.X("n:Q", title="linearized heads")
     y = alt.Y("value:Q", title="speed-up", axis=alt.Axis(format=".2~f"), scale=alt.Scale(zero=False))
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[n] for n in names]))
-    dash = _dash([MEASURED, "theory as published", "Amdahl's bound"])
+    dash = _dash([MEASURED, "theory as published", "Amdahl's bound"], legend=False)
     tips = [
         _tip("what:N", "what"),
         _tip("source:N", "source"),
@@ -826,6 +814,8 @@ def _house(chart, height, width=WIDTH):
                 labelLimit=260,
                 columnPadding=14,
                 symbolStrokeWidth=2,
+                symbolOpacity=1,
+                columns=4,
             ),
             "view": alt.ViewConfig(stroke=None),
         },
@@ -862,33 +852,64 @@ def _condition_colour(conditions, legend=True):
     return alt.Color("condition:N", title=None, scale=scale, **({} if legend else {"legend": None}))
 
 
-def _dash(sources):
+def _dash(sources, legend=True):
+    symbol = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeColor=COLOURS["published"])
+    dashes = [[1, 0], [5, 3], [2, 2]][: len(sources)]
     return alt.StrokeDash(
-        "source:N", title=None, scale=alt.Scale(domain=sources, range=[[1, 0], [5, 3], [2, 2]][: len(sources)])
+        "source:N", title=None, scale=alt.Scale(domain=sources, range=dashes), legend=symbol if legend else None
     )
+
+
+def _shape(sources):
+    """Solid circles, published diamonds; `sources` as far as they occur."""
+    shapes = {MEASURED: "circle", "first N": "triangle-up", PUBLISHED: "diamond"}
+    symbol = alt.Legend(symbolFillColor="transparent", symbolStrokeColor=COLOURS["published"])
+    return alt.Shape(
+        "source:N", title=None, scale=alt.Scale(domain=sources, range=[shapes[k] for k in sources]), legend=symbol
+    )
+
+
+def _sources(rows):
+    return [k for k in (MEASURED, "first N", PUBLISHED) if any(r["source"] == k for r in rows)]
 
 
 def _ghost_opacity(solid, strength):
     return alt.condition(f"datum.source == {solid!r}", alt.value(strength), alt.value(0.6))
 
 
-def _ghost_points(base):
+def _ghost_points(base, sources=(PUBLISHED,)):
     return (
         base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
-        .mark_point(filled=False, shape="diamond", size=60, strokeWidth=1.6, opacity=0.9)
-        .encode(color=alt.value(COLOURS["published"]))
+        .mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9)
+        .encode(color=alt.value(COLOURS["published"]), shape=_shape(list(sources)))
     )
 
 
-def _points_with_intervals(base, x):
+def _points_with_intervals(base, x, rows):
+    """Filled points with rules for their intervals, and hollow published ones where `rows` hold any."""
     measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
-    return [
-        measured.transform_filter("isValid(datum.lo)")
-        .mark_rule(strokeWidth=2, opacity=0.7)
-        .encode(x="lo:Q", x2="hi:Q"),
-        measured.mark_point(filled=True, size=70, opacity=1).encode(x=x),
-        _ghost_points(base.encode(x=x)),
-    ]
+    intervals = measured.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=2, opacity=0.7)
+    layers = [intervals.encode(x="lo:Q", x2="hi:Q")]
+    sources = _sources(rows)
+    points = measured.mark_point(filled=True, size=70, opacity=1).encode(x=x)
+    if PUBLISHED in sources:
+        return [*layers, points.encode(shape=_shape(sources)), _ghost_points(base.encode(x=x), sources)]
+    return [*layers, points]
+
+
+def _curve_layers(rows, ghosts, x, y, colour, tips):
+    """Lines with bands where there are intervals, and dashed published lines."""
+    layers = []
+    banded = [r for r in rows if r.get("lo") is not None]
+    if banded:
+        layers.append(_chart(banded).mark_area(opacity=0.18).encode(x=x, y="lo:Q", y2="hi:Q", color=colour))
+    dash = {"strokeDash": _dash([MEASURED, PUBLISHED])} if ghosts else {}
+    if ghosts:
+        hollow = alt.OverlayMarkDef(filled=False, size=26, strokeDash=[1, 0], opacity=0.7)
+        ghost = _chart(ghosts).mark_line(strokeWidth=1.5, opacity=0.7, point=hollow)
+        layers.append(ghost.encode(x=x, y=y, color=colour, tooltip=tips, **dash))
+    line = _chart(rows).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=38, strokeDash=[1, 0]))
+    return [*layers, line.encode(x=x, y=y, color=colour, tooltip=tips, **dash)]
 
 
 def _lines(
@@ -913,36 +934,12 @@ def _lines(
     ]
     colour = _condition_colour(conditions)
     solid = [r for r in rows if r["source"] not in (PUBLISHED, hollow)]
-    layers = []
-    if any(r["lo"] is not None for r in solid):
-        layers.append(
-            _chart([r for r in solid if r["lo"] is not None])
-            .mark_area(opacity=0.16)
-            .encode(x=x, y="lo:Q", y2="hi:Q", color=colour)
-        )
     ghosts = [r for r in rows if r["source"] == PUBLISHED]
-    if ghosts:
-        layers.append(
-            _chart(ghosts)
-            .mark_line(
-                strokeDash=[4, 3],
-                strokeWidth=1.4,
-                opacity=0.6,
-                point=alt.OverlayMarkDef(filled=False, size=30, opacity=0.6),
-            )
-            .encode(x=x, y=y, color=colour, tooltip=tips)
-        )
-    layers.append(
-        _chart(solid)
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=44))
-        .encode(x=x, y=y, color=colour, tooltip=tips)
-    )
+    layers = _curve_layers(solid, ghosts, x, y, colour, tips)
     if hollow:
-        layers.append(
-            _chart([r for r in rows if r["source"] == hollow])
-            .mark_point(size=60, strokeWidth=1.5)
-            .encode(x=x, y=y, color=colour, tooltip=tips)
-        )
+        marks = [r for r in rows if r["source"] == hollow]
+        points = _chart(marks).mark_point(size=60, strokeWidth=1.5)
+        layers.append(points.encode(x=x, y=y, color=colour, tooltip=tips, shape=_shape([hollow])))
     chart = alt.layer(*layers)
     return chart if hollow else _house(chart, height)
 
@@ -1009,8 +1006,25 @@ def _law_points(law, n, least):
     return [p for p in points if p["size"] >= least / 2]
 
 
+def _reach(rows, field):
+    """The values and the ends of their intervals, for an axis that holds them all."""
+    return [r[k] for r in rows for k in (field, "lo", "hi") if r.get(k) is not None]
+
+
+def _log_scale(values):
+    positive = [v for v in values if v > 0]
+    low, high = min(positive), max(positive)
+    margin = (high / low) ** 0.04 if high > low else 1.1
+    return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False)
+
+
+def _symlog_scale(values, constant):
+    low, high = min(0, *values), max(0, *values)
+    return alt.Scale(type="symlog", constant=constant, domain=[low * 1.3, high * 1.2], nice=False)
+
+
 def _percent(values=None):
-    return alt.Axis(format="~%", **({"values": values} if values else {}))
+    return alt.Axis(format=".1~%", **({"values": values} if values else {}))
 
 
 def _signed_ticks(values):
