@@ -4,13 +4,15 @@ For each block of query rows: the scores of the keys it can see into one preallo
 diagonal columns cut by `tril_`, the row sums, the product with the values. The scale folds out, since
 relu(c x) = c relu(x): it is applied to the row sums and to z.
 
-One task is one head (or a strip of its blocks) on one thread, on packed copies of its inputs. So the bits of a
-head's z depend on its own q, k and v alone: not on the heads beside it, the batch, the number of threads or the
-layout of the inputs.
+Threads take whole heads (or strips of their blocks), and both products are made head by head on one thread, from
+packed and equally aligned copies. So the bits of a head's z depend on its own q, k and v alone: not on the heads
+beside it, the batch, the number of threads or the layout of the inputs.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,9 @@ from kernels.inputs import CLAMP, checked, output_like, without_gradients
 
 ROWS = {torch.bfloat16: 256}  # query rows of a block, by type
 DEFAULT_ROWS = 128
+BUFFER_BYTES = 2**19  # scores of as many heads at once as this holds, so that they stay in the cache
 THREADED_WORK = 2**24  # multiplications under which starting threads costs more than it saves
+ALIGNMENT = 64  # bytes
 
 
 def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
@@ -31,32 +35,22 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     scale, n_visible = checked(q, k, v, scale, n_visible)
     without_gradients("cpu", q, k, v)
     z = output_like(q, out)
-    n_visible = int(n_visible)
-    if q.shape[2] == 1:
-        with _one_thread():
-            _decode(q, k, v, z, scale, n_visible)
-        return z
-    strips = _strips(q.shape[0] * q.shape[1], q.shape[2], n_visible, q.shape[3], q.dtype)
-    tasks = [(b, h, strip) for strip in reversed(strips) for b in range(q.shape[0]) for h in range(q.shape[1])]
-    group = q.shape[1] // k.shape[1]
-    inference = torch.is_inference_mode_enabled()
+    n_visible, n_threads = int(n_visible), torch.get_num_threads()
+    if q.numel() * n_visible < THREADED_WORK:
+        n_threads = 1
+    tasks = iter(_tasks(q, n_visible, n_threads))
 
-    def run(task):
-        b, h, strip = task
-        with torch.inference_mode(inference), torch.no_grad():
-            _head(q[b, h], k[b, h // group, :n_visible], v[b, h // group, :n_visible], z[b, h], scale, strip)
+    def work(_):
+        with torch.inference_mode():
+            scratch = _Scratch(torch.float32 if q.dtype == torch.float16 else q.dtype)
+            for heads, strip in tasks:
+                _compute(q, k, v, z, scale, n_visible, heads, strip, scratch)
 
-    n_threads = torch.get_num_threads()
-    if n_threads == 1 or q.shape[0] * q.shape[1] * q.shape[2] * n_visible * q.shape[3] < THREADED_WORK:
-        with _one_thread():
-            for task in tasks:
-                run(task)
-        return z
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(run, tasks))
-    finally:
-        torch.set_num_threads(n_threads)
+    with _one_thread_each():
+        if n_threads == 1:
+            work(0)
+        else:
+            list(_pool(n_threads, os.getpid()).map(work, range(n_threads)))
     return z
 
 
@@ -83,67 +77,87 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
     return z
 
 
-def _strips(n_heads, n_queries, n_keys, d_head, dtype):
-    """Cut the query blocks into as many strips `(first row, end row, rows of a block)` as keep all threads busy."""
-    rows = ROWS.get(dtype, DEFAULT_ROWS)
+def _tasks(q, n_keys, n_threads):
+    """`(heads, (first row, end row))`, longest first: enough of them for every thread.
+
+    Heads are pairs (b, h); those of one task share each of its elementwise operations. Blocks of query rows are
+    the same however they are dealt out.
+    """
+    n_batch, n_head, n_queries, _ = q.shape
+    heads = [(b, h) for b in range(n_batch) for h in range(n_head)]
+    rows = ROWS.get(q.dtype, DEFAULT_ROWS)
+    head_bytes = min(rows, n_queries) * n_keys * max(q.element_size(), 2)
+    together = max(1, min(BUFFER_BYTES // head_bytes, -(-len(heads) // n_threads)))
+    groups = [heads[i : i + together] for i in range(0, len(heads), together)]
     n_blocks = -(-n_queries // rows)
-    n_strips = min(n_blocks, -(-torch.get_num_threads() // n_heads))
+    n_strips = min(n_blocks, -(-n_threads // len(groups)))
     cuts = [n_blocks * i // n_strips * rows for i in range(n_strips)] + [n_queries]
-    return [(start, stop, rows) for start, stop in zip(cuts, cuts[1:])]
+    return [(group, strip) for strip in reversed(list(zip(cuts, cuts[1:]))) for group in groups]
 
 
-def _packed(x, dtype):
-    """A contiguous copy of x in memory of its own, so that its alignment is always the same."""
-    return torch.empty(x.shape, dtype=dtype).copy_(x)
+class _Scratch:
+    """Buffers [heads, rows, columns] that are reused, each head at the same alignment."""
+
+    def __init__(self, dtype):
+        self.dtype, self.flat = dtype, {}
+        self.unit = ALIGNMENT // dtype.itemsize
+
+    def take(self, name, n_heads, n_rows, n_columns):
+        step = -(-n_rows * n_columns // self.unit) * self.unit
+        if name not in self.flat or self.flat[name].numel() < n_heads * step:
+            self.flat[name] = torch.empty(n_heads * step, dtype=self.dtype)
+        return self.flat[name].as_strided((n_heads, n_rows, n_columns), (step, n_columns, 1))
+
+    def packed(self, name, matrices):
+        """A copy of equally shaped matrices."""
+        copy = self.take(name, len(matrices), *matrices[0].shape)
+        for target, matrix in zip(copy.unbind(), matrices):
+            target.copy_(matrix)
+        return copy
 
 
-def _head(q, k, v, z, scale, strip):
-    """Rows `strip` of one head: q and z [T, d], k and v [S, d]; query row i sees keys 0 ... S - T + i."""
-    first_row, end_row, rows = strip
-    dtype = torch.float32 if q.dtype == torch.float16 else q.dtype
-    q, first_key, d_head = _packed(q[first_row:end_row], dtype), k.shape[0] - q.shape[0], q.shape[1]
-    n_keys = first_key + end_row
-    keys, values = _packed(k[:n_keys], dtype).T, _packed(v[:n_keys], dtype)
-    buffer = torch.empty(min(rows, end_row - first_row) * n_keys, dtype=dtype)
-    product = torch.empty(min(rows, end_row - first_row), d_head, dtype=dtype)
+def _compute(q, k, v, z, scale, n_visible, heads, strip, scratch):
+    """Rows `strip` of some heads; query row i sees keys 0 ... n_visible - T + i."""
+    (first_row, end_row), rows, group = strip, ROWS.get(q.dtype, DEFAULT_ROWS), q.shape[1] // k.shape[1]
+    first_key, n_keys, d_head = n_visible - q.shape[2], n_visible - q.shape[2] + end_row, q.shape[3]
+    queries = scratch.packed("q", [q[b, h, first_row:end_row] for b, h in heads]).unbind()
+    keys = scratch.packed("k", [k[b, h // group, :n_keys] for b, h in heads]).mT.unbind()
+    values = scratch.packed("v", [v[b, h // group, :n_keys] for b, h in heads]).unbind()
     for start in range(first_row, end_row, rows):
         stop = min(start + rows, end_row)
         n_rows, n_keys = stop - start, first_key + stop
-        w = buffer[: n_rows * n_keys].view(n_rows, n_keys)
-        torch.mm(q[start - first_row : stop - first_row], keys[:, :n_keys], out=w)
+        w = scratch.take("w", len(heads), n_rows, n_keys)
+        product = scratch.take("z", len(heads), n_rows, d_head)
+        for query, key, scores in zip(queries, keys, w.unbind()):
+            torch.mm(query[start - first_row : stop - first_row], key[:, :n_keys], out=scores)
         w.relu_()
-        w[:, first_key + start :].tril_()
-        torch.mm(w, values[:n_keys], out=product[:n_rows])
-        torch.mul(product[:n_rows], _normaliser(w, scale), out=z[start:stop])
-
-
-def _decode(q, k, v, z, scale, n_visible):
-    """One query per row of the batch: no mask, and little enough work for one thread."""
-    n_batch, n_head, _, d_head = q.shape
-    dtype = torch.float32 if q.dtype == torch.float16 else q.dtype
-    queries, keys, values = (_packed(x, dtype).flatten(0, 1) for x in (q, k[:, :, :n_visible], v[:, :, :n_visible]))
-    group = n_head // k.shape[1]
-    w = torch.empty(n_batch * n_head, 1, n_visible, dtype=dtype)
-    product = torch.empty(n_batch * n_head, 1, d_head, dtype=dtype)
-    keys, values = keys.mT.unbind(), values.unbind()
-    with torch.no_grad():
-        for i, (query, row) in enumerate(zip(queries.unbind(), w.unbind())):
-            torch.mm(query, keys[i // group], out=row)
-        w.relu_()
-        for i, (row, result) in enumerate(zip(w.unbind(), product.unbind())):
-            torch.mm(row, values[i // group], out=result)
-        z.copy_((product * _normaliser(w, scale)).view(z.shape))
+        if n_rows > 1:
+            w[:, :, first_key + start :].tril_()
+        for scores, value, result in zip(w.unbind(), values, product.unbind()):
+            torch.mm(scores, value[:n_keys], out=result)
+        product = product * _normaliser(w, scale)
+        for (b, h), result in zip(heads, product.unbind()):
+            z[b, h, start:stop] = result
 
 
 def _normaliser(w, scale):
-    """scale / max(scale · row sum, 1e-8) of w [..., rows, keys], summed in at least float32."""
+    """scale / max(scale · row sum, 1e-8) of w [heads, rows, keys], summed in at least float32."""
     row_sum = w.sum(-1, keepdim=True, dtype=torch.promote_types(w.dtype, torch.float32))
     return scale / (scale * row_sum).clamp_(min=CLAMP)
 
 
+@lru_cache(maxsize=1)
+def _pool(n_threads, process_id):
+    """Threads that last: new ones would make the matrix library allocate its own buffers again at each call.
+
+    A forked process inherits no threads, hence a pool per process.
+    """
+    return ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
 @contextmanager
-def _one_thread():
-    """PyTorch's own operations on the calling thread alone."""
+def _one_thread_each():
+    """PyTorch's own operations on the thread that calls them, alone."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
