@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lib.errors import InputError
 
-_STEP = re.compile(r'\.?(?P<key>[A-Za-z_]\w*)|\["(?P<quoted>[^"]+)"\]|\[(?P<index>\d+)\]|\[(?P<where>[^\]]+)\]')
+STEP = re.compile(r'\.?(?P<key>[A-Za-z_]\w*)|\["(?P<quoted>[^"]+)"\]|\[(?P<index>\d+)\]|\[(?P<where>[^\]]+)\]')
 
 
 def lookup(data, path: str):
@@ -17,7 +17,7 @@ def lookup(data, path: str):
     `a.b` keys, `["1.1"]` a key that is no word, `[2]` an index, `[layer=0,head=8]` the first matching object of a list.
     """
     end = 0
-    for step in _STEP.finditer(path):
+    for step in STEP.finditer(path):
         if step.start() != end:
             break
         end = step.end()

@@ -6,24 +6,14 @@ figures contradict each other.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 
 from lib import cost, results
 from lib.consistency import audit
 from lib.errors import InputError
 from lib.paths import evaluate, lookup
-
-PUBLISHED = Path(__file__).with_name("published.json")
-
-
-@cache
-def published() -> dict:
-    """The contents of `published.json`: `figures`, the `reasons` of their tolerances, and what they need."""
-    return json.loads(PUBLISHED.read_text(encoding="utf-8"))
+from lib.published import published
 
 
 def by_arithmetic(figure: Mapping) -> float:
