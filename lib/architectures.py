@@ -98,13 +98,13 @@ class GPT2(Decoder):
         """The module whose input is z."""
         return self.body.h[layer].attn.c_proj
 
-    def embed(self, tokens):
-        """resid [B, T, E] of token ids [B, T] at positions 0 ... T - 1."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+    def embed(self, tokens, start=0):
+        """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1."""
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         return self.body.wte(tokens) + self.body.wpe(positions)
 
-    def qkv(self, layer, resid):
-        """q, k, v, each [B, H, T, d]."""
+    def qkv(self, layer, resid, start=0):
+        """q, k, v, each [B, H, T, d]; `start` plays no part once the positions are embedded."""
         block = self.body.h[layer]
         fused = block.attn.c_attn(block.ln_1(resid))
         return tuple(self._split(x, self.n_head) for x in fused.split(self.n_embd, dim=-1))
@@ -145,18 +145,18 @@ class Llama(Decoder):
         """The module whose input is z."""
         return self.body.layers[layer].self_attn.o_proj
 
-    def embed(self, tokens):
+    def embed(self, tokens, start=0):
         """resid [B, T, E] of token ids [B, T]; positions enter in `qkv`."""
         return self.body.embed_tokens(tokens)
 
-    def qkv(self, layer, resid):
-        """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions 0 ... T - 1."""
+    def qkv(self, layer, resid, start=0):
+        """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions `start` ... `start` + T - 1."""
         block = self.body.layers[layer]
         attn, normed = block.self_attn, block.input_layernorm(resid)
         q, k = (proj(normed).unflatten(-1, (-1, self.d_head)) for proj in (attn.q_proj, attn.k_proj))
         if hasattr(attn, "q_norm"):
             q, k = attn.q_norm(q), attn.k_norm(k)
-        q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *self._cos_sin(resid))
+        q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *self._cos_sin(resid, start))
         return q, k, self._split(attn.v_proj(normed), self.n_kv_head)
 
     def mlp(self, layer, resid):
@@ -167,11 +167,11 @@ class Llama(Decoder):
     def final(self, resid):
         return self.body.norm(resid)
 
-    def _cos_sin(self, resid):
-        n_positions = resid.shape[1]
-        if self._rotation is None or self._rotation[0].shape[1] != n_positions:
-            self._rotation = self.body.rotary_emb(resid, torch.arange(n_positions, device=resid.device)[None])
-        return self._rotation
+    def _cos_sin(self, resid, start):
+        span = (start, start + resid.shape[1])
+        if self._rotation is None or self._rotation[0] != span:
+            self._rotation = span, self.body.rotary_emb(resid, torch.arange(*span, device=resid.device)[None])
+        return self._rotation[1]
 
     def _make_value_bias(self, layer):
         proj = self.attention(layer).v_proj

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lib import dispatch
 from lib.architectures import adapter
 from lib.errors import InputError
-from lib.interventions import CONSTANT_MODES, Plan, mode_z
+from lib.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z
 from lib.store import digest
 
 METRIC_VERSION = "nll-1"
@@ -122,7 +122,7 @@ class Evaluator:
 
     def _key(self, plan, chunk, means):
         used = [torch.as_tensor(means[at][head]).double().tolist() for at, head, mode in plan.heads if mode == "mean"]
-        kernel = self.backend if any(mode in ("relu", "factored") for *_, mode in plan.heads) else None
+        kernel = self.backend if any(mode in KERNEL_MODES for *_, mode in plan.heads) else None
         return digest(*self._base_key("score", chunk), kernel, plan.key(), np.array(used))
 
     def _z_key(self, chunk):
@@ -185,8 +185,8 @@ class Evaluator:
         changed = {}
         for mode, heads in needed.items():
             kv = [head // group for head in heads]
-            value_bias = arch.value_bias(layer)[heads]
-            found = mode_z(mode, q[:, heads], k[:, kv], v[:, kv], value_bias, scale=scale, backend=self.backend)
+            bias = arch.value_bias(layer)[heads, None]
+            found = mode_z(mode, q[:, heads], k[:, kv], v[:, kv] - bias, scale=scale, backend=self.backend) + bias
             changed |= {(head, mode): found[0, i] for i, head in enumerate(heads)}
         return z.transpose(1, 2).flatten(2), changed
 

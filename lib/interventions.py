@@ -18,7 +18,7 @@ anything in [-1, 1], do not shrink or flip the constant v̄. In a model without 
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from lib.errors import InputError
 
 MODES = ("zero", "mean", "relu", "l1", "identity", "factored")
 CONSTANT_MODES = ("zero", "mean")
+KERNEL_MODES = ("relu", "factored")
 CLAMP = 1e-8
 IMPLEMENTATION = "head_plan"
 QUERY_BLOCK = 128
@@ -94,24 +95,28 @@ class Plan:
             raise InputError(f"means have the shape {list(means.shape)}, this model needs {list(shape)}")
 
 
-def mode_z(mode, q, k, v, value_bias, *, scale, mask=None, backend="auto"):
-    """z [B, n, T, d] of heads under one of the modes that change the attention weights.
+def mode_z(mode, q, k, v, *, scale, mask=None, backend="auto"):
+    """z [B, n, T, d] of heads under one of the modes that change the attention weights, in the folded basis.
 
-    q [B, n, T, d], k and v [B, n, S, d] (one key and value head per query head), value_bias [n, d].
-    `mask` is bool, broadcastable to [B, n, T, S], True where a query may look; None means causal, bottom right
-    aligned. Every head is computed by itself, so it does not depend on the heads beside it.
+    q [B, n, T, d], k and v [B, n, S, d]: one key and value head per query head, v without its value bias. `mask` is
+    bool, broadcastable to [B, n, T, S], True where a query may look; None means causal, bottom right aligned.
+    Every head is computed by itself, so it does not depend on the heads beside it.
     """
-    bias = value_bias[:, None].to(v.dtype)
-    folded = v - bias
-    if mask is None and mode in ("relu", "factored"):
-        if mode == "factored":
-            q, k = q.relu(), k.relu()
-        return dispatch.relu_attention(q, k, folded, scale=scale, backend=backend) + bias
+    if mask is None and mode == "factored":
+        q, k = q.relu(), k.relu()
+    if mask is None and mode in KERNEL_MODES:
+        return dispatch.relu_attention(q, k, v, scale=scale, backend=backend)
     z = torch.empty_like(q)
-    for b, h in torch.cartesian_prod(torch.arange(q.shape[0]), torch.arange(q.shape[1])).tolist():
+    for b, h in product(range(q.shape[0]), range(q.shape[1])):
         own_mask = None if mask is None else mask.expand(*q.shape[:2], -1, -1)[b, h]
-        z[b, h] = _weighted(mode, q[b, h], k[b, h], folded[b, h], scale, own_mask)
-    return z + bias
+        z[b, h] = _weighted(mode, q[b, h], k[b, h], v[b, h], scale, own_mask)
+    return z
+
+
+def weights(mode, scores):
+    """Row-normalised attention weights of visible `scores` [..., S]; for `factored` give relu(q) · relu(k)ᵀ scale."""
+    w = {"relu": torch.relu, "l1": torch.abs}.get(mode, lambda x: x)(scores)
+    return w / w.abs().sum(-1, keepdim=True).clamp(min=CLAMP)
 
 
 def _weighted(mode, q, k, v, scale, mask):
@@ -130,9 +135,7 @@ def _weighted(mode, q, k, v, scale, mask):
             scores.tril_(n_keys - n_queries + start)
         else:
             scores.masked_fill_(~mask[start:stop], 0)
-        w = {"relu": torch.relu, "l1": torch.abs}.get(mode, lambda x: x)(scores)
-        row_sum = w.abs().sum(-1, keepdim=True).clamp(min=CLAMP)
-        blocks.append((w @ v[:seen]) / row_sum)
+        blocks.append(weights(mode, scores) @ v[:seen])
     return torch.cat(blocks)
 
 
@@ -176,8 +179,9 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
         )
     for mode, heads in changed.items():
         kv_heads = [head // group for head in heads]
-        z[:, heads] = mode_z(
-            mode, query[:, heads], key[:, kv_heads], value[:, kv_heads], edits.value_bias[heads],
+        bias = edits.value_bias[heads, None]
+        z[:, heads] = bias + mode_z(
+            mode, query[:, heads], key[:, kv_heads], value[:, kv_heads] - bias,
             scale=scaling, mask=None if causal else attention_mask, backend=edits.backend,
         )
     return z.transpose(1, 2), None
