@@ -336,8 +336,8 @@ def _focus(m: Mapping) -> str:
 
 _BEST_OF = (
     "最大のNでの期待PPLがベースラインのN=1を下回ること。プロンプトを揃えた差の信頼区間、なければ二つの信頼区間で見る。",
-    "The expected PPL at the largest N is below the baseline's at N = 1, by the interval of the difference over the same "
-    "prompts, or by both intervals where that is not at hand.",
+    "The expected PPL at the largest N is below the baseline's at N = 1, by the interval of the difference over the "
+    "same prompts, or by both intervals where that is not at hand.",
 )
 
 CLAIMS = (
