@@ -259,7 +259,7 @@ def _recovers(which: int) -> Callable[[Mapping], Finding]:
             "baseline": single[0],
             "baseline_ci": _shown(single[1]),
         }
-        paired = lookup(m, f"P3.recovery[condition={row['condition']}]")
+        paired = lookup(m, f"P3.against_baseline[condition={row['condition']}]")
         if paired and paired.get("difference_ci"):
             evidence |= {"difference": paired["difference"], "difference_ci": paired["difference_ci"]}
             return less(_ends(paired, "difference"), (0.0, 0.0)), evidence

@@ -7,10 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from lib import cost, results, stats
+from lib.claims import evaluate
 from lib.paths import lookup
 
-AGREES = 1e-6
+AGREES = 1e-5
 
 
 def audit(folder: str | Path) -> list[str]:
@@ -29,19 +32,20 @@ def audit(folder: str | Path) -> list[str]:
         actual = results.read_json(path)
         for key in expected:
             if key != "provenance":
-                found += [f"{path.name}: {line}" for line in _unlike(expected[key], actual.get(key), key)]
+                found += [f"{path.name}: {line}" for line in unlike(expected[key], actual.get(key), key)]
     return found + [f"sections: {line}" for line in inconsistencies(measured)]
 
 
-def _unlike(expected, actual, where: str) -> Iterator[str]:
+def unlike(expected, actual, where: str) -> Iterator[str]:
+    """Every place where `actual` is not exactly `expected`, one line each."""
     if isinstance(expected, Mapping) and isinstance(actual, Mapping):
         for key in dict.fromkeys([*expected, *actual]):
-            yield from _unlike(expected.get(key), actual.get(key), f"{where}.{key}")
+            yield from unlike(expected.get(key), actual.get(key), f"{where}.{key}")
     elif isinstance(expected, (list, tuple)) and isinstance(actual, list) and len(expected) == len(actual):
         for i, pair in enumerate(zip(expected, actual, strict=True)):
-            yield from _unlike(*pair, f"{where}[{i}]")
+            yield from unlike(*pair, f"{where}[{i}]")
     elif expected != actual:
-        yield f"{where} is {_short(actual)}; its section says {_short(expected)}"
+        yield f"{where} is {_short(actual)}; expected {_short(expected)}"
 
 
 def inconsistencies(measured: Mapping) -> list[str]:
@@ -88,7 +92,7 @@ def _with_intervals(data, where: str) -> Iterator[tuple]:
             ends = data.get(f"{key}_ci")
             here = f"{where}.{key}" if where else key
             if isinstance(value, Mapping) and isinstance(ends, Mapping):
-                pairs = [(f'{here}["{k}"]', value[k], ends.get(k)) for k in value]
+                pairs = [(f"{here}[{k}]", value[k], ends.get(k)) for k in value]
             elif isinstance(value, list) and isinstance(ends, list):
                 pairs = [(f"{here}[{i}]", *pair) for i, pair in enumerate(zip(value, ends, strict=False))]
             else:
@@ -124,6 +128,8 @@ def _phases(m: Mapping) -> Iterator[tuple]:
         for key, value in stats.summary(deltas).items():
             if key in data.get("summary", {}):
                 yield f"{at}.summary.{key}", data["summary"][key], value, f"{at}.heads"
+        if "rank_law" in data:
+            yield f"{at}.rank_law", data["rank_law"], stats.rank_law(deltas), f"{at}.heads"
         if "layer_means" in data:
             yield f"{at}.layer_means", data["layer_means"], stats.layer_means(pairs, deltas), f"{at}.heads"
     if "relu" in phases and "ranking" in phases:
@@ -160,7 +166,7 @@ def _ladder(rows, where: str, key: str, base: float, name: str) -> Iterator[tupl
 def _thresholds(value: Mapping, where: str, rows: list, key: str) -> Iterator[tuple]:
     expected = stats.thresholds([row[key] for row in rows], [row["ratio"] for row in rows], [float(k) for k in value])
     for limit, n in value.items():
-        yield f'{where}["{limit}"]', n, expected[str(float(limit))], "the ratios of the ladder"
+        yield f"{where}[{limit}]", n, expected[str(float(limit))], "the ratios of the ladder"
 
 
 def _v1(m: Mapping) -> Iterator[tuple]:
@@ -175,6 +181,14 @@ def _v1(m: Mapping) -> Iterator[tuple]:
     ):
         if theirs in setup and ours in v1:
             yield f"V1.{ours}", v1[ours], setup[theirs], f"setup.{theirs}"
+    if "chunk_ppl" in v1:
+        chunks = np.log(v1["chunk_ppl"])[:, None]
+        for key, n in (("ppl_full", len(chunks)), ("ppl_2k", v1["n_chunks_2k"])):
+            yield f"V1.{key}", v1[key], stats.ppl(chunks[:n]), "V1.chunk_ppl"
+        sampling = stats.sampling(chunks, v1["n_chunks_2k"], lookup(setup, "parameters.seed") or 0)
+        for key, value in v1["sampling"].items():
+            if key in sampling:
+                yield f"V1.sampling.{key}", value, sampling[key], "V1.chunk_ppl"
 
 
 def _v2(m: Mapping) -> Iterator[tuple]:
@@ -270,8 +284,9 @@ def _p3(m: Mapping) -> Iterator[tuple]:
                     yield where, values[i], min(values[i], values[i - 1]), "best of more samples, never above fewer,"
     for row in m["P3"].get("equal_flops", ()):
         where = f"P3.equal_flops[n_linearized={row['n_linearized']}].extra_attention"
-        new = lookup(m, "P3.new_tokens") or 64
-        yield where, row["extra_attention"], cost.extra_tokens(row["ratio_attention"], new), "ratio_attention"
+        if "new_tokens" in m["P3"]:
+            extra = cost.extra_tokens(row["ratio_attention"], m["P3"]["new_tokens"])
+            yield where, row["extra_attention"], extra, "ratio_attention"
 
 
 def _p4(m: Mapping) -> Iterator[tuple]:
@@ -283,7 +298,28 @@ def _p4(m: Mapping) -> Iterator[tuple]:
                 yield where, ratio, ppl / base["ppl"][i], "ppl / the baseline's"
 
 
-_SECTIONS = {"phases": _phases, "V1": _v1, "V2": _v2, "V3": _v3, "V4": _v4, "V5": _v5, "P1": _p1, "P3": _p3, "P4": _p4}
+def _conclusions(m: Mapping) -> Iterator[tuple]:
+    known = {claim["id"]: claim for claim in evaluate(m)}
+    for claim in m["conclusions"]["claims"]:
+        if claim["id"] in known:
+            where, rule = f"conclusions.claims[id={claim['id']}]", "the claim's rule"
+            yield f"{where}.verdict", claim["verdict"], known[claim["id"]]["verdict"], rule
+            for key, value in claim["evidence"].items():
+                yield f"{where}.evidence.{key}", value, known[claim["id"]]["evidence"].get(key), rule
+
+
+_SECTIONS = {
+    "phases": _phases,
+    "V1": _v1,
+    "V2": _v2,
+    "V3": _v3,
+    "V4": _v4,
+    "V5": _v5,
+    "P1": _p1,
+    "P3": _p3,
+    "P4": _p4,
+    "conclusions": _conclusions,
+}
 
 
 def _short(value) -> str:

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 
 from lib.errors import InputError
 
-STEP = re.compile(r'\.?(?P<key>[A-Za-z_]\w*)|\["(?P<quoted>[^"]+)"\]|\[(?P<index>\d+)\]|\[(?P<where>[^\]]+)\]')
+STEP = re.compile(r"\.?(?P<key>[A-Za-z_]\w*)|\[(?P<index>\d+)\]|\[(?P<where>[^\]=]+=[^\]]+)\]|\[(?P<odd_key>[^\]=]+)\]")
 
 
 def lookup(data, path: str):
     """The value at `path`, or None where there is none.
 
-    `a.b` keys, `["1.1"]` a key that is no word, `[2]` an index, `[layer=0,head=8]` the first matching object of a list.
+    `a.b` keys, `[1.1]` a key that is no word, `[2]` an index, `[layer=0,head=8]` the first matching object of a list.
     """
     end = 0
     for step in STEP.finditer(path):
         if step.start() != end:
             break
         end = step.end()
-        key = step["key"] or step["quoted"]
+        key = step["key"] or step["odd_key"]
         if key is not None:
             data = data.get(key) if isinstance(data, Mapping) else None
         elif not isinstance(data, list):
@@ -34,7 +34,7 @@ def lookup(data, path: str):
         if data is None:
             return None
     if end != len(path):
-        raise InputError(f'path {path!r} can\'t be read at {path[end:]!r}; allowed: a.b  [2]  [key=value]  ["key"]')
+        raise InputError(f"path {path!r} can't be read at {path[end:]!r}; allowed: a.b  [2]  [key=value]  [1.1]")
     return data
 
 

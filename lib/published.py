@@ -7,7 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from lib.paths import STEP
+from lib.paths import STEP, lookup
 
 FILE = Path(__file__).with_name("published.json")
 
@@ -21,7 +21,8 @@ def published() -> dict:
 def as_results() -> dict:
     """The published figures at their places in a results dict: `as_results()["V4"]["cumulative"][3]["ratio"]`.
 
-    Figures that are computed from others, and those that have no place, are left out; so are all intervals.
+    Figures that are computed from others, and those that have no place, are left out; so are all intervals. The ladders
+    of the earlier phases, published as PPL, also get their ratios.
     """
     found: dict = {"setup": {"relu_counts": [30, 70], "context_lengths": [128, 256, 512, 1024]}}
     found["P3"] = {"n": [1, 2, 3, 5]}
@@ -29,13 +30,27 @@ def as_results() -> dict:
     for figure in published()["figures"]:
         if figure["path"] and " " not in figure["path"]:
             _place(found, figure["path"], figure["published"])
+    phases = found["phases"]
+    for mode in ("zero", "mean", "relu", "mix"):
+        for row in phases[mode]["cumulative"]:
+            row["ratio"] = row["ppl"] / phases["baseline_ppl"]
     return found
+
+
+@cache
+def _results() -> dict:
+    return as_results()
+
+
+def value(path: str):
+    """The published figure for a path into the results, None where the write-up states none."""
+    return lookup(_results(), path)
 
 
 def _place(data, path: str, value) -> None:
     steps = [next((k, v) for k, v in step.groupdict().items() if v) for step in STEP.finditer(path)]
     for (kind, word), following in zip(steps, [*steps[1:], None], strict=True):
-        filler = None if following is None else {} if following[0] in ("key", "quoted") else []
+        filler = None if following is None else {} if following[0] in ("key", "odd_key") else []
         if kind == "where":
             wanted = {k: int(v) if re.fullmatch(r"\d+", v) else v for k, v in (p.split("=") for p in word.split(","))}
             row = next((row for row in data if wanted.items() <= row.items()), None)

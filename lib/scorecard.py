@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 
 from lib import cost, results
-from lib.consistency import audit
+from lib.consistency import audit, unlike
 from lib.errors import InputError
 from lib.paths import evaluate, lookup
 from lib.published import published
@@ -121,10 +121,14 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m lib.scorecard RESULTS_DATA_FOLDER", file=sys.stderr)
         return 2
     try:
-        card, wrong = score(results.load(arguments[0])), audit(arguments[0])
+        measured = results.load(arguments[0])
+        card, wrong = score(measured), audit(arguments[0])
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    kept = lookup(measured, "conclusions.scorecard")
+    if kept:
+        wrong += [f"sections: {line}" for line in unlike(results.plain(card), kept, "conclusions.scorecard")]
     print(table(card))
     for line in wrong:
         print(f"contradiction: {line}")

@@ -99,7 +99,7 @@ class Resampler:
         self.n_units = int(unit[-1]) + 1
         if self.n_units < 2:
             raise InputError(
-                f"{n_chunks} chunk(s) of {n_ctx} tokens give {self.n_units} unit of {block}; resampling needs two or more"
+                f"{n_chunks} chunk(s) of {n_ctx} tokens give one unit of {block}; resampling needs two or more"
             )
         self.counts = np.bincount(unit, minlength=self.n_units).astype(np.float64)
         rng = np.random.default_rng(seed)
@@ -196,7 +196,7 @@ def constant_share(
 
 
 def ladder(ns: Sequence[int], nlls: Sequence[np.ndarray], resampler: Resampler) -> tuple[list[dict], np.ndarray]:
-    """Rows `{n, ppl, ppl_ci, ratio, ratio_ci}` against the first of `nlls` (n = 0), and ratio draws `[len(ns), draws]`."""
+    """Rows `{n, ppl, ppl_ci, ratio, ratio_ci}` against the first of `nlls` (n = 0), and ratio draws `[n, draws]`."""
     if len(ns) != len(nlls) or not ns or ns[0] != 0:
         raise InputError(f"ladder of {len(ns)} steps {list(ns)[:3]}… and {len(nlls)} scores; it starts with n = 0")
     base = ppl(nlls[0])
@@ -254,7 +254,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def spearman_ci(a: np.ndarray, b: np.ndarray) -> Interval | None:
-    """Interval of Spearman's correlation from draws `[n_figures, draws]` of both sides; None where it is not defined."""
+    """Interval of Spearman's correlation from draws `[n_figures, draws]` of both sides; None where not defined."""
     draws = _row_correlation(np.asarray(a, float), np.asarray(b, float))
     return None if np.isnan(draws).any() else interval(draws)
 
