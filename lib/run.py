@@ -1,0 +1,281 @@
+"""What a notebook holds on to: its parameters, checked; the model and the tokens; the earlier sections' results.
+
+    run = Run("V1", globals(), needs=["setup"])
+
+A notebook that is run by hand gets what earlier sections have measured, and has them measured where they have not.
+"""
+
+import os
+import sys
+import time
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lib import models, results
+from lib.errors import InputError
+from lib.params import BASE_PROFILE, ROOT, RULES, check, load_profile, resolve_for_model
+
+STORE_LIMIT = 4 * 2**30
+
+
+def build_root():
+    """Where everything generated goes: `build/`, or the folder that EXPERIMENT10_BUILD names."""
+    return Path(os.environ.get("EXPERIMENT10_BUILD") or ROOT / "build").resolve()
+
+
+class Run:
+    """One section's session.
+
+    `namespace` is the notebook's `globals()`: the names that are parameters are read from it and checked, before
+    anything else happens. Raises `InputError` for a bad one.
+    """
+
+    def __init__(self, section, namespace, needs=()):
+        self.section = section
+        self.started = time.time()
+        self.profile = namespace.get("profile", BASE_PROFILE)
+        load_profile(self.profile)
+        self.parameters = {k: check(k, namespace[k]) for k in RULES if k in namespace}
+        self.folder = build_root() / self.profile
+        self.data_folder = self.folder / "results" / "data"
+        self.figures = self.folder / "results" / "figures"
+        self.results = {}
+        self.backend = "none"
+        for name in needs:
+            self.results[name] = self._earlier(name)
+
+    def __getitem__(self, name):
+        return self.parameters[name]
+
+    def _earlier(self, name):
+        path = results.section_path(self.data_folder, name)
+        if not path.is_file():
+            from lib import pipeline
+
+            print(f"{self.section} needs {name}, which profile {self.profile} has not measured yet: running it")
+            pipeline.run_notebooks(self.profile, [name])
+        elif "EXPERIMENT10_PIPELINE" not in os.environ:
+            print(f"{self.section} takes {name} from {os.path.relpath(path)}")
+        return results.read_json(path, "section")["data"]
+
+    @property
+    def setup(self):
+        return self.results["setup"]
+
+    @property
+    def slug(self):
+        return self.setup["model"]["slug"]
+
+    @cached_property
+    def store(self):
+        from lib.store import Store
+
+        return Store(build_root() / "store", STORE_LIMIT)
+
+    @cached_property
+    def tokens(self):
+        """Token ids that are scored, int32 [n_chunks, n_ctx]."""
+        path = self.data_folder / "tokens.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            raise InputError(f"{path}: missing or damaged; run `make notebooks/setup PROFILE={self.profile}`") from None
+
+    @cached_property
+    def model(self):
+        setup = self.setup
+        folder = models.model_folder(setup["parameters"]["model"])
+        return models.load_model(folder, setup["parameters"]["dtype"], setup["device"])
+
+    @cached_property
+    def tokenizer(self):
+        chosen = self.setup["parameters"]
+        folder = models.tokenizer_folder(chosen["tokenizer"], models.model_folder(chosen["model"]))
+        return models.load_tokenizer(folder)
+
+    def evaluator(self, tokens=None):
+        """An `Evaluator` over `tokens` [n_chunks, n_ctx], the section's own by default."""
+        from lib.evaluate import Evaluator
+
+        chosen = self.setup["parameters"]
+        self.backend = self.setup["backend"]
+        return Evaluator(
+            self.model, self.tokens if tokens is None else tokens, self.store,
+            model_key=self.setup["model"]["fingerprint"], dtype=chosen["dtype"], backend=chosen["backend"],
+        )
+
+    @property
+    def quick(self):
+        return self.setup["quick_chunks"]
+
+    @property
+    def full(self):
+        return self.setup["full_chunks"]
+
+    @property
+    def heads(self):
+        """All heads, `(layer, head)`."""
+        shape = self.setup["model"]
+        return [(layer, head) for layer in range(shape["n_layer"]) for head in range(shape["n_head"])]
+
+    @property
+    def rankable(self):
+        """All heads but layer 0's."""
+        return [place for place in self.heads if place[0] > 0]
+
+    def resampler(self, n_chunks):
+        """The bootstrap over the first `n_chunks` chunks; the same seed gives the same resamples everywhere."""
+        from lib.stats import Resampler
+
+        chosen = self.setup["parameters"]
+        return Resampler(n_chunks, self.setup["n_ctx"], chosen["seed"], chosen["draws"])
+
+    def published(self, path):
+        """The write-up's figure for a path of the results, None where it states none."""
+        return published_values().get(path)
+
+    def published_rows(self, path, key, values, *fields):
+        """Published rows `[{key, field…}]` of a list in the results, those for which every field is stated."""
+        rows = [{key: v} | {f: self.published(f"{path}[{key}={v}].{f}") for f in fields} for v in values]
+        return [row for row in rows if None not in row.values()]
+
+    @property
+    def conditions(self):
+        """`{name: number of linearized heads}` of Part P: baseline first."""
+        return {"baseline": 0} | {f"relu_{n}": n for n in self.setup["relu_counts"]}
+
+    def plan(self, n, mode="relu"):
+        """The first `n` heads of the ranking, linearized."""
+        from lib.interventions import Plan
+
+        return Plan.of(mode, [tuple(head) for head in self.results["phases"]["ranking"][:n]])
+
+    def describe(self, data):
+        """`finish` for the set-up, which describes the run itself."""
+        self.results["setup"] = data
+        return self.finish(data)
+
+    def finish(self, data):
+        """Writes the section's results and makes them known to its own sentences; returns them."""
+        data = results.plain(data)
+        self.results[self.section] = data
+        chosen = self.setup["parameters"] | self.parameters
+        record = {
+            "section": self.section,
+            "parameters": self.parameters,
+            "data": data,
+            "provenance": self.provenance(chosen),
+        }
+        results.write_json(results.section_path(self.data_folder, self.section), record, "section")
+        return data
+
+    def write(self, kind, record):
+        """One of the assembled results files, `<kind>_<model>.json`, checked against its schema."""
+        results.write_json(self.data_folder / f"{kind}_{self.slug}.json", record, kind)
+
+    def provenance(self, chosen=None):
+        setup = self.setup
+        return results.provenance(
+            self.profile, chosen or setup["parameters"] | self.parameters, setup["parameters"]["seed"],
+            {k: setup["model"][k] for k in ("name", "fingerprint")},
+            {k: setup["corpus"][k] for k in ("name", "fingerprint")},
+            setup["device"], self.backend, self.started, time.time() - self.started,
+        )
+
+
+@cache
+def published_values():
+    from lib.scorecard import published
+
+    return {figure["path"]: figure["published"] for figure in published()["figures"]}
+
+
+def prepare(run):
+    """The set-up section's data: model, corpus and tokens, all checked; writes `tokens.npy`.
+
+    Raises `InputError` for a folder that is no model, a corpus too short, more heads than there are.
+    """
+    from lib import corpus
+    from lib.dispatch import resolve
+
+    chosen = run.parameters
+    folder = models.model_folder(chosen["model"])
+    config = models.load_config(folder)
+    n_layer, n_head, n_positions = models.shape(config)
+    resolved = resolve_for_model(chosen, n_layer, n_head, n_positions)
+    device = resolve_device(chosen["device"])
+    backend = resolve(chosen["backend"], device)
+    tokenizer = models.load_tokenizer(models.tokenizer_folder(chosen["tokenizer"], folder))
+    rows, corpus_name = corpus.load_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
+    ids = corpus.encode(rows, tokenizer)
+    tokens = corpus.chunk(ids, chosen["n_ctx"], chosen["full_chunks"])
+    if int(tokens.max()) >= config.vocab_size:
+        raise InputError(
+            f"tokenizer: makes the id {int(tokens.max())}, allowed: below {config.vocab_size}, the model's vocabulary;"
+            " pass -p tokenizer DIR"
+        )
+    with results.replacing(run.data_folder / "tokens.npy") as partial, partial.open("wb") as file:
+        np.save(file, tokens, allow_pickle=False)
+    n_kv_head = getattr(config, "num_key_value_heads", None) or n_head
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // n_head
+    return {
+        "parameters": chosen,
+        "model": {
+            "name": models.split_revision(chosen["model"])[0],
+            "slug": models.slug(chosen["model"]),
+            "family": config.model_type,
+            "n_layer": n_layer,
+            "n_head": n_head,
+            "n_kv_head": n_kv_head,
+            "d_head": d_head,
+            "n_embd": config.hidden_size,
+            "d_mlp": getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
+            "n_positions": n_positions,
+            "vocab_size": config.vocab_size,
+            "n_params": models.count_parameters(folder, config),
+            "fingerprint": models.fingerprint(folder),
+            "is_gpt2_small": models.is_gpt2_small(folder, chosen["model"]),
+        },
+        "corpus": {
+            "name": corpus_name,
+            "split": chosen["split"],
+            "fingerprint": corpus.fingerprint(ids),
+            "n_tokens": len(ids),
+            "n_chunks": len(ids) // chosen["n_ctx"],
+        },
+        "n_ctx": chosen["n_ctx"],
+        "quick_chunks": chosen["quick_chunks"],
+        "full_chunks": chosen["full_chunks"],
+        "quick_tokens": chosen["quick_chunks"] * chosen["n_ctx"],
+        "full_tokens": tokens.size,
+        "n_heads": n_layer * n_head,
+        "device": device,
+        "backend": backend,
+        **resolved,
+    }
+
+
+def resolve_device(name):
+    """`auto` as the best device here; `InputError` for one that is not here."""
+    import torch
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, usable in here.items() if usable)
+    if not here[name]:
+        usable = ", ".join(device for device, ok in here.items() if ok)
+        raise InputError(f"device: given {name!r}, allowed on this machine: auto, {usable}")
+    return name
+
+
+def show_input_errors():
+    """In Jupyter, an `InputError` is one line, not a traceback."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None and "EXPERIMENT10_PIPELINE" not in os.environ:
+        shell.set_custom_exc((InputError,), lambda self, kind, error, trace, tb_offset=None: print(f"{error}", file=sys.stderr))
