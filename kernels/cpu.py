@@ -13,6 +13,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def _tasks(q, n_keys, n_threads):
     n_blocks = -(-n_queries // rows)
     n_strips = min(n_blocks, -(-n_threads // len(groups)))
     cuts = [n_blocks * i // n_strips * rows for i in range(n_strips)] + [n_queries]
-    return [(group, strip) for strip in reversed(list(zip(cuts, cuts[1:]))) for group in groups]
+    return [(group, strip) for strip in reversed(list(pairwise(cuts))) for group in groups]
 
 
 class _Scratch:
@@ -111,7 +112,7 @@ class _Scratch:
     def packed(self, name, matrices):
         """A copy of equally shaped matrices."""
         copy = self.take(name, len(matrices), *matrices[0].shape)
-        for target, matrix in zip(copy.unbind(), matrices):
+        for target, matrix in zip(copy.unbind(), matrices, strict=True):
             target.copy_(matrix)
         return copy
 
@@ -128,15 +129,15 @@ def _compute(q, k, v, z, scale, n_visible, heads, strip, scratch):
         n_rows, n_keys = stop - start, first_key + stop
         w = scratch.take("w", len(heads), n_rows, n_keys)
         product = scratch.take("z", len(heads), n_rows, d_head)
-        for query, key, scores in zip(queries, keys, w.unbind()):
+        for query, key, scores in zip(queries, keys, w.unbind(), strict=True):
             torch.mm(query[start - first_row : stop - first_row], key[:, :n_keys], out=scores)
         w.relu_()
         if n_rows > 1:
             w[:, :, first_key + start :].tril_()
-        for scores, value, result in zip(w.unbind(), values, product.unbind()):
+        for scores, value, result in zip(w.unbind(), values, product.unbind(), strict=True):
             torch.mm(scores, value[:n_keys], out=result)
         product = product * _normaliser(w, scale)
-        for (b, h), result in zip(heads, product.unbind()):
+        for (b, h), result in zip(heads, product.unbind(), strict=True):
             z[b, h, start:stop] = result
 
 

@@ -44,9 +44,9 @@ def without_gradients(name, *tensors):
 
 
 def output_like(q, out):
-    """`out` if it fits q, a new tensor if it is None."""
+    """`out` if it fits q, a new tensor in q's order of strides if it is None."""
     if out is None:
-        return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        return torch.empty_like(q)
     if out.shape != q.shape or out.dtype != q.dtype or out.device != q.device:
         raise InputError(f"out is {list(out.shape)} {out.dtype} on {out.device}: give {list(q.shape)} {q.dtype} "
                          f"on {q.device}")

@@ -1,0 +1,112 @@
+"""The decoding step in Triton: a few query rows against a long cache, split over its keys.
+
+ReLU's partial results just add up, so the merge is one sum and one division; a softmax part also carries its
+maximum. Arithmetic is in float32 throughout: the step is bound by reading the cache.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.triton_forward import CLAMP, LOG2_E, Tile, load_rows
+
+DECODE_TILES = [Tile(1, 64, 4, 2), Tile(1, 128, 4, 2), Tile(1, 32, 2, 3)]
+
+
+@triton.jit(do_not_specialize=["n_visible"])
+def partial(
+    q, k, v, z, parts, sums, peaks, is_relu, n_visible, scale,
+    stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_kt, stride_vb, stride_vh, stride_vt,
+    stride_zb, stride_zh, stride_zt,
+    N_QUERIES: tl.constexpr, N_HEAD: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr, SPAN: tl.constexpr, N_SPLITS: tl.constexpr, MODE: tl.constexpr,
+    VISIBLE_ON_DEVICE: tl.constexpr,
+):
+    """Sums over `SPAN` keys; grid (splits, batch x heads x query rows).
+
+    `parts` [B, H, T, splits, d] holds relu(q kᵀ) v, `sums` [B, H, T, splits] the row sums; for softmax heads both
+    are relative to the `peaks` of their split. A split beyond the visible keys writes zeros. One split alone writes
+    z [B, H, T, d] itself and needs no merge.
+    """
+    split = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    query = row % N_QUERIES
+    head = row // N_QUERIES % N_HEAD
+    batch = row // N_QUERIES // N_HEAD
+    n_keys = tl.load(n_visible).to(tl.int32) if VISIBLE_ON_DEVICE else n_visible
+    n_keys = n_keys - N_QUERIES + query.to(tl.int32) + 1
+    end = tl.minimum(n_keys, (split + 1) * SPAN)
+    dims = tl.arange(0, BLOCK_D)
+    place = q + batch * stride_qb + head * stride_qh + query * stride_qt + dims
+    queries = tl.load(place, mask=dims < D, other=0.0).to(tl.float32)
+    k += batch * stride_kb + head // GROUP * stride_kh
+    v += batch * stride_vb + head // GROUP * stride_vh
+    acc = tl.zeros((BLOCK_D,), tl.float32)
+    total = tl.sum(acc, 0)
+    peak = total - 1e30
+    if MODE == "softmax":
+        relu_head = False
+    elif MODE == "branch":
+        relu_head = tl.load(is_relu + head) != 0
+    else:
+        relu_head = True
+    for start in range(split * SPAN, end, KEYS):
+        cols = start + tl.arange(0, KEYS)
+        keys = load_rows(k, cols, end, stride_kt, D, BLOCK_D, True).to(tl.float32)
+        values = load_rows(v, cols, end, stride_vt, D, BLOCK_D, True).to(tl.float32)
+        scores = tl.sum(keys * queries[None, :], 1)
+        if relu_head:
+            w = tl.maximum(scores, 0.0)
+        else:
+            scores = tl.where(cols < end, scores * (scale * LOG2_E), -float("inf"))
+            new_peak = tl.maximum(peak, tl.max(scores, 0))
+            shrink = tl.exp2(peak - new_peak)
+            w = tl.exp2(scores - new_peak)
+            acc = acc * shrink
+            total = total * shrink
+            peak = new_peak
+        total += tl.sum(w, 0)
+        acc += tl.sum(w[:, None] * values, 0)
+    if N_SPLITS == 1:
+        if relu_head:
+            total = tl.maximum(total * scale, CLAMP) / scale
+        place = z + batch * stride_zb + head * stride_zh + query * stride_zt + dims
+        tl.store(place, (acc / total).to(z.dtype.element_ty), mask=dims < D)
+    else:
+        tl.store(parts + (row * N_SPLITS + split) * D + dims, acc, mask=dims < D)
+        tl.store(sums + row * N_SPLITS + split, total)
+        if MODE != "relu":
+            tl.store(peaks + row * N_SPLITS + split, peak)
+
+
+@triton.jit
+def merge(
+    parts, sums, peaks, z, is_relu, scale, stride_zb, stride_zh, stride_zt,
+    N_QUERIES: tl.constexpr, N_HEAD: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    N_SPLITS: tl.constexpr, BLOCK_SPLITS: tl.constexpr, MODE: tl.constexpr,
+):
+    """z [B, H, T, d] from the splits, added in one fixed order; grid (batch x heads x query rows,)."""
+    row = tl.program_id(0).to(tl.int64)
+    query = row % N_QUERIES
+    head = row // N_QUERIES % N_HEAD
+    batch = row // N_QUERIES // N_HEAD
+    splits = tl.arange(0, BLOCK_SPLITS)
+    dims = tl.arange(0, BLOCK_D)
+    inside = (splits[:, None] < N_SPLITS) & (dims[None, :] < D)
+    part = tl.load(parts + (row * N_SPLITS + splits[:, None]) * D + dims[None, :], mask=inside, other=0.0)
+    total = tl.load(sums + row * N_SPLITS + splits, mask=splits < N_SPLITS, other=0.0)
+    if MODE == "softmax":
+        relu_head = False
+    elif MODE == "branch":
+        relu_head = tl.load(is_relu + head) != 0
+    else:
+        relu_head = True
+    if relu_head:
+        row_sum = tl.sum(total, 0) * scale
+        factor = scale / tl.maximum(row_sum, CLAMP)
+        result = tl.sum(part, 0) * factor
+    else:
+        peak = tl.load(peaks + row * N_SPLITS + splits, mask=splits < N_SPLITS, other=-1e30)
+        shrink = tl.exp2(peak - tl.max(peak, 0))
+        result = tl.sum(part * shrink[:, None], 0) / tl.sum(total * shrink, 0)
+    place = z + batch * stride_zb + head * stride_zh + query * stride_zt + dims
+    tl.store(place, result.to(z.dtype.element_ty), mask=dims < D)

@@ -1,0 +1,217 @@
+"""Forward kernels in Triton: a tile of query rows per program, over the blocks of keys that it can see.
+
+ReLU needs no running maximum and no rescaling, so a tile accumulates relu(q kᵀ) v and its row sums as they come.
+Blocks below the diagonal run without a mask; blocks above it are never touched. Row sums come either from
+`tl.sum` ("sum") or from a product with sixteen columns of ones, on the matrix units ("ones").
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+CLAMP = tl.constexpr(1e-8)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One way to run a kernel: query rows and keys of a block, warps, pipeline stages, how rows are summed."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    row_sum: str = "sum"
+
+
+FORWARD_TILES = [
+    Tile(64, 64, 4, 3),
+    Tile(64, 64, 4, 3, "ones"),
+    Tile(64, 128, 4, 2, "ones"),
+    Tile(128, 64, 4, 3, "ones"),
+    Tile(128, 64, 8, 3),
+    Tile(128, 64, 8, 3, "ones"),
+    Tile(128, 128, 8, 2),
+    Tile(128, 128, 8, 2, "ones"),
+    Tile(128, 128, 8, 3, "ones"),
+    Tile(64, 32, 4, 4),
+]
+EXACT_TILES = [Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(64, 64, 8, 2)]  # operands of float32
+
+
+@triton.jit
+def load_rows(base, rows, n_rows, stride, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr):
+    """[rows, BLOCK_D] of a matrix with unit stride along d; rows past `n_rows` and columns past D are 0."""
+    dims = tl.arange(0, BLOCK_D)
+    pointers = base + rows[:, None] * stride + dims[None, :]
+    if MASKED:
+        return tl.load(pointers, mask=(rows[:, None] < n_rows) & (dims[None, :] < D), other=0.0)
+    if D != BLOCK_D:
+        return tl.load(pointers, mask=dims[None, :] < D, other=0.0)
+    return tl.load(pointers)
+
+
+@triton.jit
+def load_columns(base, rows, n_rows, stride, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr):
+    """The same, transposed: [BLOCK_D, rows]."""
+    dims = tl.arange(0, BLOCK_D)
+    pointers = base + rows[None, :] * stride + dims[:, None]
+    if MASKED:
+        return tl.load(pointers, mask=(rows[None, :] < n_rows) & (dims[:, None] < D), other=0.0)
+    if D != BLOCK_D:
+        return tl.load(pointers, mask=dims[:, None] < D, other=0.0)
+    return tl.load(pointers)
+
+
+@triton.jit
+def rectified(scores, DTYPE: tl.constexpr, FUSED: tl.constexpr):
+    """relu(scores) in the type of the second product; FUSED is the one instruction for bfloat16 on NVIDIA."""
+    if FUSED:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.relu.bf16x2.f32 $0, $2, $1;", "=r,r,r", [scores], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+    return tl.maximum(scores, 0.0).to(DTYPE)
+
+
+@triton.jit
+def _relu_range(
+    acc, row_sum, q, k, v, last_key, lo, hi, n_visible, stride_k, stride_v,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
+    ROW_SUM: tl.constexpr, FUSED: tl.constexpr, MASKED: tl.constexpr,
+):
+    for start in range(lo, hi, KEYS):
+        cols = start + tl.arange(0, KEYS)
+        keys = load_columns(k, cols, n_visible, stride_k, D, BLOCK_D, MASKED).to(q.dtype)
+        scores = tl.dot(q, keys, input_precision="ieee")
+        if MASKED:
+            scores = tl.where(cols[None, :] <= last_key[:, None], scores, 0.0)
+        if ROW_SUM == "ones":
+            w = rectified(scores, W, FUSED)
+            row_sum = tl.dot(w, tl.full((KEYS, 16), 1.0, W), row_sum, input_precision=PRECISION)
+        else:
+            row_sum += tl.sum(tl.maximum(scores, 0.0), 1)
+            w = rectified(scores, W, FUSED)
+        values = load_rows(v, cols, n_visible, stride_v, D, BLOCK_D, MASKED).to(W)
+        acc = tl.dot(w, values, acc, input_precision=PRECISION)
+    return acc, row_sum
+
+
+@triton.jit
+def _softmax_range(
+    acc, total, peak, q, k, v, last_key, lo, hi, n_visible, stride_k, stride_v, scale_log2,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    for start in range(lo, hi, KEYS):
+        cols = start + tl.arange(0, KEYS)
+        keys = load_columns(k, cols, n_visible, stride_k, D, BLOCK_D, MASKED).to(q.dtype)
+        scores = tl.dot(q, keys, input_precision="ieee")
+        if MASKED:
+            scores = tl.where(cols[None, :] <= last_key[:, None], scores, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1) * scale_log2)
+        w = tl.exp2(scores * scale_log2 - new_peak[:, None])
+        shrink = tl.exp2(peak - new_peak)
+        total = total * shrink + tl.sum(w, 1)
+        values = load_rows(v, cols, n_visible, stride_v, D, BLOCK_D, MASKED).to(W)
+        acc = tl.dot(w.to(W), values, acc * shrink[:, None], input_precision=PRECISION)
+        peak = new_peak
+    return acc, total, peak
+
+
+@triton.jit
+def _relu_tile(
+    q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr,
+    PRECISION: tl.constexpr, ROW_SUM: tl.constexpr, FUSED: tl.constexpr,
+):
+    """z [ROWS, BLOCK_D] and the row sums l [ROWS] of scale · relu(q kᵀ)."""
+    acc = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    row_sum = tl.zeros((ROWS, 16), tl.float32) if ROW_SUM == "ones" else tl.zeros((ROWS,), tl.float32)
+    acc, row_sum = _relu_range(
+        acc, row_sum, q, k, v, last_key, 0, n_unmasked, n_visible, stride_k, stride_v,
+        D, BLOCK_D, KEYS, W, PRECISION, ROW_SUM, FUSED, False,
+    )
+    acc, row_sum = _relu_range(
+        acc, row_sum, q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v,
+        D, BLOCK_D, KEYS, W, PRECISION, ROW_SUM, FUSED, True,
+    )
+    if ROW_SUM == "ones":
+        row_sum = tl.max(row_sum, 1)
+    row_sum = row_sum * scale
+    return acc * (scale / tl.maximum(row_sum, CLAMP))[:, None], row_sum
+
+
+@triton.jit
+def _softmax_tile(
+    q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """z [ROWS, BLOCK_D] of softmax(scale q kᵀ) v."""
+    acc = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    peak = tl.full((ROWS,), -1e30, tl.float32)
+    acc, total, peak = _softmax_range(
+        acc, total, peak, q, k, v, last_key, 0, n_unmasked, n_visible, stride_k, stride_v, scale * LOG2_E,
+        D, BLOCK_D, KEYS, W, PRECISION, False,
+    )
+    acc, total, peak = _softmax_range(
+        acc, total, peak, q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v, scale * LOG2_E,
+        D, BLOCK_D, KEYS, W, PRECISION, True,
+    )
+    return acc / total[:, None]
+
+
+@triton.jit(do_not_specialize=["n_queries", "n_visible"])
+def forward(
+    q, k, v, z, row_sums, heads, is_relu, n_queries, n_visible, scale,
+    stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_kt, stride_vb, stride_vh, stride_vt,
+    stride_zb, stride_zh, stride_zt,
+    N_HEAD: tl.constexpr, N_LISTED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, ROW_SUM: tl.constexpr, MODE: tl.constexpr, LISTED: tl.constexpr,
+    VISIBLE_ON_DEVICE: tl.constexpr, SAVE: tl.constexpr, X: tl.constexpr, W: tl.constexpr,
+    PRECISION: tl.constexpr, FUSED: tl.constexpr,
+):
+    """Grid (tiles of query rows, batch x listed heads). The longest rows start first.
+
+    MODE is "relu", "softmax", or "branch": each program asks `is_relu` which of the two its head is. X is the type
+    of q and k in their product, W that of the weights and v in theirs.
+    """
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    pair = tl.program_id(1)
+    batch = (pair // N_LISTED).to(tl.int64)
+    head = (pair % N_LISTED).to(tl.int64)
+    if LISTED:
+        head = tl.load(heads + head).to(tl.int64)
+    n_keys = tl.load(n_visible).to(tl.int32) if VISIBLE_ON_DEVICE else n_visible
+    first_key = n_keys - n_queries
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    last_key = first_key + rows
+    n_unmasked = (first_key + tile * ROWS + 1) // KEYS * KEYS
+    n_end = tl.minimum(n_keys, first_key + (tile + 1) * ROWS)
+    q += batch * stride_qb + head * stride_qh
+    k += batch * stride_kb + (head // GROUP) * stride_kh
+    v += batch * stride_vb + (head // GROUP) * stride_vh
+    queries = load_rows(q, rows, n_queries, stride_qt, D, BLOCK_D, True).to(X)
+
+    if MODE == "softmax":
+        result = _softmax_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt, scale,
+                               D, BLOCK_D, ROWS, KEYS, W, PRECISION)
+    elif MODE == "branch":
+        if tl.load(is_relu + head) != 0:
+            result, row_sum = _relu_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt,
+                                         scale, D, BLOCK_D, ROWS, KEYS, W, PRECISION, ROW_SUM, FUSED)
+        else:
+            result = _softmax_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt, scale,
+                                   D, BLOCK_D, ROWS, KEYS, W, PRECISION)
+    else:
+        result, row_sum = _relu_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt,
+                                     scale, D, BLOCK_D, ROWS, KEYS, W, PRECISION, ROW_SUM, FUSED)
+        if SAVE:
+            place = row_sums + (batch * N_HEAD + head) * n_queries + rows
+            tl.store(place, row_sum, mask=rows < n_queries)
+    dims = tl.arange(0, BLOCK_D)
+    z += batch * stride_zb + head * stride_zh
+    tl.store(z + rows[:, None] * stride_zt + dims[None, :], result.to(z.dtype.element_ty),
+             mask=(rows[:, None] < n_queries) & (dims[None, :] < D))
