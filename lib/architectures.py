@@ -7,21 +7,38 @@ modules called in the model's own order:
     resid = embed(tokens)
     for each layer:  q, k, v = qkv(layer, resid);  z = attention;  resid = attention_out(layer, resid, z)
                      resid = mlp(layer, resid)
-    logits = final(resid) @ unembed.T
+    logits = logits(final(resid))
+
+The first use of a matrix packs it (`lib.linear`); a model keeps its adapter until its weights change.
 """
 
+from weakref import WeakKeyDictionary
+
 import torch
-import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lib.errors import InputError
+from lib.linear import Linear
 
 GPT2_TYPES = ("gpt2",)
+LOGITS_ROWS = 128
 LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+_ADAPTERS = WeakKeyDictionary()
 
 
 def adapter(model):
     """The adapter of a causal language model; `InputError` for a family that is neither GPT-2 nor Llama-type."""
+    weights = [(p.data_ptr(), p._version) for p in model.parameters()]
+    made_for, made = _ADAPTERS.get(model, (None, None))
+    if made_for != weights:
+        made = _make_adapter(model)
+        _ADAPTERS[model] = weights, made
+    return made
+
+
+def _make_adapter(model):
     kind = model.config.model_type
     if kind in GPT2_TYPES:
         return GPT2(model)
@@ -40,13 +57,14 @@ class Decoder:
 
     def __init__(self, model):
         config = model.config
-        self.model = model
+        self.config = config
         self.n_layer = config.num_hidden_layers
         self.n_head = config.num_attention_heads
         self.n_embd = config.hidden_size
         self.vocab_size = config.vocab_size
         self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
         self._value_bias = {}
+        self._linears = {}
 
     @property
     def device(self):
@@ -72,10 +90,27 @@ class Decoder:
 
     def attention_out(self, layer, resid, z):
         """resid + z W_O + b_O, [B, T, E]."""
-        return resid + self.output_projection(layer)(z)
+        return self._linear(self.output_projection(layer)).add(z, resid)
 
-    def _split(self, x, n_head):
-        return x.view(*x.shape[:-1], n_head, self.d_head).transpose(1, 2)
+    def logits(self, final):
+        """Logits [..., vocab_size] of `final(resid)`; in bfloat16 every row less its mean, which moves no softmax."""
+        if "unembed" not in self._linears:
+            weight = self.unembed
+            if weight.dtype == torch.bfloat16:  # logits far from 0 would lose the digits that tell them apart
+                weight = (weight.float() - weight.float().mean(0)).to(weight.dtype)
+            self._linears["unembed"] = Linear(weight, n_rows=LOGITS_ROWS)
+        return self._linears["unembed"](final)
+
+    def _linear(self, *modules):
+        """One `Linear` for the modules' matrices side by side."""
+        if modules not in self._linears:
+            biases = [module.bias for module in modules]
+            weights = [m.weight if isinstance(m, torch.nn.Linear) else m.weight.T for m in modules]
+            if any(b is not None for b in biases):
+                biases = [w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)]
+            bias = None if biases[0] is None else torch.cat(biases)
+            self._linears[modules] = Linear(torch.cat(weights), bias)
+        return self._linears[modules]
 
 
 class GPT2(Decoder):
@@ -89,7 +124,7 @@ class GPT2(Decoder):
         self.n_kv_head = self.n_head
         self.d_head = self.n_embd // self.n_head
         self.n_positions = model.config.n_positions
-        self.fused_gelu = model.config.activation_function == "gelu_new"
+        self.gelu_new = model.config.activation_function == "gelu_new"
 
     def attention(self, layer):
         return self.body.h[layer].attn
@@ -106,15 +141,15 @@ class GPT2(Decoder):
     def qkv(self, layer, resid, start=0):
         """q, k, v, each [B, H, T, d]; `start` plays no part once the positions are embedded."""
         block = self.body.h[layer]
-        fused = block.attn.c_attn(block.ln_1(resid))
-        return tuple(self._split(x, self.n_head) for x in fused.split(self.n_embd, dim=-1))
+        fused = self._linear(block.attn.c_attn)(block.ln_1(resid))
+        return tuple(x.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for x in fused.split(self.n_embd, dim=-1))
 
     def mlp(self, layer, resid):
-        """resid after the layer's MLP; `gelu_new` runs as one kernel instead of eight."""
+        """resid after the layer's MLP; `gelu_new` is done with the product instead of in eight steps of its own."""
         block = self.body.h[layer]
-        hidden = block.mlp.c_fc(block.ln_2(resid))
-        hidden = F.gelu(hidden, approximate="tanh") if self.fused_gelu else block.mlp.act(hidden)
-        return resid + block.mlp.c_proj(hidden)
+        up, normed = self._linear(block.mlp.c_fc), block.ln_2(resid)
+        hidden = up.gelu(normed) if self.gelu_new else block.mlp.act(up(normed))
+        return self._linear(block.mlp.c_proj).add(hidden, resid)
 
     def final(self, resid):
         return self.body.ln_f(resid)
@@ -152,17 +187,20 @@ class Llama(Decoder):
     def qkv(self, layer, resid, start=0):
         """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions `start` ... `start` + T - 1."""
         block = self.body.layers[layer]
-        attn, normed = block.self_attn, block.input_layernorm(resid)
-        q, k = (proj(normed).unflatten(-1, (-1, self.d_head)) for proj in (attn.q_proj, attn.k_proj))
+        attn, sizes = block.self_attn, [n * self.d_head for n in (self.n_head, self.n_kv_head, self.n_kv_head)]
+        fused = self._linear(attn.q_proj, attn.k_proj, attn.v_proj)(block.input_layernorm(resid))
+        q, k, v = (x.unflatten(-1, (-1, self.d_head)) for x in fused.split(sizes, dim=-1))
         if hasattr(attn, "q_norm"):
             q, k = attn.q_norm(q), attn.k_norm(k)
         q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *self._cos_sin(resid, start))
-        return q, k, self._split(attn.v_proj(normed), self.n_kv_head)
+        return q, k, v.transpose(1, 2)
 
     def mlp(self, layer, resid):
         """resid after the layer's MLP."""
         block = self.body.layers[layer]
-        return resid + block.mlp(block.post_attention_layernorm(resid))
+        mlp = block.mlp
+        gate, up = self._linear(mlp.gate_proj, mlp.up_proj)(block.post_attention_layernorm(resid)).chunk(2, dim=-1)
+        return self._linear(mlp.down_proj).add(mlp.act_fn(gate) * up, resid)
 
     def final(self, resid):
         return self.body.norm(resid)

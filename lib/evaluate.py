@@ -210,7 +210,7 @@ class Evaluator:
         step = max(1, LOGITS_BLOCK // self.arch.vocab_size)
         blocks = []
         for start in range(0, len(targets), step):
-            logits = F.linear(hidden[start : start + step], self.arch.unembed).float()
+            logits = self.arch.logits(hidden[start : start + step]).float()
             blocks.append(F.cross_entropy(logits, targets[start : start + step], reduction="none"))
         return torch.cat(blocks).numpy(force=True)
 

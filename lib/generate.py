@@ -153,7 +153,7 @@ class _Decoder:
         return resid
 
     def logits(self, resid):
-        logits = F.linear(self.arch.final(resid), self.arch.unembed)
+        logits = self.arch.logits(self.arch.final(resid))
         if not torch.isfinite(logits).all():
             raise InputError("the logits are not finite while generating: check the model's weights")
         return logits

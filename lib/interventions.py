@@ -263,7 +263,7 @@ def _set_constants(module, d_head):
 
 def _switch_attention(arch, undo):
     """Points every config that the model's attention reads at `planned_attention`."""
-    configs = [arch.model.config, arch.body.config, *(arch.attention(layer).config for layer in range(arch.n_layer))]
+    configs = [arch.config, arch.body.config, *(arch.attention(layer).config for layer in range(arch.n_layer))]
     for config in {id(config): config for config in configs}.values():
         undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
         config._attn_implementation = IMPLEMENTATION

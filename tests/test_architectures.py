@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from tiny_models import CONTEXT, MAKERS, gpt2, llama, tokens
@@ -23,7 +26,7 @@ def walk(model, ids):
         z = scaled_dot_product_attention(q, k, v, is_causal=True, scale=arch.scale(layer), enable_gqa=True)
         resid = arch.attention_out(layer, resid, z.transpose(1, 2).flatten(2))
         resid = arch.mlp(layer, resid)
-    return arch.final(resid) @ arch.unembed.T
+    return arch.logits(arch.final(resid))
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -61,6 +64,19 @@ def test_sizes():
     assert arch.scale(0) == 8**-0.5
     windowed = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=16))
     assert adapter(windowed).n_positions == 16
+
+
+def test_a_model_keeps_its_adapter_until_its_weights_change():
+    model, ids = gpt2(), tokens(1).long()
+    before = walk(model, ids)
+    assert adapter(model) is adapter(model)
+    model.transformer.h[0].mlp.c_fc.weight.mul_(2)
+    assert (walk(model, ids) - before).abs().max() > 0.1
+    torch.testing.assert_close(walk(model, ids), model(ids).logits, rtol=1e-4, atol=1e-4)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_other_families_are_refused():
