@@ -6,9 +6,10 @@ on a dark page. `localise` turns a chart into its Japanese twin, `png` and `svg`
 """
 
 import copy
+import json
 import math
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import altair as alt
@@ -144,8 +145,14 @@ def png(spec, scale=2.0):
 
 
 def svg(spec):
-    """SVG text of a specification, without a background."""
-    return _converter().vegalite_to_svg(spec, allowed_base_urls=[])
+    """SVG text of a specification, without a background, and without descriptions of every mark."""
+    return _svg(json.dumps(spec))
+
+
+@lru_cache(maxsize=256)
+def _svg(spec):
+    text = _converter().vegalite_to_svg(spec, allowed_base_urls=[])
+    return re.sub(r' (?:aria-\w+|role|class)="[^"]*"', "", text)
 
 
 def on_white(spec):
@@ -776,9 +783,14 @@ def condition_name(condition, known=None):
     return NAMES.get(condition) or f"ReLU, {int(condition.removeprefix('relu_'))} heads"
 
 
+def font_file():
+    """The Japanese font that charts, page and books share."""
+    return Path(matplotlib_fontja.__file__).parent / "fonts" / "ipaexg.ttf"
+
+
 @cache
 def _converter():
-    vl_convert.register_font_directory(str(Path(matplotlib_fontja.__file__).parent / "fonts"))
+    vl_convert.register_font_directory(str(font_file().parent))
     return vl_convert
 
 

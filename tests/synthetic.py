@@ -136,3 +136,95 @@ def all_charts():
         "kernel_speed": charts.speed_and_theory(r["K"]["rows"], r["K"]["theory"], [{"n_linearized": 132, "speedup": 1.3}]),
         "roofline": charts.roofline([{"name": "SDPA", "intensity": 40.0, "rate": 2e11}], 4e11, 2e10),
     }
+
+
+SENTENCES = {
+    "V1": ("全トークンのPPLは{V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}で、{fig:baseline}と{tab:baseline}に示す。{setup.model.name}",
+           "On all tokens PPL is {V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}; see {fig:baseline} and {tab:baseline}. {setup.model.name}"),
+    "V4": ("2Kでは{V4.thresholds_2k[1.1]}ヘッド、全体では{V4.thresholds_full[1.1]}ヘッド。$\\Delta = \\frac{a}{b}$",
+           "{V4.thresholds_2k[1.1]} heads on 2K, {V4.thresholds_full[1.1]} on all. $\\Delta = \\frac{a}{b}$"),
+}
+FIGURES = {
+    "phases": ["zero_map", "rank_law", "layer_means", "curves", "methods", "flops"], "V1": ["baseline"],
+    "V2": ["top_heads", "rank_slope"], "V3": ["zero_and_mean"], "V4": ["ladder"], "P1": ["speed"],
+    "P2": ["refinement", "degeneration"], "P3": ["best_of_n"], "P4": ["context"], "K": ["kernel_speed", "roofline"],
+}
+TITLES = {
+    "phases": ("これまでのフェーズ", "The earlier phases"), "V1": ("V1: 全トークンのベースライン", "V1: Baseline on all tokens"),
+    "V2": ("V2: 上位のヘッド", "V2: The top heads"), "V3": ("V3: 注目ヘッド", "V3: The focus head"),
+    "V4": ("V4: 累積線形化", "V4: Cumulative linearization"), "V5": ("V5: 判定", "V5: Verdict"),
+    "P1": ("P1: 生成速度", "P1: Generation speed"), "P2": ("P2: 自己改良", "P2: Self-refinement"),
+    "P3": ("P3: best-of-N", "P3: Best-of-N"), "P4": ("P4: 文脈長", "P4: Context length"),
+    "K": ("カーネル", "Kernels"), "setup": ("実験条件", "Experimental set-up"), "conclusions": ("結論", "Conclusions"),
+}
+
+
+def write_build(folder, monkeypatch, **options):
+    """A profile's `notebooks/` and `results/` under `folder`, as the pipeline would leave them."""
+    import json
+
+    import nbformat
+
+    from lib import prose
+
+    found = results(**options)
+    charts_of = all_charts()
+    build = folder
+    (build / "results" / "data" / "sections").mkdir(parents=True)
+    (build / "notebooks").mkdir()
+    record = {"commit": "0123abc", "dirty": True, "profile": "synthetic", "seed": 1, "device": "cpu", "backend": "cpu",
+              "machine": {"system": "Linux", "cores": 2}, "versions": {"python": "3.11"},
+              "times": {"started": "2026-01-02T03:04:05+00:00", "seconds": 1.5}}
+    for name, data in found.items():
+        text = json.dumps({"section": name, "parameters": {}, "data": data, "provenance": record}, ensure_ascii=False)
+        (build / "results" / "data" / "sections" / f"{name}.json").write_text(text, encoding="utf-8")
+
+    class Run:
+        results, figures, slug, section = found, build / "results" / "figures", "tiny", "V1"
+
+    shown = []
+    monkeypatch.setattr(prose, "show", lambda bundle, metadata: shown.append(
+        nbformat.v4.new_output("display_data", data=bundle, metadata=metadata)))
+    prose.bind(Run)
+
+    def code(source, call=None, tags=()):
+        shown.clear()
+        if call:
+            call()
+        cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=list(shown))
+        cell.metadata["tags"] = list(tags)
+        return cell
+
+    def text(lang, source, tags=()):
+        cell = nbformat.v4.new_markdown_cell(source)
+        cell.metadata["tags"] = [lang, *tags]
+        return cell
+
+    for name, (ja, en) in TITLES.items():
+        Run.section = name
+        cells = [text("ja", f"# {ja}\n\n説明の文。"), text("en", f"# {en}\n\nA sentence of **explanation** with `code`."),
+                 code(f'run = Run("{name}", globals())', tags=["parameters"]), code("run.finish(data)")]
+        if name in SENTENCES:
+            cells.append(code("say(...)", lambda name=name: prose.say(*SENTENCES[name])))
+        for figure in FIGURES.get(name, []):
+            cells.append(code(f"figure({figure!r})", lambda figure=figure: prose.figure(
+                figure, charts_of[figure], f"図の説明、{{n}}件、{figure}。", f"What the figure {figure} shows, {{n}} of it.",
+                "図の代替テキスト", "alternative text", n=3)))
+        if name == "V1":
+            cells.append(code("table", lambda: prose.table(
+                "baseline", "段ごとのPPL。", "PPL by step.", [("n_linearized", "ヘッド数", "heads", "d"), ("ppl", "PPL", "PPL", ".2f ci"),
+                                                        ("ratio", "比", "ratio", ".3f")],
+                "V4.cumulative", published={"ppl": [24.0] * 12})))
+        if name == "P2":
+            cells.append(code("quote", lambda: prose.quote(found["P2"]["samples"][0]["text"])))
+            cells.append(code("table", lambda: prose.table(
+                "samples", "生成例", "Samples", [("condition", "条件", "condition", ""), ("text", "文", "text", "")], "P2.samples")))
+        if name == "conclusions":
+            summary = [code("say(...)", lambda: prose.say(
+                "2Kの推定は**{V5.bias:term}**で、PPLは{V1.ppl_2k:.2f}から{V1.ppl_full:.2f}へ動く。",
+                "The 2K estimate is **{V5.bias:term}**: PPL moves from {V1.ppl_2k:.2f} to {V1.ppl_full:.2f}."), ["summary"])]
+            cells += summary
+        for i, cell in enumerate(cells):
+            cell.id = f"cell-{i}"
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), build / "notebooks" / f"{name}.ipynb")
+    return build

@@ -1,0 +1,65 @@
+"""Assembles the report of one profile: `report.html`, `report.ja.pdf`, `report.en.pdf`.
+
+    python -m report.assemble --notebooks build/X/notebooks --results build/X/results --out build/X/report
+
+The same notebooks and results give the same bytes. A file takes the place of an older one only when all are made.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+from lib.errors import InputError
+from lib.results import replacing
+from report import book, document, page
+from report.words import LANGUAGES
+
+LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
+
+
+def assemble(notebooks, results, out):
+    """Writes the three files into the folder `out`; returns their paths. Raises `InputError`."""
+    merged = document.load(notebooks, results)
+    files = files_of(Path(results))
+    made = {f"report.{lang}.pdf": book.write(merged, lang, files) for lang in LANGUAGES}
+    made = {"report.html": page.write(merged, files).encode()} | made
+    for name, content in made.items():
+        limit = LIMITS[Path(name).suffix]
+        if len(content) > limit:
+            raise InputError(f"{name}: {len(content):,} bytes, allowed: {limit:,}; draw fewer marks")
+    with contextlib.ExitStack() as stack:
+        for name, content in made.items():
+            stack.enter_context(replacing(Path(out) / name)).write_bytes(content)
+    return [Path(out) / name for name in made]
+
+
+def files_of(results):
+    """`[{path, bytes, digest}]` of the results' data and figures, by their path beside the report's folder."""
+    found = []
+    for path in sorted(p for p in results.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        content = path.read_bytes()
+        found.append({"path": f"{results.name}/{path.relative_to(results).as_posix()}", "bytes": len(content),
+                      "digest": hashlib.sha256(content).hexdigest()[:16]})
+    return found
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(prog="python -m report.assemble", description=__doc__.splitlines()[0])
+    parser.add_argument("--notebooks", type=Path, required=True, help="folder of the executed notebooks")
+    parser.add_argument("--results", type=Path, required=True, help="folder with data/ and figures/")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    args = parser.parse_args(words)
+    started = time.perf_counter()
+    try:
+        paths = assemble(args.notebooks, args.results, args.out)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in paths)
+    print(f"{args.out}: {sizes} in {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

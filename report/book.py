@@ -1,0 +1,190 @@
+"""The document as a book in one language, set by Typst."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import typst
+
+from lib import charts
+from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report import markdown, provenance
+from report.words import SUBTITLE, TITLE, word
+
+TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
+MANY_MARKS = 3000
+
+
+def write(document, lang, files=()):
+    """The book's PDF bytes in `lang`."""
+    pieces, groups = [], []
+
+    def later(blocks):
+        groups.append(without_numbers(blocks))
+        return len(groups) - 1
+
+    abstract, body = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        target = body
+        for cell in document.notebook.cells:
+            meta = cell.metadata.report
+            if meta.kind == "open":
+                target = abstract if meta.name == "summary" else body
+            for piece in pieces_of(document, cell, lang, later, folder):
+                target.append(piece)
+        texts = markdown.to_typst(groups)
+        pieces = {"abstract": joined(abstract, texts), "body": joined(body, texts)}
+        source = whole(document, lang, pieces, files)
+        (folder / "book.typ").write_text(source, encoding="utf-8")
+        (folder / "template.typ").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+        return typst.compile(str(folder / "book.typ"), root=str(folder), font_paths=[str(charts.font_file().parent)],
+                             ignore_system_fonts=True, timestamp=0)
+
+
+def whole(document, lang, pieces, files):
+    details = {
+        "lang": lang, "title": TITLE[lang], "subtitle": SUBTITLE[lang], "run-line": provenance.run_line(document, lang),
+        "short": provenance.short(document), "contents-title": word("contents", lang),
+        "abstract-title": word("summary", lang), "figure-word": word("figure", lang), "table-word": word("table", lang),
+    }
+    named = ", ".join(f"{key}: {quoted(value)}" for key, value in details.items())
+    opening = f'#import "template.typ": *\n\n#show: report.with({named}, abstract: [\n{pieces["abstract"]}\n])'
+    return "\n\n".join([opening, pieces["body"], file_list(files, lang), colophon(document, lang)])
+
+
+def joined(pieces, texts):
+    return "\n\n".join(piece(texts) for piece in pieces)
+
+
+def pieces_of(document, cell, lang, later, folder):
+    """What a cell contributes to the book: functions of the finished texts, each giving Typst markup."""
+    meta = cell.metadata.report
+    if meta.kind == "open":
+        title = (meta.get("heading") or meta.get("titles") or {}).get(lang)
+        if meta.get("section"):
+            yield lambda texts: f"#metadata(none) <sec-{meta.section}>"
+        if title and meta.name != "summary":
+            yield lambda texts: f"#heading(level: {meta.level - 1}, {quoted(title)})"
+    elif meta.kind == "cell" and cell.cell_type == "markdown" and meta.lang in (lang, None):
+        number = later(meta["blocks"])
+        yield lambda texts: texts[number]
+    for output in cell.get("outputs", []):
+        described = output.metadata.report
+        if described.lang == lang:
+            yield from output_pieces(document, output, described, lang, later, folder)
+
+
+def output_pieces(document, output, meta, lang, later, folder):
+    if meta.kind == "say":
+        number = later(meta["blocks"])
+        yield lambda texts: texts[number]
+    elif meta.kind == "quote":
+        content = output.data[QUOTE_MIME]
+        yield lambda texts: f"#generated({quoted(content['label'])}, {quoted(content['text'])})"
+    elif meta.kind == "figure":
+        number = later(plain_paragraphs(meta["caption"]))
+        spec = output.data[VEGALITE_MIME]
+        file = picture(spec, folder, f"{meta.name}-{lang}")
+        share = min(100, round(100 * spec.get("width", charts.WIDTH) / charts.WIDTH))
+        yield lambda texts: (
+            f"#figure(image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}), caption: [{texts[number]}])"
+            f" <fig-{meta.name}-{lang}>"
+        )
+    elif meta.kind == "table":
+        number = later(plain_paragraphs(meta["caption"]))
+        note = later(plain_paragraphs(meta["note"]))
+        content = output.data[TABLE_MIME]
+        yield lambda texts: (
+            f"#figure(kind: table, {data_table(document, content, texts[note], lang)}, caption: [{texts[number]}])"
+            f" <tab-{meta.name}-{lang}>"
+        )
+
+
+def picture(spec, folder, name):
+    """The chart beside the book as SVG, or as PNG where it has very many marks; returns its file name."""
+    if json.dumps(spec).count("{") > MANY_MARKS:
+        (folder / f"{name}.png").write_bytes(charts.png(spec, scale=3))
+        return f"{name}.png"
+    (folder / f"{name}.svg").write_text(charts.svg(spec), encoding="utf-8")
+    return f"{name}.svg"
+
+
+def data_table(document, content, note, lang):
+    """A call of the template's `data-table`."""
+    columns = content["columns"]
+    other_model = not document.setup.get("model", {}).get("is_gpt2_small", False)
+    if other_model and any(column["ghost"] for column in columns):
+        note = " ".join(filter(None, (note, f"#{quoted(word('published_note', lang))}")))
+    widest = [max([_width(column["text"]) / 2] + [_cell_width(row[i]) for row in content["rows"]])
+              for i, column in enumerate(columns)]
+    long = [i for i, width in enumerate(widest) if width > 34]
+    size = 9 if sum(widest) < 70 or long else 8 if sum(widest) < 84 else 7
+    tracks = ", ".join("1fr" if i in long else "auto" for i in range(len(columns)))
+    cells = ", ".join(cell_markup(cell) for row in content["rows"] for cell in row)
+    header = ", ".join(quoted(column["text"]) for column in columns)
+    kinds = f"numeric: ({_indices(columns, 'numeric')}), ghost: ({_indices(columns, 'ghost')})"
+    below = f"note: [{note}], " if note else ""
+    return f"data-table(columns: ({tracks},), {kinds}, size: {size}pt, header: ({header},), {below}{cells})"
+
+
+def cell_markup(cell):
+    interval = f"#ci({quoted(cell['interval'])})" if cell.get("interval") else ""
+    return f"[#{quoted(cell['text'])}{interval}]"
+
+
+def file_list(files, lang):
+    if not files:
+        return ""
+    cells = ", ".join(f"[#{quoted(v)}]" for f in files for v in (f["path"], format(f["bytes"], ","), f["digest"]))
+    header = ", ".join(quoted(word(key, lang)) for key in ("file", "bytes", "digest"))
+    return (
+        f"#heading(level: 1, {quoted(word('files', lang))})\n\n#{quoted(word('files_note', lang))}\n\n"
+        f"#data-table(columns: (1fr, auto, auto), numeric: (1,), size: 7.5pt, header: ({header}), {cells})"
+    )
+
+
+def colophon(document, lang):
+    rows = [(word(key, lang), value) for key, value in provenance.rows(document)]
+    rows.append((word("again", lang), provenance.again(document)))
+    cells = ", ".join(f"[#{quoted(name)}], [#{quoted(value)}]" for name, value in rows)
+    header = f"{quoted(word('item', lang))}, {quoted(word('value', lang))}"
+    return (
+        f"#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
+        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})"
+    )
+
+
+def quoted(text):
+    """`text` as a Typst string, which nothing in it can leave."""
+    text = "".join(c for c in str(text) if c in "\n\t" or ord(c) >= 32)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "    ") + '"'
+
+
+def plain_paragraphs(blocks):
+    return [{"t": "Plain", "c": block["c"]} if block["t"] == "Para" else block for block in blocks]
+
+
+def without_numbers(blocks):
+    """The blocks with links to results as plain text, and headings one level higher than on the page."""
+
+    def link(target, title, inlines):
+        outside = target.startswith("http") or target.startswith(("#fig-", "#tab-", "#sec-"))
+        return [markdown.anchor_link(target, "", inlines)] if outside else inlines
+
+    def header(depth, inlines):
+        return {"t": "Header", "c": [max(1, depth - 1), markdown.NO_ATTRIBUTES, inlines]}
+
+    return markdown.clean(blocks, link, header)
+
+
+def _indices(columns, key):
+    return "".join(f"{i}, " for i, column in enumerate(columns) if column[key])
+
+
+def _width(text):
+    return sum(2 if ord(c) > 0x2E80 else 1 for c in text)
+
+
+def _cell_width(cell):
+    return max(_width(cell["text"]), 0.82 * _width(cell.get("interval", ""))) + 2

@@ -1,0 +1,301 @@
+"""The executed notebooks of a profile as one document: merged in reading order, numbered, cross-referenced, cleaned.
+
+The document is a notebook again, so that nbconvert can export it. What the exporters need is in the metadata of its
+cells and outputs under `report`; texts are there as cleaned pandoc blocks until `page` or `book` writes them.
+"""
+
+import copy
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from lib.errors import InputError
+from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report import markdown
+from report.words import LANGUAGES, PARTS, SUMMARY_NOTEBOOK, SUMMARY_TAG, word
+
+REFERENCE = re.compile(r"#(fig|tab|sec)-(\w+)$")
+KIND_WORDS = {"fig": "figure", "tab": "table"}
+
+
+@dataclass
+class Document:
+    """What page and book are made from."""
+
+    notebook: NotebookNode
+    sections: dict  # name -> {"data", "provenance", "parameters"}
+    headings: list = field(default_factory=list)
+    numbers: dict = field(default_factory=dict)  # ("fig", name) -> number
+    makers: dict = field(default_factory=dict)  # section -> (anchor, label) of the cell that wrote its results
+    referenced: set = field(default_factory=set)  # anchors of results that some text links to
+
+    @property
+    def setup(self):
+        return self.sections.get("setup", {}).get("data", {})
+
+
+def load(notebooks_folder, results_folder):
+    """The `Document` of executed notebooks and section results. Raises `InputError` in one line for what is wrong."""
+    sections = read_sections(Path(results_folder) / "data" / "sections")
+    notebooks = read_notebooks(Path(notebooks_folder))
+    document = Document(nbformat.v4.new_notebook(cells=[]), sections)
+    document.notebook.metadata["language_info"] = {"name": "python"}
+    for name, notebook in notebooks.items():
+        mark_cells(document, name, notebook)
+    merge(document, notebooks)
+    for i, cell in enumerate(document.notebook.cells):
+        cell.id = f"cell-{i}"
+    number(document)
+    texts(document)
+    return document
+
+
+def read_sections(folder):
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found[path.stem] = {k: record.get(k, {}) for k in ("data", "provenance", "parameters")}
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path}: damaged ({error}); run `make report` again") from None
+    if not found:
+        raise InputError(f"{folder}: no results of sections there; run `make report`")
+    return found
+
+
+def read_notebooks(folder):
+    names = dict.fromkeys(name for part in PARTS for name in part.notebooks)
+    found = {name: folder / f"{name}.ipynb" for name in names if (folder / f"{name}.ipynb").is_file()}
+    if not found:
+        raise InputError(f"{folder}: none of {', '.join(names)} there as an executed notebook; run `make report`")
+    return {name: nbformat.read(path, as_version=4) for name, path in found.items()}
+
+
+def mark_cells(document, name, notebook):
+    """Gives every cell its section, language, anchor and label, and remembers which one wrote the results."""
+    count = 0
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        lang = next((x for x in LANGUAGES if x in tags or f"lang-{x}" in tags), None)
+        cell.metadata["report"] = NotebookNode(kind="cell", section=name, lang=lang)
+        if cell.cell_type == "code":
+            count += 1
+            cell.metadata.report.update(anchor=f"cell-{name}-{count}", label=f"{name} · {count}")
+            if re.search(r"\brun\.finish\(", cell.source):
+                document.makers[name] = (cell.metadata.report.anchor, cell.metadata.report.label)
+
+
+def merge(document, notebooks):
+    """Fills the document's notebook: summary first, then part by part, with structural cells in between."""
+    cells = document.notebook.cells
+    summary = [c for c in notebooks.get(SUMMARY_NOTEBOOK, NotebookNode(cells=[])).cells if _is_summary(c)]
+    if summary:
+        cells.append(structure("open", name="summary", level=2, heading={x: word("summary", x) for x in LANGUAGES}))
+        cells.extend(_without_title(_at_level(summary, 3)))
+        cells.append(structure("close"))
+    for part in PARTS:
+        present = [name for name in part.notebooks if name in notebooks]
+        if not present:
+            continue
+        several = len(part.notebooks) > 1
+        if several:
+            cells.append(structure("open", name=part.name, level=2, heading={"ja": part.ja, "en": part.en}))
+        for name in present:
+            own = [cell for cell in notebooks[name].cells if not _is_summary(cell)]
+            cells.append(structure("open", name=f"sec-{name}", section=name, level=3 if several else 2, heading=None))
+            cells.extend(_at_level(own, 3 if several else 2))
+            if name in document.sections:
+                cells.append(structure("data", section=name))
+            cells.append(structure("close"))
+        if several:
+            cells.append(structure("close"))
+
+
+def structure(kind, **details):
+    """A cell that holds no text but opens or closes a section, or stands for a section's results."""
+    cell = nbformat.v4.new_markdown_cell("")
+    cell.metadata["report"] = NotebookNode(kind=kind, lang=None, **details)
+    return cell
+
+
+def number(document):
+    """Numbers figures and tables in the order of their first appearance, the same in both languages."""
+    seen = set()
+    for output in outputs(document):
+        for kind, key in KIND_WORDS.items():
+            name = output.get("metadata", {}).get(key)
+            if name is None:
+                continue
+            if (kind, name, output.metadata["lang"]) in seen:
+                raise InputError(f"two {key}s are called {name!r}; names are unique in the whole report")
+            seen.add((kind, name, output.metadata["lang"]))
+            count = sum(k == kind for k, _ in document.numbers)
+            document.numbers.setdefault((kind, name), count + 1)
+
+
+def outputs(document):
+    """All outputs of the document's code cells, in order."""
+    for cell in document.notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+def texts(document):
+    """Reads all Markdown once, cleans it, and leaves the blocks beside the outputs and cells they came from."""
+    places, found = [], []
+
+    def add(holder, key, source, cell, lang, level=2):
+        meta = cell.metadata.report
+        places.append((holder, key))
+        found.append(markdown.Text(source, lang, meta.section, meta.get("anchor", f"sec-{meta.section}"), level))
+
+    for cell in document.notebook.cells:
+        meta = cell.metadata.report
+        if meta.kind != "cell":
+            continue
+        if cell.cell_type == "markdown":
+            add(meta, "blocks", cell.source, cell, meta.lang, meta.level)
+            continue
+        for output in cell.get("outputs", []):
+            output.metadata["report"] = describe(document, output, cell)
+            kind, lang = output.metadata.report.kind, output.metadata.get("lang")
+            if kind == "say":
+                add(output.metadata.report, "blocks", output.data["text/markdown"], cell, lang, meta.level)
+            elif kind == "figure":
+                add(output.metadata.report, "caption", output.metadata["caption"], cell, lang)
+            elif kind == "table":
+                add(output.metadata.report, "caption", output.data[TABLE_MIME]["caption"], cell, lang)
+                add(output.metadata.report, "note", output.data[TABLE_MIME]["note"], cell, lang)
+    fallback_titles(document)
+    level = {lang: 1 for lang in LANGUAGES}
+    for (holder, key), text, blocks in zip(places, found, markdown.read(found), strict=True):
+        holder[key] = tidy(document, text, blocks, level)
+    collect_headings(document)
+    for output in outputs(document):
+        content = output.get("data", {}).get(TABLE_MIME)
+        if content:
+            document.referenced.update(c["path"] for row in content["rows"] for c in row if "path" in c)
+
+
+def describe(document, output, cell):
+    """What an output is: a sentence, a figure, a table, a quotation, or plain text that goes under its code."""
+    meta = NotebookNode(kind="plain", lang=output.get("metadata", {}).get("lang"), cell=cell.metadata.report.anchor,
+                        label=cell.metadata.report.label)
+    if output.output_type != "display_data" or meta.lang not in LANGUAGES:
+        return meta
+    data, named = output.data, output.metadata
+    if VEGALITE_MIME in data and "figure" in named:
+        count = document.numbers["fig", named["figure"]]
+        meta.update(kind="figure", name=named["figure"], number=count, alt=named["alt"])
+    elif TABLE_MIME in data and "table" in named:
+        meta.update(kind="table", name=named["table"], number=document.numbers["tab", named["table"]])
+    elif QUOTE_MIME in data:
+        meta.update(kind="quote")
+    elif "text/markdown" in data:
+        meta.update(kind="say")
+    return meta
+
+
+def fallback_titles(document):
+    """A notebook that opens without a heading of its own in a language is headed by its name there."""
+    opened, headed = None, set()
+    for cell in document.notebook.cells:
+        meta = cell.metadata.report
+        if meta.kind == "open":
+            opened, headed = (None, set()) if meta.get("heading") else (meta, set())
+            if opened:
+                opened["titles"] = dict.fromkeys(LANGUAGES, meta.section)
+        elif opened and cell.cell_type == "markdown" and cell.source.strip():
+            for lang in [meta.lang] if meta.lang else LANGUAGES:
+                if lang not in headed and cell.source.lstrip().startswith("# "):
+                    del opened["titles"][lang]
+                headed.add(lang)
+
+
+def tidy(document, text, blocks, level):
+    """Cleaned blocks of one text, its links resolved, its headings at their level in the whole report."""
+
+    def link(target, title, inlines):
+        reference = REFERENCE.match(target)
+        if reference:
+            return [resolve(document, text, reference, inlines)]
+        if target == "#cell":
+            return [markdown.anchor_link(f"#{text.cell}", title, inlines, ["n"])]
+        if target.startswith("#") and target[1:].split(".")[0] in document.sections:
+            document.referenced.add(target[1:])
+            return [markdown.anchor_link(target, title, inlines, ["n"])]
+        if re.match(r"https?://", target):
+            return [markdown.anchor_link(target, "", inlines)]
+        return inlines
+
+    def header(depth, inlines):
+        wanted = min(6, text.level + depth - 1)
+        for lang in [text.lang] if text.lang else LANGUAGES:
+            wanted = min(wanted, level[lang] + 1) if depth > 1 else wanted
+            level[lang] = wanted
+        return {"t": "Header", "c": [wanted, markdown.NO_ATTRIBUTES, inlines]}
+
+    return markdown.clean(blocks, link, header)
+
+
+def resolve(document, text, reference, inlines):
+    """A link to a figure, table or section, worded with its number."""
+    kind, name = reference.groups()
+    lang = text.lang or "en"
+    if kind == "sec":
+        known = [cell.metadata.report.section for cell in document.notebook.cells if cell.metadata.report.kind == "open"
+                 and cell.metadata.report.get("section")]
+        if name not in known:
+            raise InputError(f"{text.section}: refers to the section {name!r}; there are {', '.join(known)}")
+        return markdown.anchor_link(f"#sec-{name}", "", inlines or [markdown.string(name)])
+    if (kind, name) not in document.numbers:
+        known = [n for k, n in document.numbers if k == kind]
+        raise InputError(f"{text.section}: refers to the {KIND_WORDS[kind]} {name!r}; there are {', '.join(known)}")
+    shown = f"{word(KIND_WORDS[kind], lang)}\N{NO-BREAK SPACE}{document.numbers[kind, name]}"
+    return markdown.anchor_link(f"#{kind}-{name}-{lang}", "", [markdown.string(shown)])
+
+
+def collect_headings(document):
+    """Names every heading and lists them in reading order, for the tables of contents."""
+    count = 0
+    for cell in document.notebook.cells:
+        meta = cell.metadata.report
+        if meta.kind == "open":
+            for lang in LANGUAGES:
+                title = (meta.get("heading") or meta.get("titles") or {}).get(lang)
+                if title:
+                    anchor = f"h-{meta.name}-{lang}"
+                    words = (markdown.string(title),)
+                    document.headings.append(markdown.Heading(meta.level, anchor, words, lang, meta.name))
+        groups = [(meta, meta.lang)] if "blocks" in meta else []
+        groups += [(o.metadata.report, o.metadata.report.lang) for o in cell.get("outputs", [])
+                   if "blocks" in o.get("metadata", {}).get("report", {})]
+        for holder, lang in groups:
+            for block in holder["blocks"]:
+                if block["t"] == "Header":
+                    count += 1
+                    block["c"][1] = [f"h-{meta.section}-{count}", [], []]
+                    document.headings.append(markdown.Heading(
+                        block["c"][0], f"h-{meta.section}-{count}", tuple(block["c"][2]), lang, meta.section))
+
+
+def _is_summary(cell):
+    return SUMMARY_TAG in cell.metadata.get("tags", [])
+
+
+def _at_level(cells, level):
+    copies = copy.deepcopy(cells)
+    for cell in copies:
+        cell.metadata.report.level = level
+    return copies
+
+
+def _without_title(cells):
+    """The summary's cells without a first-level heading of their own, for the report heads it itself."""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\A\s*# .*\n?", "", cell.source)
+    return cells

@@ -1,0 +1,187 @@
+"""Markdown of the notebooks to HTML and Typst, through one cleaned pandoc tree.
+
+Everything that could act is taken out of the tree: raw HTML and Typst, images, attributes, and links to anywhere but
+the page and the web. pandoc is started once for reading and once for each form, whatever the number of texts.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+
+import pypandoc
+
+from lib.errors import InputError
+
+READER = (
+    "markdown-raw_attribute-raw_tex-raw_html-citations-native_divs-native_spans-markdown_in_html_blocks"
+    "-auto_identifiers-implicit_figures-yaml_metadata_block+east_asian_line_breaks"
+)
+UNFILLED = re.compile(r"(?<!\\)\{[A-Za-z_][\w.]*(?:\[[^\]]*\][\w.]*)*(?::[^{}\s]*)?\}")
+NO_ATTRIBUTES = ["", [], []]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One Markdown text and where it stands: its language (None for both), section, cell anchor and heading level."""
+
+    source: str
+    lang: str | None
+    section: str
+    cell: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Heading:
+    level: int
+    anchor: str
+    blocks: tuple
+    lang: str | None
+    section: str
+
+    @property
+    def text(self):
+        return plain(self.blocks)
+
+
+def read(texts):
+    """The cleaned pandoc blocks of each text. Raises `InputError` for a mark that was left unfilled."""
+    for text in texts:
+        refuse_marks(text)
+    mark = "REPORTMARK" + hashlib.sha256("\0".join(t.source for t in texts).encode()).hexdigest()[:20]
+    whole = "\n\n".join(f"{t.source.rstrip()}\n\n{mark}" for t in texts)
+    groups = split(json.loads(pandoc(whole, READER, "json"))["blocks"], mark)
+    if len(groups) != len(texts):
+        groups = [json.loads(pandoc(t.source, READER, "json"))["blocks"] for t in texts]
+    return groups
+
+
+def refuse_marks(text):
+    """A `{path}` outside code and mathematics is a number that nobody filled in."""
+    bare = re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$", "", text.source, flags=re.S)
+    found = UNFILLED.search(bare)
+    if found:
+        raise InputError(f"{text.section}: the mark {found.group()} was left unfilled; state it through say(...)")
+
+
+def split(blocks, mark):
+    """Groups of blocks that each end with the paragraph `mark`."""
+    groups, current = [], []
+    for block in blocks:
+        if block["t"] == "Para" and block["c"] == [{"t": "Str", "c": mark}]:
+            groups.append(current)
+            current = []
+        else:
+            current.append(block)
+    return groups if not current else groups + [current]
+
+
+def to_html(groups):
+    """HTML of each group of blocks; mathematics as MathML."""
+    return _write(groups, "html5", "--mathml")
+
+
+def to_typst(groups):
+    """Typst markup of each group of blocks."""
+    return _write(groups, "typst")
+
+
+def _write(groups, form, *options):
+    if not groups:
+        return []
+    mark = "REPORTMARK" + hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:20]
+    end = {"t": "Para", "c": [{"t": "Str", "c": mark}]}
+    blocks = [block for group in groups for block in (*group, end)]
+    tree = {"pandoc-api-version": api_version(), "meta": {}, "blocks": blocks}
+    whole = pandoc(json.dumps(tree), "json", form, *options)
+    around = f"<p>{mark}</p>" if form == "html5" else mark
+    pieces = whole.split(around)
+    if len(pieces) != len(groups) + 1:
+        raise InputError(f"pandoc gave {len(pieces) - 1} texts for {len(groups)}")
+    return [piece.strip() for piece in pieces[:-1]]
+
+
+@cache
+def api_version():
+    return json.loads(pandoc("", "markdown", "json"))["pandoc-api-version"]
+
+
+def pandoc(text, source, target, *options):
+    command = [pypandoc.get_pandoc_path(), "-f", source, "-t", target, "--wrap=none", *options]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise InputError(f"pandoc: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def clean(node, link, header):
+    """A pandoc tree without anything that acts; `link(target, title, inlines)` and `header(node)` give replacements.
+
+    `link` returns a list of inlines, `header` a block.
+    """
+    if isinstance(node, list):
+        cleaned = []
+        for item in node:
+            if isinstance(item, dict) and "t" in item:
+                cleaned.extend(_clean_node(item, link, header))
+            else:
+                cleaned.append(clean(item, link, header))
+        return cleaned
+    if isinstance(node, dict):
+        return {key: clean(value, link, header) for key, value in node.items()}
+    return node
+
+
+def _clean_node(node, link, header):
+    """The nodes that take the place of one node."""
+    kind, content = node["t"], node.get("c")
+    if kind in ("RawInline", "RawBlock"):
+        return []
+    if kind == "Image":
+        return clean(content[1], link, header)
+    if kind == "Link":
+        return link(content[2][0], content[2][1], clean(content[1], link, header))
+    if kind == "Span":
+        return clean(content[1], link, header)
+    if kind == "Div":
+        return clean(content[1], link, header)
+    if kind in ("Code", "CodeBlock"):
+        return [{"t": kind, "c": [NO_ATTRIBUTES, content[1]]}]
+    if kind == "Header":
+        return [header(content[0], clean(content[2], link, header))]
+    if kind == "Table":
+        content = [NO_ATTRIBUTES, content[1], [[{"t": "AlignDefault"}, {"t": "ColWidthDefault"}] for _ in content[2]],
+                   *content[3:]]
+        return [{"t": kind, "c": [clean(part, link, header) for part in content]}]
+    if content is None:
+        return [node]
+    return [{"t": kind, "c": clean(content, link, header)}]
+
+
+def anchor_link(target, title, inlines, classes=()):
+    return {"t": "Link", "c": [["", list(classes), []], inlines, [target, title]]}
+
+
+def string(text):
+    return {"t": "Str", "c": text}
+
+
+def plain(node):
+    """The words of a pandoc tree."""
+    if isinstance(node, list | tuple):
+        return "".join(map(plain, node))
+    if isinstance(node, dict):
+        kind, content = node.get("t"), node.get("c")
+        if kind == "Str":
+            return content
+        if kind in ("Space", "SoftBreak", "LineBreak"):
+            return " "
+        if kind in ("Code", "Math"):
+            return content[1]
+        if kind == "Quoted":
+            return f"“{plain(content[1])}”"
+        return plain(content) if content is not None else ""
+    return ""

@@ -1,0 +1,162 @@
+"""The document as one self-contained HTML page: no request to anywhere, a strict content-security policy inside."""
+
+import base64
+import hashlib
+import io
+import json
+from functools import cache
+from pathlib import Path
+
+import vl_convert
+from fontTools.subset import Options, Subsetter
+from fontTools.ttLib import TTFont
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+from lib import charts
+from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report import markdown, provenance
+from report.results_view import view
+from report.words import LANGUAGES, SUBTITLE, TITLE, WORDS, word
+
+TEMPLATES = Path(__file__).parent / "template"
+STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--policy-->"
+EXTRA_GLYPHS = "".join(map(chr, range(0x20, 0x7F))) + "−–—×→·…’“”、。「」()％◐ΔαβγρΩ≤≥±∞ "
+
+
+def write(document, files):
+    """The page's HTML text. `files` are `[{path, bytes, digest}]` of what lies beside it."""
+    render_texts(document)
+    specs, stills = chart_data(document)
+    config = Config()
+    config.HTMLExporter.display_data_priority = [VEGALITE_MIME, TABLE_MIME, QUOTE_MIME, "text/markdown", "text/plain"]
+    exporter = HTMLExporter(config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)])
+    resources = {"page": {
+        "words": {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in WORDS.items()},
+        "title": TITLE, "subtitle": SUBTITLE, "short": provenance.short(document),
+        "run_line": {lang: provenance.run_line(document, lang) for lang in LANGUAGES},
+        "contents": {lang: contents(document, lang) for lang in LANGUAGES},
+        "results": {name: Markup(view(name, section["data"], document.referenced))
+                    for name, section in document.sections.items()},
+        "anchors": document.referenced, "makers": document.makers,
+        "other_model": not document.setup.get("model", {}).get("is_gpt2_small", False),
+        "files": files, "provenance": provenance.rows(document), "again": provenance.again(document),
+        "policy_mark": Markup(POLICY_MARK), "style_mark": Markup(STYLE_MARK), "script_mark": Markup(SCRIPT_MARK),
+    }}
+    for output, still in stills:
+        output.metadata.report.still = still
+    html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
+    return with_assets(html, specs)
+
+
+def render_texts(document):
+    """Leaves every text's HTML beside its blocks, and each cell's plain outputs at the cell."""
+    places, groups = [], []
+    for cell in document.notebook.cells:
+        holders = [cell.metadata.report, *(o.metadata.report for o in cell.get("outputs", []))]
+        for holder in holders:
+            for key, target in (("blocks", "html"), ("caption", "html"), ("note", "note_html")):
+                if key in holder:
+                    inline = key != "blocks"
+                    places.append((holder, target))
+                    groups.append(inlines_of(holder[key]) if inline else holder[key])
+        if cell.cell_type == "code":
+            plain = [o for o in cell.outputs if o.metadata.report.kind == "plain"]
+            cell.metadata.report.plain_outputs = [text for text in map(plain_text, plain) if text.strip()]
+    for (holder, target), html in zip(places, markdown.to_html(groups), strict=True):
+        holder[target] = Markup(html)
+
+
+def inlines_of(blocks):
+    """A caption's blocks as one run of text without a paragraph around it."""
+    return [{"t": "Plain", "c": block["c"]} if block["t"] == "Para" else block for block in blocks]
+
+
+def plain_text(output):
+    if output.output_type == "stream":
+        return output.text if output.name == "stdout" else ""
+    if output.output_type == "error":
+        return f"{output.ename}: {output.evalue}"
+    return output.get("data", {}).get("text/plain", "")
+
+
+def chart_data(document):
+    """`({id: specification}, [(output, data address of its still picture)])` of all figures."""
+    specs, stills = {}, []
+    for cell in document.notebook.cells:
+        for output in cell.get("outputs", []):
+            meta = output.metadata.report
+            if meta.kind == "figure":
+                meta.chart = f"chart-{meta.name}-{meta.lang}"
+                specs[meta.chart] = output.data[VEGALITE_MIME]
+                picture = charts.svg(output.data[VEGALITE_MIME])
+                stills.append((output, "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode()))
+    return specs, stills
+
+
+def contents(document, lang):
+    """Entries of the table of contents: headings of levels 2 and 3."""
+    entries = [{"level": h.level, "anchor": h.anchor, "text": h.text}
+               for h in document.headings if h.lang in (lang, None) and h.level <= 3]
+    return [*entries, {"level": 2, "anchor": f"h-files-{lang}", "text": word("files", lang)},
+            {"level": 2, "anchor": f"h-provenance-{lang}", "text": word("provenance", lang)}]
+
+
+def with_assets(html, specs):
+    """The page with style, data, scripts and the policy that names exactly these by their hashes."""
+    style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8")
+    style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
+    scripts = [bundle(), (TEMPLATES / "page" / "page.js").read_text(encoding="utf-8")]
+    data = {**specs, "titles": TITLE}
+    policy = "; ".join([
+        "default-src 'none'", f"script-src {' '.join(map(source_hash, scripts))}", f"style-src {source_hash(style)}",
+        "img-src data:", "font-src data:", "base-uri 'none'", "form-action 'none'",
+    ])
+    blocks = [
+        f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
+    ]
+    blocks += [f"<script>{script}</script>" for script in scripts]
+    return (
+        html.replace(POLICY_MARK, f'<meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
+        .replace(STYLE_MARK, f"<style>{style}</style>", 1)
+        .replace(SCRIPT_MARK, "\n".join(blocks), 1)
+    )
+
+
+def source_hash(text):
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def script_json(value):
+    """JSON that cannot end the script element that holds it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+@cache
+def bundle():
+    """Vega-Embed with all that it needs, as one script."""
+    code = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed")
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def font_face(text):
+    """The Japanese font cut down to the letters that occur, as a style rule."""
+    font = TTFont(charts.font_file(), recalcTimestamp=False)
+    options = Options()
+    options.layout_features = ["kern", "palt"]
+    options.hinting = False
+    options.notdef_outline = True
+    options.name_IDs = [1, 2]
+    options.recalc_timestamp = False
+    subsetter = Subsetter(options)
+    subsetter.populate(unicodes=sorted({ord(c) for c in text + EXTRA_GLYPHS if ord(c) > 0x1F}))
+    subsetter.subset(font)
+    font.flavor = "woff"
+    buffer = io.BytesIO()
+    font.save(buffer)
+    address = "data:font/woff;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return f'@font-face{{font-family:"{charts.FONT}";src:url({address}) format("woff")}}\n'

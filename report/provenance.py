@@ -1,0 +1,73 @@
+"""What ran: the report's footer and the books' colophon, from the provenance of the results."""
+
+from report.words import word
+
+
+def latest(document):
+    """The provenance of the section that was written last in the order of the document, the most complete one."""
+    records = [section["provenance"] for section in document.sections.values() if section["provenance"]]
+    return max(records, key=lambda record: str(record.get("times", {}).get("started", "")), default={})
+
+
+def short(document):
+    model, corpus = _names(document)
+    return " · ".join(filter(None, ("Experiment 10", model, corpus)))
+
+
+def run_line(document, lang):
+    """One line under the title: model, corpus, profile, date."""
+    record = latest(document)
+    model, corpus = _names(document)
+    named = [("model", model), ("corpus", corpus), ("profile", record.get("profile"))]
+    parts = [f"{word(key, lang)}: {value}" for key, value in named if value]
+    return " · ".join([*parts, date(document)] if date(document) else parts)
+
+
+def date(document):
+    """The day of the last computation, `YYYY-MM-DD`, or nothing."""
+    return str(latest(document).get("times", {}).get("started", ""))[:10]
+
+
+def rows(document):
+    """`[(word, value)]` of everything that a reader needs to make the report again."""
+    record = latest(document)
+    setup = document.setup
+    model, corpus = setup.get("model", {}), setup.get("corpus", {})
+    commit = record.get("commit") or "—"
+    if record.get("dirty"):
+        commit += " (+)"
+    machine = record.get("machine", {})
+    times = [s["provenance"].get("times", {}) for s in document.sections.values() if s["provenance"]]
+    backends = dict.fromkeys(str(s["provenance"].get("backend")) for s in document.sections.values() if s["provenance"])
+    parameters = setup.get("parameters") or record.get("parameters", {})
+    found = [
+        ("profile", record.get("profile")),
+        ("model", _with_print(model)),
+        ("corpus", _with_print(corpus, corpus.get("split"))),
+        ("commit", commit),
+        ("machine", ", ".join(f"{k} {v}" for k, v in machine.items())),
+        ("device", record.get("device")),
+        ("backend", ", ".join(b for b in backends if b not in ("None", "none"))),
+        ("seed", record.get("seed")),
+        ("started", min((str(t.get("started")) for t in times if t.get("started")), default=None)),
+        ("seconds", f"{sum(t.get('seconds', 0) for t in times):,.0f} s" if times else None),
+        ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
+        ("parameters", ", ".join(f"{k} = {v}" for k, v in parameters.items())),
+    ]
+    return [(key, str(value)) for key, value in found if value not in (None, "", {})]
+
+
+def again(document):
+    """The command that makes this report again."""
+    profile = latest(document).get("profile")
+    return f"make report PROFILE={profile}" if profile else "make report"
+
+
+def _names(document):
+    setup = document.setup
+    return setup.get("model", {}).get("name"), setup.get("corpus", {}).get("name")
+
+
+def _with_print(thing, extra=None):
+    parts = [thing.get("name"), extra, thing.get("fingerprint")]
+    return " · ".join(str(p) for p in parts if p) or None

@@ -1,0 +1,86 @@
+"""The words that belong to the report itself and to no notebook, in both languages, and its reading order."""
+
+from dataclasses import dataclass
+
+LANGUAGES = ("ja", "en")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chapter: its anchor, its headings, and the notebooks that it is made of."""
+
+    name: str
+    ja: str
+    en: str
+    notebooks: tuple[str, ...]
+
+
+PARTS = (
+    Part("earlier", "これまでのフェーズ", "The earlier phases", ("phases",)),
+    Part("validation", "第V部 検証", "Part V: Validation", ("V1", "V2", "V3", "V4", "V5")),
+    Part("recovery", "第P部 生成による回収", "Part P: Recovery by generation", ("P1", "P2", "P3", "P4")),
+    Part("kernels", "カーネル", "Kernels", ("K",)),
+    Part("setup-part", "実験条件", "Experimental set-up", ("setup",)),
+    Part("conclusions-part", "結論", "Conclusions", ("conclusions",)),
+)
+SUMMARY_NOTEBOOK, SUMMARY_TAG = "conclusions", "summary"
+
+TITLE = {
+    "ja": "実験10: 全トークンでの検証とPhase 3の結果",
+    "en": "Experiment 10: validation on all tokens, and the results of Phase 3",
+}
+SUBTITLE = {
+    "ja": "アテンションヘッドをゼロにし、平均に固定し、softmaxを外すと、GPT-2は何を失うか",
+    "en": "What GPT-2 loses when its attention heads are zeroed, fixed at their mean, or stripped of softmax",
+}
+WORDS = {
+    "summary": ("要約", "Summary"),
+    "contents": ("目次", "Contents"),
+    "files": ("ファイル", "Files"),
+    "provenance": ("この報告の来歴", "How this report was made"),
+    "figure": ("図", "Figure"),
+    "table": ("表", "Table"),
+    "code": ("コード", "Code"),
+    "output": ("出力", "output"),
+    "results_of": ("結果データ", "Results"),
+    "made_by": ("これを書いたセル", "written by cell"),
+    "notebook": ("ノートブック", "notebook"),
+    "all_code": ("コードをすべて開く", "Open all code"),
+    "no_code": ("コードを閉じる", "Close all code"),
+    "theme": ("明暗を切り替える", "Switch light and dark"),
+    "language": ("言語", "Language"),
+    "skip": ("本文へ", "Skip to the text"),
+    "top": ("先頭へ", "To the top"),
+    "file": ("ファイル", "File"),
+    "bytes": ("バイト数", "Bytes"),
+    "digest": ("SHA-256(先頭)", "SHA-256 (beginning)"),
+    "profile": ("プロファイル", "Profile"),
+    "model": ("モデル", "Model"),
+    "corpus": ("コーパス", "Corpus"),
+    "commit": ("コミット", "Commit"),
+    "dirty": ("未コミットの変更あり", "with uncommitted changes"),
+    "machine": ("計算機", "Machine"),
+    "device": ("デバイス", "Device"),
+    "backend": ("実装", "Backend"),
+    "seed": ("乱数の種", "Seed"),
+    "versions": ("版", "Versions"),
+    "started": ("開始", "Started"),
+    "seconds": ("計算時間", "Computing time"),
+    "parameters": ("パラメータ", "Parameters"),
+    "again": ("再実行", "To run it again"),
+    "value": ("値", "Value"),
+    "item": ("項目", "Item"),
+    "published_note": (
+        "公表値は別のモデル(GPT-2 small)のもので、比較の目安として並べた。",
+        "Published figures are of another model, GPT-2 small, and stand beside the measured ones for orientation only.",
+    ),
+    "files_note": (
+        "この報告のもとになったデータと図。場所は出力フォルダーからの相対パス。",
+        "The data and figures behind this report, by their path in the output folder.",
+    ),
+}
+
+
+def word(key, lang):
+    """The report's own word `key` in `lang`."""
+    return WORDS[key][LANGUAGES.index(lang)]
