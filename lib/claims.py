@@ -212,17 +212,19 @@ def _best_of_three(m: Mapping) -> Finding:
 
 def _layer0(m: Mapping) -> Finding:
     zero = m["phases"]["zero"]
-    means = zero["layer_means"]
-    share = means[0] / sum(means)
     heads = zero.get("heads") or []
-    ends = (share, share)
-    if len(heads) >= len(means) and all("delta_ci" in row for row in heads):
-        bounds = [(row["layer"] == 0, *_ends(row, "delta")) for row in heads]
-        own_lo, own_hi = (sum(row[i] for row in bounds if row[0]) for i in (1, 2))
-        rest_lo, rest_hi = (sum(row[i] for row in bounds if not row[0]) for i in (1, 2))
-        ends = own_lo / (own_lo + rest_hi), own_hi / (own_hi + rest_lo)
-    evidence = {"share": share, "share_ci": list(ends), "alpha": lookup(zero, "rank_law.alpha"), "limit": MAJORITY}
-    return above(ends, MAJORITY), evidence
+    if len(heads) >= len(zero["layer_means"]) and all("delta_ci" in row for row in heads):
+        sizes = [(row["layer"], abs(row["delta"]), *_size(_ends(row, "delta"))) for row in heads]
+    else:
+        sizes = [(layer, *[abs(mean)] * 3) for layer, mean in enumerate(zero["layer_means"])]
+    value, lo, hi = ([sum(row[i] for row in sizes if (row[0] == 0) is own) for own in (True, False)] for i in (1, 2, 3))
+    ends = lo[0] / (lo[0] + hi[1]), hi[0] / (hi[0] + lo[1])
+    evidence = {"share": value[0] / sum(value), "share_ci": list(ends), "alpha": lookup(zero, "rank_law.alpha")}
+    return above(ends, MAJORITY), evidence | {"limit": MAJORITY}
+
+
+def _size(ends: Ends) -> Ends:
+    return max(0.0, ends[0], -ends[1]), max(abs(ends[0]), abs(ends[1]))
 
 
 def _degenerates(m: Mapping) -> Finding:
@@ -403,8 +405,8 @@ CLAIMS = (
         _layer0,
         _fixed("ゼロ置換の影響は層0に集中する。", "The effect of zero-ablation is concentrated in layer 0."),
         (
-            f"層0のヘッドのΔPPLが、全ヘッドのΔPPLの和の{MAJORITY:.0%}を超えること。各ヘッドの信頼区間の端を足して判定する。",
-            f"Layer 0's heads carry more than {MAJORITY:.0%} of the sum of all heads' ΔPPL, with the ends of all "
+            f"層0のヘッドの|ΔPPL|が、全ヘッドの|ΔPPL|の和の{MAJORITY:.0%}を超えること。各ヘッドの信頼区間の端を足して判定する。",
+            f"Layer 0's heads carry more than {MAJORITY:.0%} of the sum of all heads' |ΔPPL|, with the ends of all "
             "heads' intervals added up.",
         ),
     ),

@@ -122,6 +122,8 @@ def _phases(m: Mapping) -> Iterator[tuple]:
         heads, at = data["heads"], f"phases.{mode}"
         deltas = [row["delta"] for row in heads]
         pairs = [(row["layer"], row["head"]) for row in heads]
+        if "setup" in m:
+            yield f"{at}.heads", [list(pair) for pair in pairs], _places(m, mode), "the model's shape"
         for (layer, head), row in zip(pairs, heads, strict=True):
             rule = "ppl / phases.baseline_ppl - 1"
             yield f"{at}.heads L{layer}H{head} delta", row["delta"], row["ppl"] / base - 1, rule
@@ -154,6 +156,12 @@ def _phases(m: Mapping) -> Iterator[tuple]:
             where = f"phases.mix.best L{row['layer']}H{row['head']} delta"
             known = single.get((row["mode"], row["layer"], row["head"]), row["delta"])
             yield where, row["delta"], known, f"phases.{row['mode']}.heads"
+
+
+def _places(m: Mapping, mode: str) -> list[list[int]]:
+    shape = m["setup"]["model"]
+    first = 0 if mode in ("zero", "mean") else 1
+    return [[layer, head] for layer in range(first, shape["n_layer"]) for head in range(shape["n_head"])]
 
 
 def _ladder(rows, where: str, key: str, base: float, name: str) -> Iterator[tuple]:
@@ -201,6 +209,9 @@ def _v2(m: Mapping) -> Iterator[tuple]:
                 expected = row[f"ppl_{span}"] / m["V1"][f"ppl_{span}"] - 1
                 yield f"{where} delta_ppl_{span}", row[f"delta_ppl_{span}"], expected, f"ppl_{span} / V1.ppl_{span} - 1"
             yield f"{where} rank_{span}", row[f"rank_{span}"], rank, f"the order of delta_ppl_{span}"
+    if len(top) > 1:
+        both = ([row[f"delta_ppl_{span}"] for row in top] for span in ("2k", "full"))
+        yield "V2.spearman", m["V2"]["spearman"], stats.spearman(*both), "V2.top10"
     single = {(r["layer"], r["head"]): r["delta"] for r in lookup(m, "phases.zero.heads") or ()}
     for row in top:
         if (row["layer"], row["head"]) in single:
@@ -234,10 +245,12 @@ def _v3(m: Mapping) -> Iterator[tuple]:
 
 
 def _v4(m: Mapping) -> Iterator[tuple]:
-    v4 = m["V4"]
+    v4, ladder = m["V4"], lookup(m, "setup.ladder")
     for span, table in (("2k", "cumulative_2k"), ("full", "cumulative")):
         if "V1" in m:
             yield from _ladder(v4[table], f"V4.{table}", "n_linearized", m["V1"][f"ppl_{span}"], f"V1.ppl_{span}")
+        if ladder:
+            yield f"V4.{table} n_linearized", [row["n_linearized"] for row in v4[table]], ladder, "setup.ladder"
         yield from _thresholds(v4[f"thresholds_{span}"], f"V4.thresholds_{span}", v4[table], "n_linearized")
     known = {row["n"]: row["ppl"] for row in lookup(m, "phases.relu.cumulative") or ()}
     for row in v4["cumulative_2k"]:

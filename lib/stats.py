@@ -301,12 +301,12 @@ def rank_law(deltas: Sequence[float]) -> dict:
     size = np.sort(np.abs(np.asarray(deltas, dtype=float)))[::-1]
     if size.size < 3 or not np.isfinite(size).all():
         raise InputError(f"rank law from {size.size} ΔPPLs; three or more finite ones are needed")
-    spread = float(((size - size.mean()) ** 2).sum())
-    if spread == 0:
+    if size[0] == size[-1]:
         return {"alpha": 0.0, "C": float(size[0]), "r2": None}
     rank = np.arange(1, size.size + 1, dtype=float)
     scale = size[0]
-    (c, alpha), _ = curve_fit(lambda r, c, a: c * r**-a, rank, size / scale, p0=(1.0, 1.0))
+    (c, alpha), _ = curve_fit(lambda r, c, a: c * r**-a, rank, size / scale, p0=(1.0, 1.0), maxfev=10_000)
+    spread = float(((size - size.mean()) ** 2).sum())
     residual = size - scale * c * rank**-alpha
     return {"alpha": float(alpha), "C": float(scale * c), "r2": 1 - float((residual**2).sum()) / spread}
 

@@ -1,0 +1,258 @@
+import copy
+import re
+
+import measured
+import pytest
+
+from lib import claims
+from lib.published import as_results
+
+HOLDS, FAILS, OPEN = claims.HOLDS, claims.FAILS, claims.OPEN
+
+
+def judged(found):
+    return {claim["id"]: claim for claim in claims.evaluate(found)}
+
+
+def verdict(found, name):
+    return judged(found)[name]["verdict"]
+
+
+@pytest.fixture
+def found():
+    return copy.deepcopy(as_results())
+
+
+def condition(found, section, name):
+    return next(row for row in found[section]["conditions"] if row["condition"] == name)
+
+
+def test_the_published_figures_give_the_published_conclusions(found):
+    verdicts = {name: claim["verdict"] for name, claim in judged(found).items()}
+    assert verdicts.pop("rise_at_longest") == OPEN  # published without an interval, "may be noise"
+    assert set(verdicts.values()) == {HOLDS}
+
+
+def test_without_results_nothing_can_be_told():
+    for claim in claims.evaluate({}):
+        assert claim["verdict"] == OPEN and claim["evidence"] == {}
+
+
+def test_every_claim_speaks_both_languages(found):
+    for claim in claims.evaluate(found):
+        for text in (claim["statement"], claim["rule"]):
+            assert re.search(r"[ぁ-ん]", text["ja"]) and text["ja"].endswith("。")
+            assert not re.search(r"(です|ます)。", text["ja"])
+            assert re.fullmatch(r"[A-Z][^ぁ-んァ-ヶ一-龠]+\.", text["en"])
+
+
+def test_statements_name_the_run_that_they_are_about():
+    found = measured.build()
+    texts = {claim["id"]: claim["statement"]["en"] for claim in claims.evaluate(found)}
+    assert "2 ReLU heads" in texts["best_of_n_recovers"] and "5 ReLU heads" in texts["best_of_n_recovers_more"]
+    assert f"L{found['V3']['layer']}H{found['V3']['head']}" in texts["constant_bias"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdicts"),
+    [
+        ((2.0, 3.0), (HOLDS, FAILS)),
+        ((0.0, 0.5), (FAILS, HOLDS)),
+        ((0.5, 2.0), (OPEN, OPEN)),
+        ((1.0, 1.0), (FAILS, HOLDS)),
+    ],
+)
+def test_an_interval_around_the_limit_leaves_it_open(ends, verdicts):
+    assert (claims.above(ends, 1.0), claims.at_most(ends, 1.0)) == verdicts
+
+
+def test_two_intervals_that_overlap_are_not_told_apart():
+    assert claims.less((1, 2), (3, 4)) == HOLDS
+    assert claims.less((3, 4), (1, 2)) == FAILS
+    assert claims.less((1, 3), (2, 4)) == OPEN
+
+
+def test_all_of():
+    assert claims.all_of([HOLDS, HOLDS]) == HOLDS
+    assert claims.all_of([HOLDS, OPEN]) == OPEN
+    assert claims.all_of([OPEN, FAILS]) == FAILS
+    assert claims.all_of([]) == OPEN
+
+
+def test_wilson_by_hand():
+    assert claims.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert claims.wilson(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_ranking_fails_when_the_leader_surely_changed(found):
+    row = found["V2"]["top10"][0]
+    row |= {"rank_full": 2, "rank_full_ci": [2, 3]}
+    assert verdict(found, "stable_ranking") == FAILS
+    row["rank_full_ci"] = [1, 3]
+    assert verdict(found, "stable_ranking") == OPEN
+
+
+def test_ranking_needs_its_correlation(found):
+    found["V2"] |= {"spearman": 0.9, "spearman_ci": [0.7, 0.95]}
+    assert verdict(found, "stable_ranking") == OPEN
+    found["V2"]["spearman_ci"] = [0.1, 0.5]
+    assert verdict(found, "stable_ranking") == FAILS
+
+
+@pytest.mark.parametrize(
+    ("share", "ends", "expected"),
+    [(0.99, [0.97, 0.995], HOLDS), (0.96, [0.9, 0.98], OPEN), (0.5, [0.4, 0.6], FAILS), (0.99, None, OPEN)],
+)
+def test_constant_bias_by_its_interval(found, share, ends, expected):
+    found["V3"] |= {"constant_share_full": share, "constant_share_full_ci": ends}
+    assert verdict(found, "constant_bias") == expected
+
+
+def test_a_head_that_does_nothing_has_no_bias_to_judge(found):
+    found["V3"]["zero_delta_ppl_full_ci"] = [-0.1, 0.2]
+    assert verdict(found, "constant_bias") == OPEN
+
+
+@pytest.mark.parametrize(
+    ("quick", "full", "expected"),
+    [([30, 30], [20, 30], HOLDS), ([30, 30], [10, 20], OPEN), ([30, 40], [10, 10], FAILS)],
+)
+def test_thresholds_by_their_intervals(found, quick, full, expected):
+    found["V4"]["thresholds_2k_ci"] = {"1.1": quick}
+    found["V4"]["thresholds_full_ci"] = {"1.1": full}
+    assert verdict(found, "thresholds_within_ten") == expected
+
+
+@pytest.mark.parametrize(
+    ("average", "change", "expected"),
+    [(24.6, [0.1, 0.4], HOLDS), (24.6, [-0.1, 0.4], OPEN), (1.0, [-0.02, 0.03], FAILS), (1.0, [-0.2, 0.2], OPEN)]
+    + [(-30.0, [-0.4, 0.1], FAILS)],
+)
+def test_optimism(found, average, change, expected):
+    found["V5"]["mean_diff_pct"] = average
+    found["V1"]["change_ci"] = change
+    assert verdict(found, "quick_optimistic") == expected
+
+
+def head(layer, delta, width=0.001):
+    return {"layer": layer, "head": 0, "delta": delta, "delta_ci": [delta - width, delta + width]}
+
+
+@pytest.mark.parametrize(("small", "width", "expected"), [(8, 0.001, HOLDS), (3, 0.001, FAILS), (8, 0.02, OPEN)])
+def test_harmless_counts_heads_by_their_intervals(found, small, width, expected):
+    found["phases"]["relu"]["heads"] = [head(1, 0.002, width)] * small + [head(1, 0.05, width)] * (10 - small)
+    assert verdict(found, "relu_nearly_harmless") == expected
+
+
+def test_harmless_needs_heads_that_go_together(found):
+    found["V4"]["thresholds_full"]["1.1"] = 10
+    assert verdict(found, "relu_nearly_harmless") == FAILS
+    found["V4"]["thresholds_full_ci"] = {"1.1": [10, 20]}
+    assert verdict(found, "relu_nearly_harmless") == OPEN
+
+
+def test_the_best_of_three(found):
+    counts = found["phases"]["mix"]["counts"]
+    counts |= {"relu": 68, "l1": 62, "identity": 2}
+    assert verdict(found, "relu_best") == OPEN
+    counts |= {"relu": 20, "l1": 110}
+    assert verdict(found, "relu_best") == FAILS
+    counts |= {"relu": 104, "l1": 26}
+    found["phases"]["l1"]["summary"]["median"] = 0.001
+    assert verdict(found, "relu_best") == FAILS
+
+
+def test_concentration_adds_up_the_heads(found):
+    zero = found["phases"]["zero"]
+    zero["heads"] = [head(0, 2.0), *[head(layer, 0.01) for layer in range(1, 13)]]
+    assert verdict(found, "layer0_concentration") == HOLDS
+    zero["heads"] = [head(0, 0.2, 0.1), *[head(layer, -0.01, 0.01) for layer in range(1, 13)]]
+    assert verdict(found, "layer0_concentration") == OPEN
+    zero["heads"] = [head(0, 0.01), *[head(layer, 0.2) for layer in range(1, 13)]]
+    assert verdict(found, "layer0_concentration") == FAILS
+
+
+def test_refinement_is_told_by_repetition_where_it_was_measured(found):
+    for row in found["P2"]["conditions"]:
+        row["repeated_4gram_share"] = [0.2, 0.6, 0.8]
+    assert verdict(found, "refinement_degenerates") == HOLDS
+    found["P2"]["conditions"][1]["repeated_4gram_share"] = [0.1, 0.1, 0.1]
+    assert verdict(found, "refinement_degenerates") == FAILS
+    assert verdict(found, "hypothesis_5") == FAILS
+
+
+def test_refinement_whose_ppl_does_not_fall(found):
+    row = found["P2"]["conditions"][0]
+    row["ppl_ci"] = [[1.2, 3.0], None, [1.0, 1.6]]
+    assert verdict(found, "refinement_degenerates") == OPEN
+    row |= {"ppl": [1.2, 1.3, 1.4], "ppl_ci": None}
+    assert verdict(found, "refinement_degenerates") == FAILS
+
+
+def test_recovery_prefers_the_paired_difference(found):
+    row, base = condition(found, "P3", "relu_30"), condition(found, "P3", "baseline")
+    row |= {"expected": [17.0, 12.0, 11.0, 9.0], "expected_ci": [None, None, None, [7.0, 14.0]]}
+    base |= {"expected": [13.5, 11.0, 10.0, 8.0], "expected_ci": [[11.0, 16.0], None, None, None]}
+    assert verdict(found, "best_of_n_recovers") == OPEN
+    found["P3"]["against_baseline"] = [{"condition": "relu_30", "difference": -4.5, "difference_ci": [-6.0, -2.0]}]
+    assert verdict(found, "best_of_n_recovers") == HOLDS
+    found["P3"]["against_baseline"][0] |= {"difference": 4.5, "difference_ci": [2.0, 6.0]}
+    assert verdict(found, "best_of_n_recovers") == FAILS
+
+
+def test_equal_flops_compares_with_one_candidate(found):
+    rows = found["P3"]["equal_flops"]
+    rows[1]["extra_model"] = 63
+    assert verdict(found, "equal_flops_insufficient") == HOLDS
+    rows[1]["extra_model"] = 64
+    assert verdict(found, "equal_flops_insufficient") == verdict(found, "hypothesis_5") == FAILS
+    found["P3"]["new_tokens"] = 100
+    assert verdict(found, "equal_flops_insufficient") == HOLDS
+
+
+def test_context_stability_by_its_intervals(found):
+    row = condition(found, "P4", "relu_30")
+    row["ratio_ci"] = [[r - 0.005, r + 0.005] for r in row["ratio"]]
+    assert verdict(found, "context_stable") == HOLDS
+    row["ratio_ci"] = [[r - 0.1, r + 0.1] for r in row["ratio"]]
+    assert verdict(found, "context_stable") == OPEN
+    row |= {"ratio": [2.0, 1.5, 1.2, 1.1], "ratio_ci": None}
+    assert verdict(found, "context_stable") == FAILS
+
+
+def test_long_contexts_by_their_intervals(found):
+    row = condition(found, "P4", "relu_70")
+    row["ratio_ci"] = [[r - 0.15, r + 0.15] for r in row["ratio"]]
+    assert verdict(found, "long_context_helps") == OPEN
+    row |= {"ratio": row["ratio"][::-1], "ratio_ci": None}
+    assert verdict(found, "long_context_helps") == FAILS
+
+
+@pytest.mark.parametrize(("ends", "expected"), [([0.05, 0.2], HOLDS), ([-0.1, 0.2], OPEN), ([-0.2, -0.1], FAILS)])
+def test_the_rise_at_the_longest_context(found, ends, expected):
+    found["P4"]["rise_at_longest"] = [{"condition": "relu_70", "difference": sum(ends) / 2, "difference_ci": ends}]
+    assert verdict(found, "rise_at_longest") == expected
+
+
+def test_hypothesis_is_open_where_a_part_is(found):
+    del found["phases"]["relu"]
+    claim = judged(found)["hypothesis_5"]
+    assert claim["verdict"] == OPEN
+
+
+def test_an_unbounded_interval_is_no_certainty(found):
+    found["V3"] |= {"constant_share_full": 0.99, "constant_share_full_ci": [None, 0.999]}
+    assert verdict(found, "constant_bias") == OPEN
+
+
+def test_evidence_is_plain_data():
+    import json
+
+    json.dumps(claims.evaluate(measured.build()), allow_nan=False)
+
+
+def test_no_rule_looks_at_a_timing(found):
+    before = claims.evaluate(found)
+    for row in found["P1"]["rows"]:
+        row["tok_per_s"] = 1e6
+    assert claims.evaluate(found) == before

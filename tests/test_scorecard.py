@@ -1,0 +1,297 @@
+import copy
+import json
+import math
+import re
+
+import measured
+import pytest
+
+from lib import consistency, results, scorecard
+from lib.errors import InputError
+from lib.paths import evaluate, lookup
+from lib.published import as_results, published, value
+
+
+def gpt2():
+    """The published figures as if they had just been measured, with intervals where a tolerance needs them."""
+    found = copy.deepcopy(as_results())
+    found["setup"] |= {"quick_tokens": 2048, "full_tokens": 250_880, "corpus": {"n_tokens": 251_048}}
+    found["setup"]["model"]["is_gpt2_small"] = True
+    for row in found["P3"]["conditions"]:
+        row["expected_ci"] = [[0.95 * ppl, 1.05 * ppl] for ppl in row["first_n"]]
+    found["V3"]["mean_delta_ppl_2k"], found["V3"]["mean_delta_ppl_full"] = 2.365 / 219, 2.806 / 303
+    return found
+
+
+def figures(**wanted):
+    return [row for row in published()["figures"] if wanted.items() <= row.items()]
+
+
+def test_paths():
+    data = {"a": {"b": [{"layer": 0, "head": 8, "x": 1.5}, {"layer": 0, "head": 1, "x": 2.5}]}, "t": {"1.1": 20}}
+    assert lookup(data, "a.b[1].x") == 2.5
+    assert lookup(data, "a.b[layer=0,head=1].x") == 2.5
+    assert lookup(data, "t[1.1]") == 20
+    assert lookup(data, "a.b[layer=0,head=7].x") is lookup(data, "a.c.d") is lookup(data, "a.b[5]") is None
+    assert evaluate(data, "a.b[1].x / a.b[0].x - 1") == pytest.approx(2 / 3)
+    assert evaluate(data, "1 - a.b[0].x") == -0.5
+    assert evaluate(data, "a.b[0].x / a.none") is None
+    with pytest.raises(InputError, match="can't be read"):
+        lookup(data, "a.b[")
+
+
+def test_every_figure_is_whole():
+    ids = [row["id"] for row in published()["figures"]]
+    assert len(ids) == len(set(ids)) > 300
+    for row in published()["figures"]:
+        assert row["kind"] in published()["about"]["kinds"]
+        assert row["reason"] in published()["reasons"]
+        assert (row["tolerance"] is None) == (row["kind"] in ("machine", "sampled")), row["id"]
+        assert row.get("needs") in (None, *published()["needs"])
+        if row["path"]:
+            evaluate({}, row["path"])
+    for reason in published()["reasons"].values():
+        assert set(reason) == {"en", "ja"} and all(reason.values())
+
+
+def test_what_is_printed_is_what_is_stored():
+    for row in published()["figures"]:
+        digits = re.fullmatch(r"~?([+−-]?[\d.]+) ?(x|%|M| min)?", row["printed"])
+        assert digits, row["printed"]
+        printed = float(digits[1].replace("−", "-"))
+        scale = 0.01 if digits[2] == "%" and row["id"] != "V5.average" else 1e6 if digits[2] == "M" else 1
+        assert row["published"] == pytest.approx(printed * scale), row["id"]
+
+
+def test_no_tolerance_is_wider_than_its_figure_needs():
+    for row in figures(kind="weights"):
+        if row["reason"] in ("print", "ladder", "quotient", "half", "greedy"):
+            number = row["printed"].strip("+−x %")
+            half = 0.5 * 10 ** -len(number.partition(".")[2]) * (0.01 if "%" in row["printed"] else 1)
+            share = {"print": 0.002, "ladder": 0.01, "quotient": 0.01, "half": 0, "greedy": 0.03}[row["reason"]]
+            assert row["tolerance"] == pytest.approx(half + share * abs(row["published"]), rel=1e-4), row["id"]
+
+
+@pytest.mark.parametrize(
+    ("section", "number"),
+    [("V1", 9), ("V2", 41), ("V3", 11), ("V4", 57), ("V5", 2), ("P1", 10), ("P2", 11), ("P3", 18), ("P4", 20)]
+    + [("phase 1", 52), ("phase 1.5", 33), ("phase 2", 46), ("setup", 6)],
+)
+def test_every_table_is_there(section, number):
+    assert len(figures(section=section)) == number
+
+
+def test_published_figures_at_their_places():
+    assert value("V4.cumulative[n_linearized=30].ratio") == 1.133
+    assert value("V4.thresholds_2k[1.5]") == 70
+    assert value("P3.conditions[condition=relu_30].first_n[3]") == 8.68
+    assert value("phases.zero.heads[layer=11,head=0].delta") == 0.156
+    assert value("phases.zero.cumulative[n=10].ratio") == pytest.approx(26.29 / 24.27)
+    assert value("V4.cumulative[n_linearized=55].ratio") is None
+
+
+def test_the_published_run_reproduces_itself():
+    card = scorecard.score(gpt2())
+    assert card["counts"] and card["differing"] == card["missing"] == []
+    assert card["reproduced"] == card["total"] == len(card["rows"]) - len(figures(kind="machine"))
+    assert scorecard.headline(card) == f"{card['total']} of {card['total']} reproduced"
+
+
+def altered(figure):
+    """The published run with the one number behind `figure` moved out of its tolerance."""
+    found = gpt2()
+    *place, last = re.split(r"\.(?=[a-zA-Z_\d]+(?:\[\d+\])?$)", figure["path"])
+    step = max(2.5 * (figure["tolerance"] or 0.2 * figure["published"]), 1e-3)
+    name, _, index = last.partition("[")
+    if index and not index.startswith(("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")):
+        raise AssertionError(last)
+    row = lookup(found, place[0])
+    if index:
+        row[name][int(index[:-1])] += step
+    else:
+        row[name] += step
+    return found
+
+
+@pytest.mark.parametrize(
+    "id",
+    ["V1.ppl_full", "V2.L0H11.rank_full", "V3.reduction_full", "V4.30.ratio_full", "V4.132.ppl_2k", "V5.average"]
+    + ["P2.relu_70.iteration_3", "P3.relu_30.best_of_5", "P3.equal_flops_70.extra", "P4.512.relu_70.ratio"]
+    + ["phase1.L0H8", "phase1.alpha", "phase1.5.negative", "phase2.l1.max", "phase2.mix.cumulative_60", "P1.theory_30"],
+)
+def test_an_altered_number_is_named(id):
+    (figure,) = figures(id=id)
+    assert id in scorecard.score(altered(figure))["differing"]
+
+
+def test_a_threshold_that_moved_is_named_with_what_follows_from_it():
+    found = gpt2()
+    found["V4"]["thresholds_full"]["1.1"] = 30
+    assert scorecard.score(found)["differing"] == ["V4.threshold_1.1.full", "V4.threshold_1.1.change"]
+
+
+def test_a_missing_number_is_no_reproduction():
+    found = gpt2()
+    del found["V4"]["cumulative"][3]
+    card = scorecard.score(found)
+    assert card["missing"] == ["V4.30.ppl_full", "V4.30.ratio_full"]
+    assert card["total"] - card["reproduced"] == 2
+
+
+def test_a_null_is_missing():
+    found = gpt2()
+    found["V3"]["reduction_full"] = None
+    assert "V3.reduction_full" in scorecard.score(found)["missing"]
+
+
+def test_another_model_does_not_count_but_arithmetic_still_does():
+    card = scorecard.score(measured.build())
+    assert not card["counts"] and card["reason"] == "model"
+    compared = [row for row in card["rows"] if row["verdict"] != "not comparable"]
+    assert {row["kind"] for row in compared} == {"exact"}
+    assert card["reproduced"] == card["total"] == len(compared) == 14
+    assert "GPT-2 small" in scorecard.headline(card) and "採点の対象外" in scorecard.headline(card, "ja")
+
+
+def test_gpt2_on_another_corpus_does_not_count():
+    found = gpt2()
+    found["setup"]["corpus"]["n_tokens"] = 300_000
+    assert scorecard.score(found)["reason"] == "corpus"
+
+
+def test_a_short_run_is_held_against_the_figures_of_its_own_tokens_only():
+    found = gpt2()
+    found["setup"]["full_tokens"] = 20_480
+    rows = {row["id"]: row["verdict"] for row in scorecard.score(found)["rows"]}
+    assert rows["V1.ppl_full"] == rows["V4.30.ratio_full"] == rows["P4.512.baseline"] == "not comparable"
+    assert rows["V1.ppl_2k"] == rows["phase1.L0H8"] == rows["P2.baseline.iteration_1"] == "reproduced"
+
+
+def test_timings_are_shown_and_never_counted():
+    found = gpt2()
+    found["P1"]["rows"][0]["tok_per_s"] = 5000.0
+    rows = {row["id"]: row for row in scorecard.score(found)["rows"]}
+    assert rows["P1.baseline.tok_per_s"]["verdict"] == "not comparable"
+    assert rows["P1.baseline.tok_per_s"]["measured"] == 5000.0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    measured.write(tmp_path, measured.build())
+    return tmp_path
+
+
+def leaves(data, path=()):
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, child in items:
+        if isinstance(child, (int, float)) and not isinstance(child, bool):
+            yield (*path, key)
+        yield from leaves(child, (*path, key))
+
+
+def moved(data, path):
+    """The data with the number at `path` 3 % off."""
+    data = copy.deepcopy(data)
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    old = place[path[-1]]
+    place[path[-1]] = old + 1 if isinstance(old, int) else old * 1.03 or 0.01
+    return data
+
+
+def test_results_that_follow_from_each_other(folder):
+    assert consistency.audit(folder) == []
+    assert scorecard.main([str(folder)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["exp10v_validation", "exp10p_phase3"])
+def test_every_number_of_an_assembled_file_is_watched(kind):
+    found = measured.build()
+    assemble = {"exp10v_validation": results.assemble_validation, "exp10p_phase3": results.assemble_phase3}[kind]
+    whole = results.plain(assemble(found, None))
+    places = list(leaves(whole))
+    assert len(places) > 80
+    for place in places:
+        (line,) = consistency.unlike(whole, moved(whole, place), kind)
+        assert all(f"[{key}]" in line if isinstance(key, int) else f".{key}" in line for key in place)
+
+
+MEASURED_KEYS = {"ppl", "delta", "ratio", "change", "ppl_2k", "ppl_full", "reduction_full", "mean_diff_pct", "alpha"}
+
+
+def test_every_measured_figure_of_the_sections_is_watched():
+    found = measured.build()
+    places = [p for p in leaves(found) if p[0] not in ("setup", "P2") and p[-1] in MEASURED_KEYS]
+    assert len(places) > 150
+    silent = [place for place in places if not consistency.inconsistencies(moved(found, place))]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (("V4", "cumulative", 2, "ratio"), "V4.cumulative[n_linearized=5].ratio"),
+        (("V3", "reduction_2k"), "V3.reduction_2k"),
+        (("phases", "identity", "heads", 3, "delta"), "phases.identity.heads L1H3 delta"),
+        (("V1", "change"), "V1.change"),
+        (("V2", "top10", 2, "rank_full"), "V2.top10 L0H2 rank_full"),
+        (("P4", "conditions", 1, "ratio", 0), "P4.conditions[condition=relu_2].ratio[0]"),
+        (("P1", "rows", 0, "ms_per_tok"), "P1.rows[condition=baseline,protocol=recomputed].ms_per_tok"),
+        (("V4", "thresholds_full", "1.1"), "V4.thresholds_full[1.1]"),
+    ],
+)
+def test_an_altered_section_is_named(folder, capsys, place, name):
+    path = results.section_path(folder, place[0])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["data"] = moved(record["data"], place[1:])
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert scorecard.main([str(folder)]) == 1
+    assert name in capsys.readouterr().out
+
+
+def test_an_altered_assembled_file_is_named(folder, capsys):
+    path = folder / "exp10v_validation_drawn.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["v4_cumulative"][1]["ppl"] += 0.5
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert scorecard.main([str(folder)]) == 1
+    assert "exp10v_validation_drawn.json: v4_cumulative[1].ppl is" in capsys.readouterr().out
+
+
+def test_a_figure_outside_its_interval_is_named():
+    found = measured.build()
+    found["P2"]["conditions"][1]["ppl"][2] = 9.0
+    assert any("P2.conditions[1].ppl[2] is 9" in line for line in consistency.inconsistencies(found))
+
+
+def test_a_section_without_a_figure_is_named_not_crashed_on():
+    found = measured.build()
+    del found["V3"]["zero_delta_ppl_2k"]
+    assert any(line.startswith("V3 can't be checked") for line in consistency.inconsistencies(found))
+
+
+def test_a_verdict_that_its_rule_does_not_give_is_named():
+    from lib.claims import evaluate as judge
+
+    found = measured.build()
+    found["conclusions"] = {"claims": copy.deepcopy(judge(found))}
+    assert consistency.inconsistencies(found) == []
+    found["conclusions"]["claims"][1]["verdict"] = "fails"
+    assert ["conclusions.claims[id=constant_bias].verdict" in line for line in consistency.inconsistencies(found)] == [
+        True
+    ]
+
+
+def test_the_command_says_what_it_needs(tmp_path, capsys):
+    assert scorecard.main([]) == 2
+    assert "usage" in capsys.readouterr().err
+    assert scorecard.main([str(tmp_path / "none")]) == 2
+    assert "no results there" in capsys.readouterr().err
+
+
+def test_the_table_prints_every_comparable_row():
+    card = scorecard.score(gpt2())
+    text = scorecard.table(card)
+    assert all(row["id"] in text for row in card["rows"])
+    assert not any(math.isnan(row["difference"]) for row in card["rows"] if row["difference"] is not None)

@@ -1,0 +1,366 @@
+import math
+import time
+
+import numpy as np
+import pytest
+
+from lib import stats
+from lib.errors import InputError
+
+
+def drawn(n_chunks, n_ctx=64, level=3.0, seed=0):
+    return np.random.default_rng(seed).normal(level, 1.0, (n_chunks, n_ctx - 1)).astype(np.float32)
+
+
+def test_ppl_is_exp_of_the_mean_over_predicted_tokens():
+    nll = np.log(np.array([[2.0, 8.0], [4.0, 4.0]], dtype=np.float32))
+    assert stats.ppl(nll) == pytest.approx(4.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_named(bad):
+    nll = drawn(3)
+    nll[1, 5] = bad
+    with pytest.raises(InputError, match="chunk 1, position 5"):
+        stats.ppl(nll)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (4,), (2, 3, 4)])
+def test_scores_of_another_shape_are_refused(shape):
+    with pytest.raises(InputError, match="n_chunks"):
+        stats.ppl(np.zeros(shape))
+
+
+def test_units_are_chunks_where_there_are_enough_of_them():
+    resampler = stats.Resampler(20, 64)
+    assert (resampler.n_units, resampler.unit) == (20, "chunk")
+    assert resampler.counts.tolist() == [63] * 20
+
+
+def test_two_chunks_are_resampled_in_blocks_of_64_positions():
+    resampler = stats.Resampler(2, 1024)
+    assert (resampler.n_units, resampler.unit) == (32, "64 tokens")
+    assert resampler.counts.tolist() == ([63] + [64] * 15) * 2
+    assert resampler.unit_of[:63].tolist() == [0] * 63
+    assert resampler.unit_of[1022:1025].tolist() == [15, 16, 16]
+
+
+def test_one_chunk_can_be_resampled_and_a_single_block_cannot():
+    assert stats.Resampler.of(drawn(1)).n_units == 8
+    with pytest.raises(InputError, match="two or more"):
+        stats.Resampler(1, 64, block=64)
+
+
+def test_a_resample_is_the_ppl_of_the_units_it_drew():
+    nll = drawn(20)
+    resampler = stats.Resampler.of(nll, seed=3, draws=5)
+    for weights, value in zip(resampler.weights.astype(int), resampler.ppl(nll), strict=True):
+        repeated = np.repeat(nll, weights, axis=0)
+        assert len(repeated) == 20
+        assert value == pytest.approx(stats.ppl(repeated), rel=1e-9)
+
+
+def test_blocks_of_unequal_size_keep_their_weight():
+    nll = drawn(1, 10)
+    resampler = stats.Resampler(1, 10, seed=1, draws=4, block=4)  # tokens 1–3, 4–7, 8–9
+    for weights, value in zip(resampler.weights, resampler.ppl(nll), strict=True):
+        sums = [nll[0, :3].sum(), nll[0, 3:7].sum(), nll[0, 7:].sum()]
+        expected = math.exp(np.dot(weights, sums) / np.dot(weights, [3, 4, 2]))
+        assert value == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    hits = 0
+    for seed in range(200):
+        nll = drawn(40, 16, seed=seed)
+        lo, hi = stats.ppl_ci(nll, stats.Resampler.of(nll, seed, draws=300))[1]
+        hits += lo <= math.exp(3.0) <= hi
+    assert 178 <= hits <= 198
+
+
+def test_the_same_seed_gives_the_same_draws_and_another_does_not():
+    nll = drawn(20)
+    first, again, other = (stats.Resampler.of(nll, seed).ppl(nll) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_pairing_takes_the_text_out_of_a_difference():
+    base = drawn(40)
+    shifted = base + np.float32(0.1)
+    resampler = stats.Resampler.of(base)
+    value, (lo, hi) = stats.delta(shifted, base, resampler)
+    assert value == pytest.approx(math.exp(0.1) - 1, rel=1e-5)
+    assert hi - lo < 1e-5
+    assert stats.ppl_ci(shifted, resampler)[1][1] - stats.ppl_ci(shifted, resampler)[1][0] > 1
+
+
+def test_the_baseline_against_itself_is_exactly_one():
+    base = drawn(20)
+    assert stats.ratio(base, base, stats.Resampler.of(base)) == (1.0, [1.0, 1.0])
+    assert stats.delta(base, base, stats.Resampler.of(base)) == (0.0, [0.0, 0.0])
+
+
+def test_constant_scores_have_an_interval_of_no_width():
+    nll = np.full((20, 63), 2.0, dtype=np.float32)
+    value, (lo, hi) = stats.ppl_ci(nll, stats.Resampler.of(nll))
+    assert lo == pytest.approx(value) and hi == pytest.approx(value)
+
+
+def test_a_resampler_refuses_scores_of_other_tokens():
+    with pytest.raises(InputError, match="this resampler is for"):
+        stats.Resampler(20, 64).ppl(drawn(21))
+
+
+def test_change_between_two_sets_of_tokens():
+    value, ends = stats.change(20.0, 25.0, np.full(10, 20.0), np.full(10, 25.0))
+    assert value == 0.25
+    assert ends == [0.25, 0.25]
+
+
+def test_the_zero_mean_ratio_and_the_constant_share():
+    base = drawn(40)
+    zero, mean = base + np.float32(0.5), base + np.float32(0.01)
+    resampler = stats.Resampler.of(base)
+    value, (lo, hi) = stats.quotient(zero, mean, base, resampler)
+    expected = math.expm1(0.5) / math.expm1(0.01)
+    assert value == pytest.approx(expected, rel=1e-3)
+    assert lo == pytest.approx(expected, rel=1e-2) and hi == pytest.approx(expected, rel=1e-2)
+    share, ends = stats.constant_share(zero, mean, base, resampler)
+    assert share == pytest.approx(1 - 1 / expected, rel=1e-4)
+    assert ends[0] <= share + 1e-6 and share - 1e-6 <= ends[1]
+
+
+def test_a_ratio_over_a_harm_that_may_be_none_is_unbounded():
+    base = drawn(40)
+    zero = base + np.float32(0.5)
+    mean = base + np.random.default_rng(5).normal(0, 0.5, base.shape).astype(np.float32)
+    lo, hi = stats.quotient(zero, mean, base, stats.Resampler.of(base))[1]
+    assert lo > 0 and hi is None
+
+
+def test_the_constant_share_is_not_defined_where_zeroing_does_no_harm():
+    base = drawn(40)
+    better = base - np.float32(0.1)
+    assert stats.constant_share(better, base, base, stats.Resampler.of(base)) == (None, None)
+
+
+def test_ladder_rows_and_draws():
+    base = drawn(20)
+    steps = [base, base + np.float32(math.log(1.05)), base + np.float32(math.log(1.6))]
+    rows, draws = stats.ladder([0, 10, 20], steps, stats.Resampler.of(base, draws=50))
+    assert [row["n"] for row in rows] == [0, 10, 20]
+    assert [row["ratio"] for row in rows] == pytest.approx([1, 1.05, 1.6], rel=1e-5)
+    assert rows[0]["ratio"] == 1.0 and rows[0]["ratio_ci"] == [1.0, 1.0]
+    assert draws.shape == (3, 50)
+    assert stats.thresholds_ci([0, 10, 20], draws) == {"1.1": [10, 10], "1.5": [10, 10], "2.0": [20, 20]}
+    with pytest.raises(InputError, match="starts with n = 0"):
+        stats.ladder([10, 20], steps[1:], stats.Resampler.of(base))
+
+
+def test_thresholds_are_the_largest_measured_n_within_the_limit():
+    ns = [0, 10, 20, 30, 40]
+    ratios = [1.0, 1.05, 1.2, 1.1, 1.7]
+    assert stats.thresholds(ns, ratios) == {"1.1": 30, "1.5": 30, "2.0": 40}
+    assert stats.thresholds([10, 20], [2.5, 3.0]) == {"1.1": 0, "1.5": 0, "2.0": 0}
+
+
+def test_published_ladder_gives_the_published_thresholds():
+    ns = [*range(0, 101, 10), 132]
+    quick = [1.0, 1.008, 1.022, 1.087, 1.142, 1.214, 1.366, 1.481, 1.534, 1.881, 2.331, 12.69]
+    full = [1.0, 1.023, 1.060, 1.133, 1.203, 1.279, 1.414, 1.537, 1.605, 1.921, 2.373, 11.75]
+    assert list(stats.thresholds(ns, quick).values()) == [30, 70, 90]
+    assert list(stats.thresholds(ns, full).values()) == [20, 60, 90]
+
+
+def test_threshold_intervals_end_at_measured_steps():
+    draws = np.array([[1.0] * 100, [1.05] * 90 + [1.15] * 10, [1.2] * 100])
+    assert stats.thresholds_ci([0, 10, 20], draws, (1.1,)) == {"1.1": [0, 10]}
+
+
+def test_ranking_by_size_with_ties_by_place():
+    heads = [(2, 1), (1, 3), (1, 2), (3, 0)]
+    assert stats.ranking(heads, [0.02, -0.01, 0.01, -0.5]) == [[1, 2], [1, 3], [2, 1], [3, 0]]
+
+
+def test_ranks_and_their_intervals():
+    assert stats.ranks([0.1, 2.0, 0.5]) == [3, 1, 2]
+    assert stats.ranks([1.0, 1.0]) == [1, 2]
+    draws = np.array([[3.0] * 100, [2.0] * 50 + [1.0] * 50, [1.0] * 50 + [2.0] * 50])
+    assert stats.ranks_ci(draws) == [[1, 1], [2, 3], [2, 3]]
+
+
+def test_spearman_by_hand():
+    assert stats.spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1.0)
+    assert stats.spearman([1, 2, 3, 4, 5], [1, 3, 2, 4, 5]) == pytest.approx(1 - 6 * 2 / (5 * 24))
+    assert stats.spearman([1, 2, 3], [5, 5, 5]) is None
+    draws = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    assert stats.spearman_ci(draws, draws[::-1]) == [-1.0, -1.0]
+    with pytest.raises(InputError, match="two or more"):
+        stats.spearman([1], [1])
+
+
+def test_spearman_agrees_with_scipy_under_ties():
+    from scipy.stats import spearmanr
+
+    a, b = [1, 2, 2, 4, 7, 7], [3, 1, 1, 5, 2, 9]
+    assert stats.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+
+
+def test_summary_by_hand():
+    assert stats.summary([0.005, -0.02, 0.2, 0.095]) == {
+        "under_1pct": 1,
+        "under_10pct": 3,
+        "negative": 1,
+        "mean": pytest.approx(0.07),
+        "median": pytest.approx(0.05),
+        "max": 0.2,
+    }
+    with pytest.raises(InputError, match="finite"):
+        stats.summary([1.0, math.nan])
+
+
+def test_layer_means_by_hand():
+    assert stats.layer_means([(0, 0), (0, 1), (1, 0)], [0.2, 0.4, -0.1]) == pytest.approx([0.3, -0.1])
+
+
+def test_rank_law_finds_its_own_parameters_in_any_order_and_sign():
+    deltas = 2.35 * np.arange(1, 145.0) ** -1.37
+    law = stats.rank_law(np.random.default_rng(0).permutation(deltas * np.where(np.arange(144) % 3, 1, -1)))
+    assert law == {"alpha": pytest.approx(1.37), "C": pytest.approx(2.35), "r2": pytest.approx(1.0)}
+
+
+def test_rank_law_is_the_least_squares_of_the_untransformed_values():
+    deltas = np.sort(np.random.default_rng(1).lognormal(-3, 1.5, 40))[::-1]
+    rank = np.arange(1, 41.0)
+    best = min((float(((deltas - (c := deltas @ rank**-a / (rank ** (-2 * a)).sum()) * rank**-a) ** 2).sum()), a, c)
+               for a in np.arange(0.2, 3, 0.001))  # fmt: skip
+    law = stats.rank_law(deltas)
+    assert law["alpha"] == pytest.approx(best[1], abs=0.001) and law["C"] == pytest.approx(best[2], rel=1e-3)
+    assert law["r2"] == pytest.approx(1 - best[0] / ((deltas - deltas.mean()) ** 2).sum(), abs=1e-5)
+
+
+def test_rank_law_of_equal_values_is_flat():
+    assert stats.rank_law([0.1, 0.1, 0.1]) == {"alpha": 0.0, "C": 0.1, "r2": None}
+
+
+def sections(quick_ratio=1.1, full_ratio=1.2, n_full=30):
+    v1 = {"ppl_2k": 20.0, "ppl_full": 25.0}
+    v2 = {"top10": [{"layer": 0, "head": 8, "delta_ppl_2k": 2.0, "delta_ppl_full": 1.0}]}
+    v3 = {"reduction_2k": 100.0, "reduction_full": 150.0}
+    v3 |= {"zero_delta_ppl_2k": 2.0, "zero_delta_ppl_full": 1.0, "mean_delta_ppl_2k": 0.02, "mean_delta_ppl_full": 0.02}
+    v4 = {
+        "cumulative_2k": [{"n_linearized": 0, "ratio": 1.0}, {"n_linearized": 30, "ratio": quick_ratio}],
+        "cumulative": [{"n_linearized": 0, "ratio": 1.0}, {"n_linearized": 30, "ratio": full_ratio}],
+        "thresholds_2k": {"1.1": 30, "1.5": 30, "2.0": 30},
+        "thresholds_full": {"1.1": n_full, "1.5": 30, "2.0": 30},
+    }
+    return v1, v2, v3, v4
+
+
+def test_v5_by_hand():
+    found = stats.compare(*sections())
+    differences = {row["what"]: row["difference"] for row in found["comparisons"]}
+    assert differences == {
+        "ppl": pytest.approx(0.25),
+        "zero:L0H8": pytest.approx(-0.5),
+        "focus:zero": pytest.approx(-0.5),
+        "focus:mean": pytest.approx(0.0),
+        "focus:reduction": pytest.approx(0.5),
+        "ratio:30": pytest.approx(1.0),
+    }
+    assert found["mean_diff_pct"] == pytest.approx(12.5)
+    assert (found["bias"], found["conclusions_maintained"], found["max_threshold_shift"]) == ("optimistic", True, 0)
+
+
+def test_v5_verdicts_turn_at_their_limits():
+    assert stats.compare(*sections(n_full=20))["conclusions_maintained"] is True
+    assert stats.compare(*sections(n_full=10))["conclusions_maintained"] is False
+    assert stats.compare(*sections(full_ratio=1.0))["bias"] == "pessimistic"
+    assert stats.compare(*sections(full_ratio=1.12))["bias"] == "agree"
+
+
+def test_v5_leaves_out_what_has_no_scale():
+    found = stats.compare(*sections(quick_ratio=1.0))
+    assert found["comparisons"][-1]["difference"] is None
+    assert found["mean_diff_pct"] == pytest.approx(100 * np.mean([0.25, -0.5, -0.5, 0.0, 0.5]))
+
+
+def test_v5_of_the_published_tables_is_the_published_average():
+    from lib.published import as_results
+
+    published = as_results()
+    found = stats.compare(*(published[name] for name in ("V1", "V2", "V3", "V4")))
+    assert len(found["comparisons"]) == 25
+    assert found["mean_diff_pct"] == pytest.approx(24.6, abs=0.3)
+    assert (found["bias"], found["conclusions_maintained"], found["max_threshold_shift"]) == ("optimistic", True, 10)
+
+
+def chunks(means, n_ctx=5):
+    return np.repeat(np.array(means, dtype=np.float64)[:, None], n_ctx - 1, axis=1)
+
+
+def test_sampling_by_hand():
+    found = stats.sampling(chunks([1.0, 1.0, 3.0, 3.0]), 2)
+    assert (found["n_windows"], found["n_random"]) == (3, 6)
+    assert found["percentile"] == pytest.approx(100 / 6)  # windows 1, 2, 3: the first is the lowest
+    assert found["share_as_far"] == pytest.approx(2 / 6)  # pairs (1, 1) and (3, 3)
+    assert found["observed_shift"] == pytest.approx(math.exp(-1) - 1)
+    assert found["explained"] is True
+
+
+def test_a_shift_that_sampling_does_not_explain():
+    found = stats.sampling(chunks([1.0, 1.0] + [3.0, 3.01] * 20), 2)
+    assert found["explained"] is False
+    assert found["share_as_far"] == pytest.approx(1 / math.comb(42, 2))
+    assert found["spread"][0] > math.exp(1.0)
+
+
+def test_sampling_of_many_chunks_is_drawn_from_the_seed():
+    nll = drawn(40)
+    first, again = (stats.sampling(nll, 8, seed=4, draws=500) for _ in range(2))
+    assert first == again and first["n_random"] == 500
+
+
+def test_sampling_needs_its_quick_set_within_the_full_one():
+    with pytest.raises(InputError, match="n_quick=5"):
+        stats.sampling(drawn(4), 5)
+    assert stats.sampling(drawn(4), 4)["explained"] is True
+
+
+def test_context_lengths_are_resampled_over_the_same_text():
+    found = stats.context_resamplers({128: 390, 256: 195, 512: 97, 1024: 48})
+    assert {length: r.n_units for length, r in found.items()} == {128: 48, 256: 48, 512: 48, 1024: 48}
+    assert all(np.array_equal(r.weights, found[128].weights) for r in found.values())
+    assert found[128].counts[:2].tolist() == [8 * 127, 8 * 127]
+    assert found[1024].counts.tolist() == [1023] * 48
+
+
+def test_few_chunks_at_the_longest_length_are_cut_into_blocks():
+    found = stats.context_resamplers({32: 16, 128: 4}, draws=100)
+    assert found[32].n_units == found[128].n_units == 32
+
+
+def test_a_rise_that_every_span_shares_is_no_noise():
+    tokens = np.random.default_rng(0).normal(3, 1, 48 * 64)
+    long, short = tokens.reshape(48, 64)[:, 1:], tokens.reshape(192, 16)[:, 1:]
+    resamplers = stats.context_resamplers({64: 48, 16: 192}, draws=300)
+    value, ends = stats.rise((long + 0.2, long), (short + 0.1, short), (resamplers[64], resamplers[16]))
+    assert value == pytest.approx(math.exp(0.2) - math.exp(0.1))
+    assert not stats.is_noise(ends)
+    assert stats.is_noise([-0.1, 0.2]) and stats.is_noise([None, 0.2]) and not stats.is_noise([0.1, None])
+
+
+def test_mean_and_median_intervals():
+    value, (lo, hi) = stats.mean_ci([1.0, 2.0, 3.0, 6.0])
+    assert value == 3.0 and 1.0 <= lo < 3.0 < hi <= 6.0
+    assert stats.median_ci([5.0]) == (5.0, [5.0, 5.0])
+    with pytest.raises(InputError, match="finite"):
+        stats.mean_ci([])
+
+
+def test_a_full_run_is_resampled_in_seconds():
+    nlls = [drawn(245, 1024, seed=seed) for seed in range(3)]
+    start = time.process_time()
+    stats.ladder(list(range(25)), [nlls[i % 3] for i in range(25)], stats.Resampler(245, 1024))
+    assert time.process_time() - start < 5
