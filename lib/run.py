@@ -8,7 +8,7 @@ A notebook that is run by hand gets what earlier sections have measured, and has
 import os
 import sys
 import time
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +134,9 @@ class Run:
 
     def published(self, path):
         """The write-up's figure for a path of the results, None where it states none."""
-        return published_values().get(path)
+        from lib.published import value
+
+        return value(path)
 
     def published_rows(self, path, key, values, *fields):
         """Published rows `[{key, field…}]` of a list in the results, those for which every field is stated."""
@@ -183,13 +185,6 @@ class Run:
             {k: setup["corpus"][k] for k in ("name", "fingerprint")},
             setup["device"], self.backend, self.started, time.time() - self.started,
         )
-
-
-@cache
-def published_values():
-    from lib.scorecard import published
-
-    return {figure["path"]: figure["published"] for figure in published()["figures"]}
 
 
 def prepare(run):
