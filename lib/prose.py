@@ -17,9 +17,10 @@ Marks, in sentences, captions and alternative texts alike:
     {share:.1%}                                  a keyword value of the call; also usable as [n_linearized=n]
     {fig:ladder} {tab:baseline} {sec:V4}         a reference to a figure, table or section of any notebook
 
-Formats are Python's, and `head` (L0H8, of a row or a pair), `term` (the glossary's word for a value), `list`
-(all elements, joined). A pair of numbers prints as an interval, None as a dash. A keyword value `{"ja": ..., "en":
-...}` gives each language its own words; `at("V2.top10[0]")` gives a part of the results a short name.
+Formats are Python's, and `head` (L0H8, of a row or a pair), `condition` (the words for relu_30), `term` (the glossary's
+word for a value), `list` (all elements, joined). A pair of numbers prints as an interval, None as a dash. A keyword
+value `{"ja": ..., "en": ...}` gives each language its own words; `at("V2.top10[0]")` gives a part of the results a
+short name.
 
 A typed digit is refused, names such as GPT-2 and V1 apart; so are unknown paths, different marks in the two
 languages and stray braces. Strings from results and keyword values are taken for hostile and escaped.
@@ -236,6 +237,9 @@ def plain(value, spec, lang):
     """`value` as text in `lang` by `spec`; not escaped."""
     if spec == "term":
         return term(value, lang)
+    if spec == "condition":
+        heads = str(value).removeprefix("relu_")
+        return term(value, lang) if value == "baseline" else f"ReLU {heads}{'ヘッド' if lang == 'ja' else ' heads'}"
     if spec == "head":
         layer, head = (value["layer"], value["head"]) if isinstance(value, dict) else value
         return f"L{layer}H{head}"
