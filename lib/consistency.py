@@ -143,6 +143,11 @@ def _phases(m: Mapping) -> Iterator[tuple]:
         yield from _ladder(data.get("cumulative"), f"phases.{mode}.cumulative", "n", base, "phases.baseline_ppl")
         if "thresholds" in data:
             yield from _thresholds(data["thresholds"], f"phases.{mode}.thresholds", data["cumulative"], "n")
+    shape = lookup(m, "setup.model") or {}
+    for row in phases.get("flops_saved", ()) if "d_head" in shape else ():
+        n_heads = shape["n_layer"] * shape["n_head"]
+        saved = cost.published_saving(row["n"], n_heads, m["setup"]["n_ctx"], shape["d_head"])
+        yield f"phases.flops_saved[n={row['n']}].saved", row["saved"], saved, "the cost model"
     mix = phases.get("mix")
     if mix and "best" in mix:
         best = mix["best"]

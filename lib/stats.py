@@ -102,7 +102,7 @@ class Resampler:
                 f"{n_chunks} chunk(s) of {n_ctx} tokens give one unit of {block}; resampling needs two or more"
             )
         self.counts = np.bincount(unit, minlength=self.n_units).astype(np.float64)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, self.n_units])  # sets of other sizes draw independently
         self.weights = rng.multinomial(self.n_units, np.full(self.n_units, 1 / self.n_units), size=draws).astype(float)
         self._total = self.weights @ self.counts
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import comb
 
 from lib.errors import InputError
-from lib.stats import DRAWS, Interval, interval
+from lib.stats import DRAWS, Interval, interval, mean_ci
 
 
 def distinct_n(ids: Sequence[int], n: int = 2) -> float:
@@ -33,14 +33,16 @@ def longest_repeat(ids: Sequence[int]) -> int:
     return best
 
 
-def repetition(texts: Sequence[Sequence[int]]) -> dict:
-    """Means over texts: `{distinct_2, longest_repeat, repeated_4gram_share}`."""
+def repetition(texts: Sequence[Sequence[int]], seed: int = 0, draws: int = DRAWS) -> dict:
+    """Means over texts: `{distinct_2, longest_repeat, repeated_4gram_share, repeated_4gram_share_ci}`."""
     if len(texts) == 0:
         raise InputError("no text to measure; at least one sequence of token ids is needed")
+    share, ends = mean_ci([repeated_share(ids, 4) for ids in texts], seed, draws)
     return {
         "distinct_2": float(np.mean([distinct_n(ids, 2) for ids in texts])),
         "longest_repeat": float(np.mean([longest_repeat(ids) for ids in texts])),
-        "repeated_4gram_share": float(np.mean([repeated_share(ids, 4) for ids in texts])),
+        "repeated_4gram_share": share,
+        "repeated_4gram_share_ci": ends,
     }
 
 

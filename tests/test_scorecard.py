@@ -218,6 +218,7 @@ def test_every_number_of_an_assembled_file_is_watched(kind):
 
 
 MEASURED_KEYS = {"ppl", "delta", "ratio", "change", "ppl_2k", "ppl_full", "reduction_full", "mean_diff_pct", "alpha"}
+MEASURED_KEYS |= {"saved", "spearman", "speedup"}
 
 
 def test_every_measured_figure_of_the_sections_is_watched():
