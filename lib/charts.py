@@ -568,53 +568,26 @@ def ladder(v4, published=None, thresholds=(1.1, 1.5, 2.0)):
 
 def generation_speed(p1, published=None):
     """P1: tokens per second of each condition under each protocol; `published` is `[{condition, tok_per_s}]`."""
-    conditions = list(dict.fromkeys(r["condition"] for r in p1["rows"]))
     several = len({(r["protocol"], r["backend"]) for r in p1["rows"]}) > len({r["protocol"] for r in p1["rows"]})
+    figures = {r["condition"]: r["tok_per_s"] for r in published or []}
+    first = p1["rows"][0]["protocol"]
     rows = []
     for r in p1["rows"]:
-        place = r["protocol"] + (f" · {r['backend']}" if several else "")
-        rows.append(
-            _estimate(
-                {
-                    "place": place,
-                    "condition": condition_name(r["condition"]),
-                    "source": MEASURED,
-                    "ms": r["ms_per_tok"],
-                    "backend": r["backend"],
-                },
-                r["tok_per_s"],
-                r.get("tok_per_s_ci"),
-            )
-        )
-    first = rows[0]["place"]
-    rows += [
-        _estimate(
-            {
-                "place": first,
-                "condition": condition_name(r["condition"]),
-                "source": PUBLISHED,
-                "ms": None,
-                "backend": None,
-            },
-            r["tok_per_s"],
-            None,
-        )
-        for r in published or []
-    ]
-    names = [condition_name(c) for c in conditions]
-    x = alt.X(
-        "value:Q",
-        title="tokens per second",
-        scale=_log_scale(_reach(rows, "value")),
-        axis=alt.Axis(format="~s", tickCount=6),
-    )
+        condition = condition_name(r["condition"])
+        place = " · ".join([r["protocol"], condition] + ([r["backend"]] if several else []))
+        labels = {"place": place, "condition": condition, "protocol": r["protocol"], "backend": r["backend"]}
+        rows.append(_estimate(
+            labels | {"source": MEASURED, "ms": r["ms_per_tok"]}, r["tok_per_s"], r.get("tok_per_s_ci")))
+        if r["protocol"] == first and figures.get(r["condition"]):
+            rows.append(_estimate(labels | {"source": PUBLISHED, "ms": None}, figures.pop(r["condition"]), None))
+    reach = _reach(rows, "value")
+    x = alt.X("value:Q", title="tokens per second", scale=_log_scale(reach), axis=alt.Axis(format="~s", tickCount=6))
     base = _chart(rows).encode(
         y=alt.Y("place:N", title=None, sort=list(dict.fromkeys(r["place"] for r in rows))),
-        yOffset=alt.YOffset("condition:N", sort=names),
-        color=_condition_colour(conditions),
+        color=_condition_colour(list(dict.fromkeys(r["condition"] for r in p1["rows"]))),
         tooltip=[
             _tip("condition:N", "condition"),
-            _tip("place:N", "protocol"),
+            _tip("protocol:N", "protocol"),
             _tip("backend:N", "backend"),
             _tip("source:N", "source"),
             _tip("value:Q", "tokens per second", ".4f"),
@@ -622,7 +595,8 @@ def generation_speed(p1, published=None):
             *_interval_tips(".4f"),
         ],
     )
-    return _house(alt.layer(*_points_with_intervals(base, x, rows)), height=80 * len({r["place"] for r in rows}))
+    places = len({r["place"] for r in rows})
+    return _house(alt.layer(*_points_with_intervals(base, x, rows)), height=max(90, 26 * places))
 
 
 def refinement(p2, published=None):
@@ -1025,7 +999,8 @@ def _reach(rows, field):
 
 def _log_scale(values):
     positive = [v for v in values if v > 0]
-    low, high = min(positive), max(positive)
+    high = max(positive)
+    low = max(min(positive), high * 1e-4)
     margin = (high / low) ** 0.04 if high > low else 1.1
     return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False)
 
@@ -1036,7 +1011,7 @@ def _symlog_scale(values, constant):
 
 
 def _percent(values=None):
-    return alt.Axis(format=".1~%", **({"values": values} if values else {}))
+    return alt.Axis(format=".2~p", **({"values": values} if values else {}))
 
 
 def _signed_ticks(values):
@@ -1057,7 +1032,7 @@ def _ratio_ticks(rows):
 
 
 def _legend_values(top):
-    return [v for v in (-1, -0.1, -0.01, 0, 0.01, 0.1, 1) if abs(v) <= top]
+    return [v for v in (-1, -0.1, -0.01, 0, 0.01, 0.1, 1) if abs(v) <= top * 1.2]
 
 
 def _name(head):

@@ -59,6 +59,10 @@ KNOWN_NAMES = re.compile(
     r"(?<![A-Za-z0-9])2K(?![A-Za-z0-9])|(?<![A-Za-z0-9])L1(?![A-Za-z0-9])|(?:float|bfloat|int)\d+|bf16|fp16|fp32|"
     r"4-gram|distinct-2|(?:仮説|[Hh]ypothesis )5|95 ?%|exp10"
 )
+ANOTHER_MODEL = {
+    "ja": "† 公表値は別のモデル(GPT-2 small)のもので、比較の目安として並べた。",
+    "en": "† Published figures are another model's (GPT-2 small) and stand here for orientation only.",
+}
 DIGIT = re.compile(r"[0-9０-９]")
 
 _run = None
@@ -108,6 +112,8 @@ def table(name, caption_ja, caption_en, columns, rows, published=None, note_ja="
     notes = {"ja": note_ja, "en": note_en}
     check_pair(captions)
     check_pair(notes)
+    if published and not is_gpt2_small():
+        notes = {lang: f"{notes[lang]} {ANOTHER_MODEL[lang]}".strip() for lang in LANGUAGES}
     rows = rows_of(rows)
     published = dict(published or {})
     unknown = set(published) - {column[0] for column in columns}
@@ -332,9 +338,8 @@ def cell_of(row, key, spec, lang):
 
 
 def published_label(lang):
-    """The head of a column of published figures; names their model where this run's is another."""
-    other = "" if is_gpt2_small() else ("(GPT-2 small)" if lang == "ja" else " (GPT-2 small)")
-    return ("公表値" if lang == "ja" else "published") + other
+    """The head of a column of published figures, with a dagger where this run's model is another."""
+    return ("公表値" if lang == "ja" else "published") + ("" if is_gpt2_small() else "†")
 
 
 def is_gpt2_small():
@@ -357,7 +362,7 @@ def table_html(content):
     for row in content["rows"]:
         texts = [html.escape(" ".join(filter(None, (cell["text"], cell.get("interval"))))) for cell in row]
         lines.append(f'<tr><th scope="row">{texts[0]}</th>' + "".join(f"<td>{t}</td>" for t in texts[1:]) + "</tr>")
-    caption = html.escape(plain_text(content["caption"]))
+    caption = html.escape(" ".join(filter(None, (plain_text(content["caption"]), plain_text(content["note"])))))
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 

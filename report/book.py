@@ -86,7 +86,7 @@ def output_pieces(document, output, meta, lang, later, folder):
         number = later(plain_paragraphs(meta["caption"]))
         spec = output.data[VEGALITE_MIME]
         file = picture(spec, folder, f"{meta.name}-{lang}")
-        share = min(100, round(100 * spec.get("width", charts.WIDTH) / charts.WIDTH))
+        share = min(94, round(94 * spec.get("width", charts.WIDTH) / charts.WIDTH))
         yield lambda texts: (
             f"#figure(image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}), caption: [{texts[number]}])"
             f" <fig-{meta.name}-{lang}>"
@@ -96,7 +96,7 @@ def output_pieces(document, output, meta, lang, later, folder):
         note = later(plain_paragraphs(meta["note"]))
         content = output.data[TABLE_MIME]
         yield lambda texts: (
-            f"#figure(kind: table, {data_table(document, content, texts[note], lang)}, caption: [{texts[number]}])"
+            f"#figure(kind: table, {data_table(content, texts[note])}, caption: [{texts[number]}])"
             f" <tab-{meta.name}-{lang}>"
         )
 
@@ -110,12 +110,9 @@ def picture(spec, folder, name):
     return f"{name}.svg"
 
 
-def data_table(document, content, note, lang):
+def data_table(content, note):
     """A call of the template's `data-table`."""
     columns = content["columns"]
-    other_model = not document.setup.get("model", {}).get("is_gpt2_small", False)
-    if other_model and any(column["ghost"] for column in columns):
-        note = " ".join(filter(None, (note, f"#{quoted(word('published_note', lang))}")))
     widest = [max([_width(column["text"]) / 2] + [_cell_width(row[i]) for row in content["rows"]])
               for i, column in enumerate(columns)]
     long = [i for i, width in enumerate(widest) if width > 34]

@@ -19,6 +19,7 @@ from report import markdown
 from report.words import LANGUAGES, PARTS, SUMMARY_NOTEBOOK, SUMMARY_TAG, word
 
 REFERENCE = re.compile(r"#(fig|tab|sec)-(\w+)$")
+HEADING = re.compile(r"\s*(#{1,6}) ")
 KIND_WORDS = {"fig": "figure", "tab": "table"}
 
 
@@ -51,6 +52,7 @@ def load(notebooks_folder, results_folder):
         cell.id = f"cell-{i}"
     number(document)
     texts(document)
+    group_code(document)
     return document
 
 
@@ -95,7 +97,7 @@ def merge(document, notebooks):
     summary = [c for c in notebooks.get(SUMMARY_NOTEBOOK, NotebookNode(cells=[])).cells if _is_summary(c)]
     if summary:
         cells.append(structure("open", name="summary", level=2, heading={x: word("summary", x) for x in LANGUAGES}))
-        cells.extend(_without_title(_at_level(summary, 3)))
+        cells.extend(_at_level(_without_title(summary), 3))
         cells.append(structure("close"))
     for part in PARTS:
         present = [name for name in part.notebooks if name in notebooks]
@@ -199,6 +201,21 @@ def describe(document, output, cell):
     return meta
 
 
+def group_code(document):
+    """Marks where a row of folded code cells with nothing visible between them begins and ends."""
+    cells = document.notebook.cells
+    follows = [cell.cell_type == "code" and before.cell_type == "code" and not _visible(cell)
+               for before, cell in zip(cells, cells[1:], strict=False)]
+    for i, cell in enumerate(cells):
+        if cell.cell_type == "code":
+            cell.metadata.report.begins = i == 0 or not follows[i - 1]
+            cell.metadata.report.ends = i == len(follows) or not follows[i]
+
+
+def _visible(cell):
+    return any(output.metadata.report.kind != "plain" for output in cell.outputs)
+
+
 def fallback_titles(document):
     """A notebook that opens without a heading of its own in a language is headed by its name there."""
     opened, headed = None, set()
@@ -210,7 +227,7 @@ def fallback_titles(document):
                 opened["titles"] = dict.fromkeys(LANGUAGES, meta.section)
         elif opened and cell.cell_type == "markdown" and cell.source.strip():
             for lang in [meta.lang] if meta.lang else LANGUAGES:
-                if lang not in headed and cell.source.lstrip().startswith("# "):
+                if lang not in headed and HEADING.match(cell.source):
                     del opened["titles"][lang]
                 headed.add(lang)
 
@@ -232,7 +249,7 @@ def tidy(document, text, blocks, level):
         return inlines
 
     def header(depth, inlines):
-        wanted = min(6, text.level + depth - 1)
+        wanted = max(2, min(6, text.level + depth - 1))
         for lang in [text.lang] if text.lang else LANGUAGES:
             wanted = min(wanted, level[lang] + 1) if depth > 1 else wanted
             level[lang] = wanted
@@ -287,15 +304,21 @@ def _is_summary(cell):
 
 
 def _at_level(cells, level):
+    """Copies of the cells whose first heading comes out at `level`, whatever its own depth."""
     copies = copy.deepcopy(cells)
+    openings = (HEADING.match(cell.source) for cell in copies if cell.cell_type == "markdown")
+    depth = next((len(found.group(1)) for found in openings if found), 1)
     for cell in copies:
-        cell.metadata.report.level = level
+        cell.metadata.report.level = level - depth + 1
     return copies
 
 
 def _without_title(cells):
-    """The summary's cells without a first-level heading of their own, for the report heads it itself."""
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\A\s*# .*\n?", "", cell.source)
-    return cells
+    """The summary's cells without a title of their own, for the report heads it itself."""
+    copies, titled = copy.deepcopy(cells), set()
+    for cell in copies:
+        lang = cell.metadata.report.lang
+        if cell.cell_type == "markdown" and lang not in titled:
+            cell.source = re.sub(r"\A\s*#{1,2} .*\n?", "", cell.source)
+            titled.add(lang)
+    return copies

@@ -40,7 +40,6 @@ def write(document, files):
         "results": {name: Markup(view(name, section["data"], document.referenced))
                     for name, section in document.sections.items()},
         "anchors": document.referenced, "makers": document.makers,
-        "other_model": not document.setup.get("model", {}).get("is_gpt2_small", False),
         "files": files, "provenance": provenance.rows(document), "again": provenance.again(document),
         "policy_mark": Markup(POLICY_MARK), "style_mark": Markup(STYLE_MARK), "script_mark": Markup(SCRIPT_MARK),
     }}

@@ -70,10 +70,6 @@ WORDS = {
     "again": ("再実行", "To run it again"),
     "value": ("値", "Value"),
     "item": ("項目", "Item"),
-    "published_note": (
-        "公表値は別のモデル(GPT-2 small)のもので、比較の目安として並べた。",
-        "Published figures are of another model, GPT-2 small, and stand beside the measured ones for orientation only.",
-    ),
     "files_note": (
         "この報告のもとになったデータと図。場所は出力フォルダーからの相対パス。",
         "The data and figures behind this report, by their path in the output folder.",

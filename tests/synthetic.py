@@ -19,7 +19,9 @@ def _heads(layers, scale):
         for head in range(12):
             i = 12 * layer + head
             delta = scale * (2.3 / (1 + 9 * ((i * 37) % 144) / 10) ** 1.4 - 0.002 * (i % 7 == 3) * (1 + i / 30))
-            rows.append({"layer": layer, "head": head, "ppl": 30 * (1 + delta), "delta": delta, "delta_ci": _interval(delta)})
+            rows.append(
+                {"layer": layer, "head": head, "ppl": 30 * (1 + delta), "delta": delta, "delta_ci": _interval(delta)}
+            )
     return rows
 
 
@@ -32,15 +34,28 @@ def _curve(ladder, steepness):
 
 
 def _linearized(rows):
-    return [{"n_linearized": r["n"], "ppl": r["ppl"], "ppl_ci": _interval(r["ppl"]), "ratio": r["ratio"],
-             "ratio_ci": r["ratio_ci"]} for r in rows]
+    return [
+        {
+            "n_linearized": r["n"],
+            "ppl": r["ppl"],
+            "ppl_ci": _interval(r["ppl"]),
+            "ratio": r["ratio"],
+            "ratio_ci": r["ratio_ci"],
+        }
+        for r in rows
+    ]
 
 
 def _summary(heads):
     deltas = sorted(h["delta"] for h in heads)
-    return {"under_1pct": sum(abs(d) < 0.01 for d in deltas), "under_10pct": sum(abs(d) < 0.1 for d in deltas),
-            "negative": sum(d < 0 for d in deltas), "mean": sum(deltas) / len(deltas), "median": deltas[len(deltas) // 2],
-            "max": deltas[-1]}
+    return {
+        "under_1pct": sum(abs(d) < 0.01 for d in deltas),
+        "under_10pct": sum(abs(d) < 0.1 for d in deltas),
+        "negative": sum(d < 0 for d in deltas),
+        "mean": sum(deltas) / len(deltas),
+        "median": deltas[len(deltas) // 2],
+        "max": deltas[-1],
+    }
 
 
 def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    return x\n"):
@@ -50,58 +65,169 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
     thresholds = {"1.1": 20, "1.5": 60, "2.0": 90}
     conditions = [("baseline", 0), ("relu_30", 30), ("relu_70", 70)]
     top10 = [
-        {"layer": i % 3, "head": (5 * i) % 12, "rank_2k": i + 1, "rank_full": [1, 3, 2, 4, 5, 8, 6, 7, 10, 9][i],
-         "rank_full_ci": [max(1, i - 1), i + 3], "ppl_2k": 30.0, "ppl_full": 33.0,
-         "delta_ppl_2k": 2.4 / (i + 1) ** 1.5, "delta_ppl_2k_ci": _interval(2.4 / (i + 1) ** 1.5, 0.3),
-         "delta_ppl_full": 2.6 / (i + 1) ** 1.5, "delta_ppl_full_ci": _interval(2.6 / (i + 1) ** 1.5, 0.1)}
+        {
+            "layer": i % 3,
+            "head": (5 * i) % 12,
+            "rank_2k": i + 1,
+            "rank_full": [1, 3, 2, 4, 5, 8, 6, 7, 10, 9][i],
+            "rank_full_ci": [max(1, i - 1), i + 3],
+            "ppl_2k": 30.0,
+            "ppl_full": 33.0,
+            "delta_ppl_2k": 2.4 / (i + 1) ** 1.5,
+            "delta_ppl_2k_ci": _interval(2.4 / (i + 1) ** 1.5, 0.3),
+            "delta_ppl_full": 2.6 / (i + 1) ** 1.5,
+            "delta_ppl_full_ci": _interval(2.6 / (i + 1) ** 1.5, 0.1),
+        }
         for i in range(10)
     ]
     return {
-        "setup": {"model": {"name": model_name, "slug": "tiny", "family": "gpt2", "n_layer": 12, "n_head": 12,
-                            "is_gpt2_small": is_gpt2_small, "fingerprint": "abc", "n_params": 3_700_000},
-                  "corpus": {"name": "stdlib", "split": "heldout", "fingerprint": "def", "n_tokens": 370_000},
-                  "n_ctx": 1024, "quick_tokens": 2048, "full_tokens": 65536, "relu_counts": [30, 70], "ladder": ladder},
-        "phases": {"baseline_ppl": 30.0, "baseline_ppl_ci": [28.0, 32.0],
-                   "zero": {"heads": zero, "summary": _summary(zero), "layer_means": [_wave(i, 0.004, 0.4) for i in range(12)],
-                            "rank_law": {"alpha": 1.37, "C": 2.35, "r2": 0.98}, "cumulative": _curve(ladder, 5.0),
-                            "thresholds": thresholds},
-                   "mean": {"heads": mean, "summary": _summary(mean), "layer_means": [_wave(i, -0.002, 0.1) for i in range(12)],
-                            "cumulative": _curve(ladder, 3.0), "thresholds": thresholds},
-                   "relu": {"heads": relu, "summary": _summary(relu), "cumulative": _curve(ladder, 1.0),
-                            "thresholds": thresholds},
-                   "l1": {"heads": _heads(range(1, 12), 0.2)}, "identity": {"heads": _heads(range(1, 12), 0.9)},
-                   "mix": {"cumulative": _curve(ladder, 1.1)}, "factored": {"cumulative": _curve(ladder, 4.0)},
-                   "ranking": [[h["layer"], h["head"]] for h in relu],
-                   "flops_saved": [{"n": n, "saved": 0.0063 * n} for n in ladder]},
-        "V1": {"ppl_2k": 24.27, "ppl_2k_ci": [21.0, 28.0], "ppl_full": 31.041234, "ppl_full_ci": [30.0, 32.1], "change": 0.279,
-               "change_ci": [0.1, 0.4], "n_chunks": 64, "tokens_2k": 2048, "total_tokens": 65536},
+        "setup": {
+            "model": {
+                "name": model_name,
+                "slug": "tiny",
+                "family": "gpt2",
+                "n_layer": 12,
+                "n_head": 12,
+                "is_gpt2_small": is_gpt2_small,
+                "fingerprint": "abc",
+                "n_params": 3_700_000,
+            },
+            "corpus": {"name": "stdlib", "split": "heldout", "fingerprint": "def", "n_tokens": 370_000},
+            "n_ctx": 1024,
+            "quick_tokens": 2048,
+            "full_tokens": 65536,
+            "relu_counts": [30, 70],
+            "ladder": ladder,
+        },
+        "phases": {
+            "baseline_ppl": 30.0,
+            "baseline_ppl_ci": [28.0, 32.0],
+            "zero": {
+                "heads": zero,
+                "summary": _summary(zero),
+                "layer_means": [_wave(i, 0.004, 0.4) for i in range(12)],
+                "rank_law": {"alpha": 1.37, "C": 2.35, "r2": 0.98},
+                "cumulative": _curve(ladder, 5.0),
+                "thresholds": thresholds,
+            },
+            "mean": {
+                "heads": mean,
+                "summary": _summary(mean),
+                "layer_means": [_wave(i, -0.002, 0.1) for i in range(12)],
+                "cumulative": _curve(ladder, 3.0),
+                "thresholds": thresholds,
+            },
+            "relu": {
+                "heads": relu,
+                "summary": _summary(relu),
+                "cumulative": _curve(ladder, 1.0),
+                "thresholds": thresholds,
+            },
+            "l1": {"heads": _heads(range(1, 12), 0.2)},
+            "identity": {"heads": _heads(range(1, 12), 0.9)},
+            "mix": {"cumulative": _curve(ladder, 1.1)},
+            "factored": {"cumulative": _curve(ladder, 4.0)},
+            "ranking": [[h["layer"], h["head"]] for h in relu],
+            "flops_saved": [{"n": n, "saved": 0.0063 * n} for n in ladder],
+        },
+        "V1": {
+            "ppl_2k": 24.27,
+            "ppl_2k_ci": [21.0, 28.0],
+            "ppl_full": 31.041234,
+            "ppl_full_ci": [30.0, 32.1],
+            "change": 0.279,
+            "change_ci": [0.1, 0.4],
+            "n_chunks": 64,
+            "tokens_2k": 2048,
+            "total_tokens": 65536,
+        },
         "V2": {"top10": top10, "same_top": True, "top5_same_set": True, "spearman": 0.99, "lead": 3.9},
-        "V3": {"layer": 0, "head": 8, "zero_delta_ppl_2k": 2.365, "zero_delta_ppl_2k_ci": [2.0, 2.7],
-               "zero_delta_ppl_full": 2.806, "zero_delta_ppl_full_ci": [2.6, 3.0], "mean_delta_ppl_2k": 0.011,
-               "mean_delta_ppl_2k_ci": [0.001, 0.02], "mean_delta_ppl_full": 0.009, "mean_delta_ppl_full_ci": [0.006, 0.012],
-               "reduction_2k": 219.0, "reduction_full": 303.0},
-        "V4": {"cumulative": _linearized(_curve(ladder, 1.2)), "cumulative_2k": _linearized(_curve(ladder, 1.0)),
-               "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90}, "thresholds_full": thresholds},
+        "V3": {
+            "layer": 0,
+            "head": 8,
+            "zero_delta_ppl_2k": 2.365,
+            "zero_delta_ppl_2k_ci": [2.0, 2.7],
+            "zero_delta_ppl_full": 2.806,
+            "zero_delta_ppl_full_ci": [2.6, 3.0],
+            "mean_delta_ppl_2k": 0.011,
+            "mean_delta_ppl_2k_ci": [0.001, 0.02],
+            "mean_delta_ppl_full": 0.009,
+            "mean_delta_ppl_full_ci": [0.006, 0.012],
+            "reduction_2k": 219.0,
+            "reduction_full": 303.0,
+        },
+        "V4": {
+            "cumulative": _linearized(_curve(ladder, 1.2)),
+            "cumulative_2k": _linearized(_curve(ladder, 1.0)),
+            "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90},
+            "thresholds_full": thresholds,
+        },
         "V5": {"bias": "optimistic", "mean_diff_pct": 24.6, "conclusions_maintained": True, "max_threshold_shift": 10},
-        "P1": {"rows": [{"condition": c, "n_linearized": n, "protocol": p, "backend": "cpu", "tok_per_s": s * (1 - n / 900),
-                         "tok_per_s_ci": _interval(s * (1 - n / 900), 0.1), "ms_per_tok": 1000 / s, "relative": -n / 900}
-                        for p, s in (("recomputed", 17.3), ("cached", 260.0)) for c, n in conditions],
-               "theory": [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}]},
-        "P2": {"conditions": [{"condition": c, "n_linearized": n, "ppl": [2.4 + n / 300, 1.65, 1.42],
-                               "ppl_ci": [_interval(2.4 + n / 300, 0.1), _interval(1.65), _interval(1.42)],
-                               "repeated_4gram_share": [0.4, 0.6, 0.8], "distinct_2": [0.5, 0.4, 0.3]} for c, n in conditions],
-               "samples": [{"condition": c, "text": sample} for c, _ in conditions]},
-        "P3": {"n": [1, 2, 3, 5],
-               "conditions": [{"condition": c, "n_linearized": n, "first_n": [13.6 + n / 8, 11.1 + n / 9, 10.2 + n / 20, 8.0 + n / 25],
-                               "expected": [13.9 + n / 8, 11.0 + n / 9, 10.0 + n / 20, 8.0 + n / 25],
-                               "expected_ci": [_interval(v + n / 15, 0.1) for v in (13.9, 11.0, 10.0, 8.0)]} for c, n in conditions]},
-        "P4": {"lengths": [128, 256, 512, 1024],
-               "conditions": [{"condition": c, "n_linearized": n, "ppl": [55.0, 42.0, 34.0, 29.0],
-                               "ratio": [1 + n / 100 + 0.02 * i for i in range(4)],
-                               "ratio_ci": [_interval(1 + n / 100 + 0.02 * i, 0.03) for i in range(4)]} for c, n in conditions]},
-        "K": {"rows": [{"what": w, "n_linearized": n, "speedup": 1 + f * n / 132} for w, f in
-                       (("attention", 0.6), ("one layer", 0.3), ("prefill", 0.2), ("decoding", 0.05)) for n in (0, 30, 70, 132)],
-              "theory": [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}]},
+        "P1": {
+            "rows": [
+                {
+                    "condition": c,
+                    "n_linearized": n,
+                    "protocol": p,
+                    "backend": "cpu",
+                    "tok_per_s": s * (1 - n / 900),
+                    "tok_per_s_ci": _interval(s * (1 - n / 900), 0.1),
+                    "ms_per_tok": 1000 / s,
+                    "relative": -n / 900,
+                }
+                for p, s in (("recomputed", 17.3), ("cached", 260.0))
+                for c, n in conditions
+            ],
+            "theory": [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}],
+        },
+        "P2": {
+            "conditions": [
+                {
+                    "condition": c,
+                    "n_linearized": n,
+                    "ppl": [2.4 + n / 300, 1.65, 1.42],
+                    "ppl_ci": [_interval(2.4 + n / 300, 0.1), _interval(1.65), _interval(1.42)],
+                    "repeated_4gram_share": [0.4, 0.6, 0.8],
+                    "distinct_2": [0.5, 0.4, 0.3],
+                }
+                for c, n in conditions
+            ],
+            "samples": [{"condition": c, "text": sample} for c, _ in conditions],
+        },
+        "P3": {
+            "n": [1, 2, 3, 5],
+            "conditions": [
+                {
+                    "condition": c,
+                    "n_linearized": n,
+                    "first_n": [13.6 + n / 8, 11.1 + n / 9, 10.2 + n / 20, 8.0 + n / 25],
+                    "expected": [13.9 + n / 8, 11.0 + n / 9, 10.0 + n / 20, 8.0 + n / 25],
+                    "expected_ci": [_interval(v + n / 15, 0.1) for v in (13.9, 11.0, 10.0, 8.0)],
+                }
+                for c, n in conditions
+            ],
+        },
+        "P4": {
+            "lengths": [128, 256, 512, 1024],
+            "conditions": [
+                {
+                    "condition": c,
+                    "n_linearized": n,
+                    "ppl": [55.0, 42.0, 34.0, 29.0],
+                    "ratio": [1 + n / 100 + 0.02 * i for i in range(4)],
+                    "ratio_ci": [_interval(1 + n / 100 + 0.02 * i, 0.03) for i in range(4)],
+                }
+                for c, n in conditions
+            ],
+        },
+        "K": {
+            "rows": [
+                {"what": w, "n_linearized": n, "speedup": 1 + f * n / 132}
+                for w, f in (("attention", 0.6), ("one layer", 0.3), ("prefill", 0.2), ("decoding", 0.05))
+                for n in (0, 30, 70, 132)
+            ],
+            "theory": [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}],
+        },
         "conclusions": {"claims": [{"id": "stable_ranking", "verdict": "holds"}]},
     }
 
@@ -119,43 +245,76 @@ def all_charts():
         "rank_law": charts.rank_law(ph["zero"]["heads"], ph["zero"]["rank_law"], law),
         "layer_means": charts.layer_means(ph["zero"]["layer_means"], ph["mean"]["layer_means"], [0.415, *[0.013] * 11]),
         "curves": charts.cumulative(curves, {"zero": [{"n": 0, "ratio": 1}, {"n": 70, "ratio": 8.2}]}),
-        "methods": charts.methods({k: ph[k]["heads"] for k in ("relu", "l1", "identity")},
-                                  {"relu": {"mean": 0.0039, "median": 0.0023}, "l1": {"mean": 0.0185, "median": 0.0089}}),
-        "flops": charts.flops_saved(ph["flops_saved"], {"relu": ph["relu"]["cumulative"], "mix": ph["mix"]["cumulative"]}),
+        "methods": charts.methods(
+            {k: ph[k]["heads"] for k in ("relu", "l1", "identity")},
+            {"relu": {"mean": 0.0039, "median": 0.0023}, "l1": {"mean": 0.0185, "median": 0.0089}},
+        ),
+        "flops": charts.flops_saved(
+            ph["flops_saved"], {"relu": ph["relu"]["cumulative"], "mix": ph["mix"]["cumulative"]}
+        ),
         "baseline": charts.baseline(r["V1"], {"ppl_2k": 24.27, "ppl_full": 31.04}),
-        "top_heads": charts.top_heads(r["V2"]["top10"], [{"layer": 0, "head": 0, "delta_ppl_2k": 2.0, "delta_ppl_full": 2.1}]),
+        "top_heads": charts.top_heads(
+            r["V2"]["top10"], [{"layer": 0, "head": 0, "delta_ppl_2k": 2.0, "delta_ppl_full": 2.1}]
+        ),
         "rank_slope": charts.rank_slope(r["V2"]["top10"]),
-        "zero_and_mean": charts.zero_and_mean(r["V3"], {"zero_delta_ppl_2k": 2.365, "zero_delta_ppl_full": 2.806,
-                                                        "mean_delta_ppl_2k": 0.011, "mean_delta_ppl_full": 0.009}),
+        "zero_and_mean": charts.zero_and_mean(
+            r["V3"],
+            {
+                "zero_delta_ppl_2k": 2.365,
+                "zero_delta_ppl_full": 2.806,
+                "mean_delta_ppl_2k": 0.011,
+                "mean_delta_ppl_full": 0.009,
+            },
+        ),
         "ladder": charts.ladder(r["V4"], {"full": [{"n": 0, "ratio": 1}, {"n": 132, "ratio": 11.75}]}),
         "speed": charts.generation_speed(r["P1"], [{"condition": "baseline", "tok_per_s": 17.3}]),
         "refinement": charts.refinement(r["P2"], {"baseline": [2.44, 1.65, 1.42]}),
         "degeneration": charts.degeneration(r["P2"]),
         "best_of_n": charts.best_of_n(r["P3"], {"relu_30": [17.33, 12.35, 11.18, 8.68]}),
         "context": charts.context_length(r["P4"], {"relu_30": [1.161, 1.113, 1.096, 1.122]}),
-        "kernel_speed": charts.speed_and_theory(r["K"]["rows"], r["K"]["theory"], [{"n_linearized": 132, "speedup": 1.3}]),
+        "kernel_speed": charts.speed_and_theory(
+            r["K"]["rows"], r["K"]["theory"], [{"n_linearized": 132, "speedup": 1.3}]
+        ),
         "roofline": charts.roofline([{"name": "SDPA", "intensity": 40.0, "rate": 2e11}], 4e11, 2e10),
     }
 
 
 SENTENCES = {
-    "V1": ("全トークンのPPLは{V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}で、{fig:baseline}と{tab:baseline}に示す。{setup.model.name}",
-           "On all tokens PPL is {V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}; see {fig:baseline} and {tab:baseline}. {setup.model.name}"),
-    "V4": ("2Kでは{V4.thresholds_2k[1.1]}ヘッド、全体では{V4.thresholds_full[1.1]}ヘッド。$\\Delta = \\frac{a}{b}$",
-           "{V4.thresholds_2k[1.1]} heads on 2K, {V4.thresholds_full[1.1]} on all. $\\Delta = \\frac{a}{b}$"),
+    "V1": (
+        "全トークンのPPLは{V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}で、{fig:baseline}と{tab:baseline}に示す。{setup.model.name}",
+        "On all tokens PPL is {V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}; see {fig:baseline} and {tab:baseline}. {setup.model.name}",
+    ),
+    "V4": (
+        "2Kでは{V4.thresholds_2k[1.1]}ヘッド、全体では{V4.thresholds_full[1.1]}ヘッド。$\\Delta = \\frac{a}{b}$",
+        "{V4.thresholds_2k[1.1]} heads on 2K, {V4.thresholds_full[1.1]} on all. $\\Delta = \\frac{a}{b}$",
+    ),
 }
 FIGURES = {
-    "phases": ["zero_map", "rank_law", "layer_means", "curves", "methods", "flops"], "V1": ["baseline"],
-    "V2": ["top_heads", "rank_slope"], "V3": ["zero_and_mean"], "V4": ["ladder"], "P1": ["speed"],
-    "P2": ["refinement", "degeneration"], "P3": ["best_of_n"], "P4": ["context"], "K": ["kernel_speed", "roofline"],
+    "phases": ["zero_map", "rank_law", "layer_means", "curves", "methods", "flops"],
+    "V1": ["baseline"],
+    "V2": ["top_heads", "rank_slope"],
+    "V3": ["zero_and_mean"],
+    "V4": ["ladder"],
+    "P1": ["speed"],
+    "P2": ["refinement", "degeneration"],
+    "P3": ["best_of_n"],
+    "P4": ["context"],
+    "K": ["kernel_speed", "roofline"],
 }
 TITLES = {
-    "phases": ("これまでのフェーズ", "The earlier phases"), "V1": ("V1: 全トークンのベースライン", "V1: Baseline on all tokens"),
-    "V2": ("V2: 上位のヘッド", "V2: The top heads"), "V3": ("V3: 注目ヘッド", "V3: The focus head"),
-    "V4": ("V4: 累積線形化", "V4: Cumulative linearization"), "V5": ("V5: 判定", "V5: Verdict"),
-    "P1": ("P1: 生成速度", "P1: Generation speed"), "P2": ("P2: 自己改良", "P2: Self-refinement"),
-    "P3": ("P3: best-of-N", "P3: Best-of-N"), "P4": ("P4: 文脈長", "P4: Context length"),
-    "K": ("カーネル", "Kernels"), "setup": ("実験条件", "Experimental set-up"), "conclusions": ("結論", "Conclusions"),
+    "phases": ("これまでのフェーズ", "The earlier phases"),
+    "V1": ("V1: 全トークンのベースライン", "V1: Baseline on all tokens"),
+    "V2": ("V2: 上位のヘッド", "V2: The top heads"),
+    "V3": ("V3: 注目ヘッド", "V3: The focus head"),
+    "V4": ("V4: 累積線形化", "V4: Cumulative linearization"),
+    "V5": ("V5: 判定", "V5: Verdict"),
+    "P1": ("P1: 生成速度", "P1: Generation speed"),
+    "P2": ("P2: 自己改良", "P2: Self-refinement"),
+    "P3": ("P3: best-of-N", "P3: Best-of-N"),
+    "P4": ("P4: 文脈長", "P4: Context length"),
+    "K": ("カーネル", "Kernels"),
+    "setup": ("実験条件", "Experimental set-up"),
+    "conclusions": ("結論", "Conclusions"),
 }
 
 
@@ -172,9 +331,17 @@ def write_build(folder, monkeypatch, **options):
     build = folder
     (build / "results" / "data" / "sections").mkdir(parents=True)
     (build / "notebooks").mkdir()
-    record = {"commit": "0123abc", "dirty": True, "profile": "synthetic", "seed": 1, "device": "cpu", "backend": "cpu",
-              "machine": {"system": "Linux", "cores": 2}, "versions": {"python": "3.11"},
-              "times": {"started": "2026-01-02T03:04:05+00:00", "seconds": 1.5}}
+    record = {
+        "commit": "0123abc",
+        "dirty": True,
+        "profile": "synthetic",
+        "seed": 1,
+        "device": "cpu",
+        "backend": "cpu",
+        "machine": {"system": "Linux", "cores": 2},
+        "versions": {"python": "3.11"},
+        "times": {"started": "2026-01-02T03:04:05+00:00", "seconds": 1.5},
+    }
     for name, data in found.items():
         text = json.dumps({"section": name, "parameters": {}, "data": data, "provenance": record}, ensure_ascii=False)
         (build / "results" / "data" / "sections" / f"{name}.json").write_text(text, encoding="utf-8")
@@ -183,8 +350,11 @@ def write_build(folder, monkeypatch, **options):
         results, figures, slug, section = found, build / "results" / "figures", "tiny", "V1"
 
     shown = []
-    monkeypatch.setattr(prose, "show", lambda bundle, metadata: shown.append(
-        nbformat.v4.new_output("display_data", data=bundle, metadata=metadata)))
+    monkeypatch.setattr(
+        prose,
+        "show",
+        lambda bundle, metadata: shown.append(nbformat.v4.new_output("display_data", data=bundle, metadata=metadata)),
+    )
     prose.bind(Run)
 
     def code(source, call=None, tags=()):
@@ -202,27 +372,72 @@ def write_build(folder, monkeypatch, **options):
 
     for name, (ja, en) in TITLES.items():
         Run.section = name
-        cells = [text("ja", f"# {ja}\n\n説明の文。"), text("en", f"# {en}\n\nA sentence of **explanation** with `code`."),
-                 code(f'run = Run("{name}", globals())', tags=["parameters"]), code("run.finish(data)")]
+        cells = [
+            text("ja", f"# {ja}\n\n説明の文。"),
+            text("en", f"# {en}\n\nA sentence of **explanation** with `code`."),
+            code(f'run = Run("{name}", globals())', tags=["parameters"]),
+            code("run.finish(data)"),
+        ]
         if name in SENTENCES:
             cells.append(code("say(...)", lambda name=name: prose.say(*SENTENCES[name])))
         for figure in FIGURES.get(name, []):
-            cells.append(code(f"figure({figure!r})", lambda figure=figure: prose.figure(
-                figure, charts_of[figure], f"図の説明、{{n}}件、{figure}。", f"What the figure {figure} shows, {{n}} of it.",
-                "図の代替テキスト", "alternative text", n=3)))
+            cells.append(
+                code(
+                    f"figure({figure!r})",
+                    lambda figure=figure: prose.figure(
+                        figure,
+                        charts_of[figure],
+                        f"図の説明、{{n}}件、{figure}。",
+                        f"What the figure {figure} shows, {{n}} of it.",
+                        "図の代替テキスト",
+                        "alternative text",
+                        n=3,
+                    ),
+                )
+            )
         if name == "V1":
-            cells.append(code("table", lambda: prose.table(
-                "baseline", "段ごとのPPL。", "PPL by step.", [("n_linearized", "ヘッド数", "heads", "d"), ("ppl", "PPL", "PPL", ".2f ci"),
-                                                        ("ratio", "比", "ratio", ".3f")],
-                "V4.cumulative", published={"ppl": [24.0] * 12})))
+            cells.append(
+                code(
+                    "table",
+                    lambda: prose.table(
+                        "baseline",
+                        "段ごとのPPL。",
+                        "PPL by step.",
+                        [
+                            ("n_linearized", "ヘッド数", "heads", "d"),
+                            ("ppl", "PPL", "PPL", ".2f ci"),
+                            ("ratio", "比", "ratio", ".3f"),
+                        ],
+                        "V4.cumulative",
+                        published={"ppl": [24.0] * 12},
+                    ),
+                )
+            )
         if name == "P2":
             cells.append(code("quote", lambda: prose.quote(found["P2"]["samples"][0]["text"])))
-            cells.append(code("table", lambda: prose.table(
-                "samples", "生成例", "Samples", [("condition", "条件", "condition", ""), ("text", "文", "text", "")], "P2.samples")))
+            cells.append(
+                code(
+                    "table",
+                    lambda: prose.table(
+                        "samples",
+                        "生成例",
+                        "Samples",
+                        [("condition", "条件", "condition", ""), ("text", "文", "text", "")],
+                        "P2.samples",
+                    ),
+                )
+            )
         if name == "conclusions":
-            summary = [code("say(...)", lambda: prose.say(
-                "2Kの推定は**{V5.bias:term}**で、PPLは{V1.ppl_2k:.2f}から{V1.ppl_full:.2f}へ動く。",
-                "The 2K estimate is **{V5.bias:term}**: PPL moves from {V1.ppl_2k:.2f} to {V1.ppl_full:.2f}."), ["summary"])]
+            summary = [
+                code(
+                    "say(...)",
+                    lambda: prose.say(
+                        "2Kの推定は**{V5.bias:term}**で、PPLは{V1.ppl_2k:.2f}から{V1.ppl_full:.2f}へ動く。",
+                        "The 2K estimate is **{V5.bias:term}**: PPL moves from {V1.ppl_2k:.2f} to {V1.ppl_full:.2f}.",
+                    ),
+                    ["summary"],
+                )
+            ]
             cells += summary
         for i, cell in enumerate(cells):
             cell.id = f"cell-{i}"
