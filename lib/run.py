@@ -25,6 +25,13 @@ def build_root():
     return Path(os.environ.get("EXPERIMENT10_BUILD") or ROOT / "build").resolve()
 
 
+def open_store():
+    """The store of scores and generations that all profiles share."""
+    from lib.store import Store
+
+    return Store(build_root() / "store", STORE_LIMIT)
+
+
 class Run:
     """One section's session.
 
@@ -70,9 +77,7 @@ class Run:
 
     @cached_property
     def store(self):
-        from lib.store import Store
-
-        return Store(build_root() / "store", STORE_LIMIT)
+        return open_store()
 
     @cached_property
     def tokens(self):

@@ -1,0 +1,76 @@
+PROFILE ?= embedded
+PARAMS ?=
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONHASHSEED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model new-notebook clean-cache clean lint lock env FORCE
+
+help: ## this help
+	@echo 'make TARGET [PROFILE=$(PROFILE)] [PARAMS="-p key value …"]'
+	@echo
+	@awk -F ' *## *' '/^[a-zA-Z\/%-]+:.*## /{split($$1, t, ":"); printf "  %-18s %s\n", t[1], $$2}' Makefile
+	@echo
+	@printf '  profiles:          '; ls params | sed 's/\.yaml$$//' | tr '\n' ' '; echo
+
+report: $(READY) ## run what has to run, then assemble build/PROFILE/report/
+	@$(PY) -m lib.pipeline report --profile $(PROFILE) $(PARAMS)
+
+notebooks/%: $(READY) FORCE ## run one notebook and what it needs: make notebooks/V4
+	@$(PY) -m lib.pipeline run $(basename $*) --profile $(PROFILE) $(PARAMS)
+
+dry-run: $(READY) ## say what `make report` would run, and why
+	@$(PY) -m lib.pipeline dry-run --profile $(PROFILE) $(PARAMS)
+
+test: $(READY) ## the tests
+	@$(PY) -m pytest
+
+lab: $(READY) ## JupyterLab on the notebooks
+	@cd notebooks && ../$(PY) -m jupyterlab
+
+verify: $(READY) ## the scorecard: published figures against measured ones; fails on a miss
+	@$(PY) -m lib.scorecard build/$(PROFILE)/results/data
+
+diff: $(READY) ## compare two runs' numbers and claims: make diff A=embedded B=gpt2
+	@$(PY) -m lib.compare $(A) $(B)
+
+bench: $(READY) ## the engine against the published method, side by side; build/bench/engine.json
+	@$(PY) -m lib.bench --out build/bench/engine.json
+
+bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; build/bench/kernels.json
+	@$(PY) -m kernels.bench --out build/bench/kernels.json
+
+embedded-model: $(READY) ## train the embedded model again (about an hour on 2 cores)
+	@$(PY) -m lib.pipeline train $(PARAMS)
+
+new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
+	@$(PY) -m lib.scaffold $(NAME) $(NEEDS)
+
+clean-cache: $(READY) ## empty the store of scores
+	@$(PY) -c "from lib.run import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
+
+clean: ## remove everything generated, the environment apart
+	rm -rf build
+
+lint: $(READY) ## ruff
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check lib kernels report tests
+
+lock: $(READY) ## write constraints.txt anew from this environment
+	@$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+env: $(READY) ## only make the environment
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]}: 3.11 or newer is needed; pass PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@echo 'installing the pinned packages into $(VENV) (a few minutes) …'
+	@$(PY) -m pip install --quiet --progress-bar off -r requirements.txt -c constraints.txt
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+FORCE:
