@@ -49,7 +49,7 @@ def stdlib_sources(split):
 
 def stdlib_dataset(split):
     """The library's modules of one split as a `datasets.Dataset` (`name`, `text`)."""
-    names, texts = zip(*stdlib_sources(split))
+    names, texts = zip(*stdlib_sources(split), strict=True)
     return Dataset.from_dict({"name": list(names), "text": list(texts)})
 
 
@@ -63,7 +63,8 @@ def load_rows(dataset, config, split):
             raise InputError(f"split: given {split!r}, allowed for {STDLIB}: train, heldout")
         return stdlib_dataset(split), f"{STDLIB} {platform.python_version()}"
     folder = fetch("dataset", "dataset", dataset, [f"{config}/*"] if config else ["*.parquet", "*.raw"])
-    raw = [folder / f"wiki.{RAW_NAMES.get(split, split)}.raw", folder / config / f"wiki.{RAW_NAMES.get(split, split)}.raw"]
+    raw_name = f"wiki.{RAW_NAMES.get(split, split)}.raw"
+    raw = [folder / raw_name, folder / config / raw_name]
     for path in raw:
         if path.is_file():
             return Dataset.from_dict({"text": raw_rows(path)}), split_revision(dataset)[0]
@@ -101,7 +102,9 @@ def chunk(ids, n_ctx, n_chunks, what="full_chunks"):
     """
     whole = len(ids) // n_ctx
     if whole < n_chunks:
-        raise InputError(f"{what}: given {n_chunks}, allowed: at most {whole}, the whole chunks of {n_ctx} tokens in {len(ids):,}")
+        raise InputError(
+            f"{what}: given {n_chunks}, allowed: at most {whole}, the whole chunks of {n_ctx} tokens in {len(ids):,}"
+        )
     return np.ascontiguousarray(ids[: n_chunks * n_ctx].reshape(n_chunks, n_ctx))
 
 

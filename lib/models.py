@@ -53,7 +53,7 @@ def model_folder(name):
     if not (folder / "config.json").is_file():
         raise InputError(f"model: {name!r} has no config.json; allowed: a folder that save_pretrained has written")
     if not any(folder.glob("*.safetensors")):
-        raise InputError(f"model: {name!r} has no *.safetensors; allowed: weights as safetensors (save_pretrained writes them)")
+        raise InputError(f"model: {name!r} has no *.safetensors; allowed: weights as save_pretrained writes them")
     return folder
 
 
@@ -80,7 +80,9 @@ def shape(config):
     try:
         return config.num_hidden_layers, config.num_attention_heads, n_positions(config)
     except AttributeError:
-        raise InputError(f"model: {config.model_type!r} has no attention heads; allowed: GPT-2 and Llama-type decoders") from None
+        raise InputError(
+            f"model: {config.model_type!r} has no attention heads; allowed: GPT-2 and Llama-type decoders"
+        ) from None
 
 
 def load_model(folder, dtype="float32", device="cpu"):
@@ -90,14 +92,19 @@ def load_model(folder, dtype="float32", device="cpu"):
 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
             attn_implementation="sdpa",
         )
     except Exception as error:
         raise InputError(f"model: {folder} can't be loaded ({first_line(error)})") from None
     missing = [key for key in info["missing_keys"] if not key.startswith("lm_head")]
     if missing or info["mismatched_keys"]:
-        raise InputError(f"model: {folder} lacks weights, {sorted(missing)[:3] or info['mismatched_keys'][:3]} among them")
+        lacking = sorted(missing)[:3] or info["mismatched_keys"][:3]
+        raise InputError(f"model: {folder} lacks weights, {lacking} among them; save it again with save_pretrained")
     return model.to(device).eval()
 
 
@@ -145,7 +152,14 @@ def count_parameters(folder, config):
     return total
 
 
-GPT2_SMALL = {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024}
+GPT2_SMALL = {
+    "model_type": "gpt2",
+    "n_layer": 12,
+    "n_head": 12,
+    "n_embd": 768,
+    "vocab_size": 50257,
+    "n_positions": 1024,
+}
 
 
 def is_gpt2_small(folder, name):

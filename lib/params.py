@@ -161,8 +161,10 @@ def fit_to_corpus(values, given):
             raise InputError(f"{key}: given {values[key]}, allowed: at most {bound} ({formula})")
         values[key] = min(values[key], bound)
     spans = {
-        "iterations": ("prompt_tokens + new_tokens * iterations",
-                       values["prompt_tokens"] + values["new_tokens"] * values["iterations"]),
+        "iterations": (
+            "prompt_tokens + new_tokens * iterations",
+            values["prompt_tokens"] + values["new_tokens"] * values["iterations"],
+        ),
         "speed_tokens": ("speed_prompt + speed_tokens", values["speed_prompt"] + values["speed_tokens"]),
     }
     for key, (formula, length) in spans.items():
@@ -199,7 +201,8 @@ def resolve_for_model(values, n_layer, n_head, n_positions):
     n_rankable = (n_layer - 1) * n_head
     if n_rankable < 1:
         raise InputError(f"model: given one of {n_layer} layer, allowed: two or more (layer 0 is not ranked)")
-    ladder = counts("ladder", values["ladder"], n_rankable, sorted({n for n in range(0, 101, 10) if n < n_rankable} | {n_rankable}))
+    published = sorted({n for n in range(0, 101, 10) if n < n_rankable} | {n_rankable})
+    ladder = counts("ladder", values["ladder"], n_rankable, published)
     if ladder[0] != 0:
         ladder = [0, *ladder]
     shares = [30, 70] if n_rankable >= 132 else sorted({max(1, round(n_rankable * s / 132)) for s in (30, 70)})
@@ -208,8 +211,10 @@ def resolve_for_model(values, n_layer, n_head, n_positions):
     return {
         "ladder": ladder,
         "relu_counts": counts("relu_counts", values["relu_counts"], n_rankable, shares),
-        "context_lengths": (
-            sorted({max(2, longest // s) for s in (8, 4, 2, 1)}) if lengths == "auto" else sorted(set(map(int, lengths.split())))
+        "context_lengths": sorted(
+            {max(2, longest // share) for share in (8, 4, 2, 1)}
+            if lengths == "auto"
+            else set(map(int, lengths.split()))
         ),
         "n_rankable": n_rankable,
     }

@@ -114,17 +114,21 @@ def closure(notebooks, names):
 
 
 def files_digest(*folders, suffixes=(".py", ".json", ".yaml", ".metal", ".txt", ".css", ".js", ".j2", ".typ")):
-    return sha([
-        [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in suffixes and "__pycache__" not in path.parts
-    ])
+    return sha(
+        [
+            [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]
+            for folder in folders
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix in suffixes and "__pycache__" not in path.parts
+        ]
+    )
 
 
 def code_digest():
     return sha(
-        files_digest(ROOT / "lib", ROOT / "kernels"), (ROOT / "requirements.txt").read_bytes(), platform.python_version()
+        files_digest(ROOT / "lib", ROOT / "kernels"),
+        (ROOT / "requirements.txt").read_bytes(),
+        platform.python_version(),
     )
 
 
@@ -197,9 +201,8 @@ class Profile:
         results.write_json(self.manifest_path, self.manifest)
 
     def report_key(self, notebooks):
-        return sha(
-            [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks], files_digest(ROOT / "report", ROOT / "lib")
-        )
+        records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
+        return sha(records, files_digest(ROOT / "report", ROOT / "lib"))
 
     def report_files(self):
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]
@@ -242,19 +245,25 @@ def execute(profile, nb):
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(nb.path), str(failed), parameters=profile.parameters(nb), kernel_name="python3", progress_bar=False,
-            cwd=str(NOTEBOOKS), coalesce_streams=True, stderr_file=sys.stderr, log_output=False,
+            str(nb.path),
+            str(failed),
+            parameters=profile.parameters(nb),
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(NOTEBOOKS),
+            coalesce_streams=True,
+            stderr_file=sys.stderr,
+            log_output=False,
             config=Config({"KernelManager": {"transport_encryption": "required"}}),
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
-        raise InputError(
-            f"{nb.name}: cell {error.cell_index}: {error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''};"
-            f" see {os.path.relpath(failed)}"
-        ) from None
+        what = f"cell {error.cell_index}: {error.ename}: {(error.evalue.splitlines() or [''])[0]}"
+        raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
     except Exception as error:
-        raise InputError(f"{nb.name}: its kernel stopped ({type(error).__name__}: {error}); see {os.path.relpath(failed)}") from None
+        what = f"its kernel stopped ({type(error).__name__}: {error})"
+        raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
     executed = nbformat.read(failed, as_version=4)
     for i, cell in enumerate(executed.cells):
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
@@ -294,7 +303,8 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
     os.environ["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
     stale = set()
     for nb in wanted:
-        reason = profile.fresh(nb) or (f"{(stale & set(nb.needs)).pop()} runs again" if dry and stale & set(nb.needs) else None)
+        rerun = [name for name in nb.needs if dry and name in stale]
+        reason = profile.fresh(nb) or (f"{rerun[0]} runs again" if rerun else None)
         if reason is None:
             continue
         stale.add(nb.name)
@@ -321,8 +331,18 @@ def report(profile_name, overrides, dry=False):
         print("would assemble the report")
         return
     done = subprocess.run(
-        [sys.executable, "-m", "report.assemble", "--notebooks", profile.folder / "notebooks", "--results",
-         profile.folder / "results", "--out", profile.folder / "report"], cwd=ROOT,
+        [
+            sys.executable,
+            "-m",
+            "report.assemble",
+            "--notebooks",
+            profile.folder / "notebooks",
+            "--results",
+            profile.folder / "results",
+            "--out",
+            profile.folder / "report",
+        ],
+        cwd=ROOT,
     )
     if done.returncode:
         raise InputError("report: could not be assembled, see above; the notebooks' results are kept")
@@ -330,9 +350,43 @@ def report(profile_name, overrides, dry=False):
     profile.save()
 
 
+def train(overrides):
+    """Runs the notebook that trains the embedded model, with overrides of its own parameters cell."""
+    import papermill
+    from traitlets.config import Config
+
+    path = NOTEBOOKS / "embedded_model.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    defaults = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+    for name, value in overrides.items():
+        if name not in defaults:
+            raise InputError(f"-p {name}: unknown{near(name, defaults)}, allowed: {', '.join(defaults)}")
+        try:
+            overrides[name] = type(defaults[name])(value)
+        except ValueError:
+            raise InputError(f"-p {name}: given {value!r}, allowed: a whole number") from None
+    target = build_root() / "embedded-model" / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(target),
+            parameters=overrides,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(NOTEBOOKS),
+            coalesce_streams=True,
+            stderr_file=sys.stderr,
+            config=Config({"KernelManager": {"transport_encryption": "required"}}),
+        )
+    except papermill.PapermillExecutionError as error:
+        raise InputError(f"{path.name}: cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+
+
 def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["report", "run", "dry-run", "list"])
+    parser.add_argument("task", choices=["report", "run", "dry-run", "list", "train"])
     parser.add_argument("names", nargs="*", help="notebooks (for run)")
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
@@ -342,6 +396,8 @@ def main(words=None):
         if args.task == "list":
             for nb in discover().values():
                 print(f"{nb.name:12} needs {', '.join(nb.needs) or 'nothing':40} takes {', '.join(nb.parameters)}")
+        elif args.task == "train":
+            train(overrides)
         elif args.task == "run":
             run_notebooks(args.profile, args.names, overrides)
         else:

@@ -18,7 +18,18 @@ from lib.errors import InputError
 from lib.params import ROOT
 
 SCHEMAS = Path(__file__).resolve().parent / "schema"
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "altair", "papermill", "nbconvert", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "scipy",
+    "altair",
+    "papermill",
+    "nbconvert",
+    "triton",
+)
 
 
 @cache

@@ -107,8 +107,12 @@ class Run:
         chosen = self.setup["parameters"]
         self.backend = self.setup["backend"]
         return Evaluator(
-            self.model, self.tokens if tokens is None else tokens, self.store,
-            model_key=self.setup["model"]["fingerprint"], dtype=chosen["dtype"], backend=chosen["backend"],
+            self.model,
+            self.tokens if tokens is None else tokens,
+            self.store,
+            model_key=self.setup["model"]["fingerprint"],
+            dtype=chosen["dtype"],
+            backend=chosen["backend"],
         )
 
     @property
@@ -185,10 +189,15 @@ class Run:
     def provenance(self, chosen=None):
         setup = self.setup
         return results.provenance(
-            self.profile, chosen or setup["parameters"] | self.parameters, setup["parameters"]["seed"],
+            self.profile,
+            chosen or setup["parameters"] | self.parameters,
+            setup["parameters"]["seed"],
             {k: setup["model"][k] for k in ("name", "fingerprint")},
             {k: setup["corpus"][k] for k in ("name", "fingerprint")},
-            setup["device"], self.backend, self.started, time.time() - self.started,
+            setup["device"],
+            self.backend,
+            self.started,
+            time.time() - self.started,
         )
 
 
@@ -231,7 +240,9 @@ def prepare(run):
             "n_kv_head": n_kv_head,
             "d_head": d_head,
             "n_embd": config.hidden_size,
-            "d_mlp": getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
+            "d_mlp": getattr(config, "intermediate_size", None)
+            or getattr(config, "n_inner", None)
+            or 4 * config.hidden_size,
             "n_positions": n_positions,
             "vocab_size": config.vocab_size,
             "n_params": models.count_parameters(folder, config),
@@ -278,4 +289,6 @@ def show_input_errors():
         return
     shell = get_ipython()
     if shell is not None and "EXPERIMENT10_PIPELINE" not in os.environ:
-        shell.set_custom_exc((InputError,), lambda self, kind, error, trace, tb_offset=None: print(f"{error}", file=sys.stderr))
+        shell.set_custom_exc(
+            (InputError,), lambda self, kind, error, trace, tb_offset=None: print(f"{error}", file=sys.stderr)
+        )

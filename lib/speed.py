@@ -40,12 +40,19 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
         own = np.array(seconds[condition, name])
         rate, rate_ci = stats.median_ci(n_new / own, seed)
         relative, relative_ci = stats.median_ci(np.array(seconds[first, name]) / own - 1, seed)
-        rows.append({
-            "condition": condition, "n_linearized": len(plans[condition].heads), "protocol": name.split("/")[0],
-            "backend": protocols[name][1] if plans[condition] else "sdpa",
-            "tok_per_s": rate, "tok_per_s_ci": rate_ci, "ms_per_tok": 1000 / rate,
-            "relative": relative, "relative_ci": relative_ci,
-        })
+        rows.append(
+            {
+                "condition": condition,
+                "n_linearized": len(plans[condition].heads),
+                "protocol": name.split("/")[0],
+                "backend": protocols[name][1] if plans[condition] else "sdpa",
+                "tok_per_s": rate,
+                "tok_per_s_ci": rate_ci,
+                "ms_per_tok": 1000 / rate,
+                "relative": relative,
+                "relative_ci": relative_ci,
+            }
+        )
     return rows
 
 

@@ -4,9 +4,9 @@ Checkpoints are safetensors, so that an interrupted training goes on where it st
 """
 
 import json
-import time
+import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+from lib import stats
+from lib.evaluate import Evaluator
+from lib.interventions import Plan
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -51,7 +55,10 @@ def train_tokenizer(texts, vocab_size=4096):
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False)
     return GPT2TokenizerFast(
-        tokenizer_object=bpe._tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT,
+        tokenizer_object=bpe._tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
     )
 
 
@@ -80,7 +87,12 @@ def bigram_ppl(train_ids, chunks, vocab_size):
 def new_model(recipe, vocab_size):
     torch.manual_seed(recipe.seed)
     config = GPT2Config(
-        vocab_size=vocab_size, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        vocab_size=vocab_size,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
         **recipe.shape,
     )
     return GPT2LMHeadModel(config)
@@ -126,7 +138,7 @@ def load_checkpoint(folder, model, opts):
     if not path.exists():
         return 0, []
     with safe_open(path, "pt") as f:
-        meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+        meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
     model.tie_weights()
     for i, opt in enumerate(opts):
@@ -141,6 +153,8 @@ def load_checkpoint(folder, model, opts):
 def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
     """Trains on the id stream `ids` [N]; returns `(model, curve)`, curve rows being `[tokens seen, mean loss]`.
 
+    `report(seen, loss)` is called every 25 steps.
+
     Goes on from `folder/checkpoint.safetensors` where there is one.
     """
     folder = Path(folder)
@@ -152,8 +166,8 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
         block.mlp.act = torch.nn.GELU(approximate="tanh")
     opts = optimizers(model, recipe)
     seen, curve = load_checkpoint(folder, model, opts)
-    n_ctx, stage_end, losses, started = recipe.shape["n_positions"], 0, [], time.time()
-    first_seen, step = seen, 0
+    n_ctx, stage_end, losses = recipe.shape["n_positions"], 0, []
+    step = 0
     for stage in recipe.stages:
         stage_end += stage.tokens
         model.set_attn_implementation("eager" if stage.context <= 128 else "sdpa")
@@ -168,7 +182,7 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             factor = lr_factor(seen, recipe.total_tokens, recipe)
-            for opt, lr in zip(opts, (recipe.matrix_lr, recipe.other_lr)):
+            for opt, lr in zip(opts, (recipe.matrix_lr, recipe.other_lr), strict=True):
                 opt.param_groups[0]["lr"] = lr * factor
                 opt.step()
                 opt.zero_grad()
@@ -177,12 +191,87 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
             if step % 25 == 0:
                 curve.append([seen, round(float(np.mean(losses)), 4)])
                 losses = []
-                report(f"{seen:>10,} tokens  loss {curve[-1][1]:.3f}  {(seen - first_seen) / (time.time() - started):,.0f} tokens/s")
+                report(*curve[-1])
             if step % checkpoint_steps == 0:
                 save_checkpoint(folder, model, opts, seen, curve)
     save_checkpoint(folder, model, opts, seen, curve)
     return model.eval(), curve
 
 
-def recipe_as_dict(recipe):
-    return asdict(recipe)
+def heldout_facts(model, ids, chunks, store, model_key):
+    """What makes the model worth ablating: held-out PPL beside the bigram model's, and the harm of losing heads.
+
+    ids: training ids; chunks: held-out `[n, n_ctx]`, the first two of which are ablated, as in the report's 2K column.
+    """
+    shape = model.config
+    evaluator = Evaluator(model, chunks, store, model_key=model_key)
+    places = [(layer, head) for layer in range(shape.n_layer) for head in range(shape.n_head)]
+    single = {place: Plan.of("zero", [place]) for place in places}
+    layers = {at: Plan.of("zero", [p for p in places if p[0] == at]) for at in range(shape.n_layer)}
+    few = evaluator.score([Plan(), *single.values(), *layers.values()], 2, label="heads and layers zeroed")
+    harm = {what: stats.ppl(few[plan]) / stats.ppl(few[Plan()]) - 1 for what, plan in (single | layers).items()}
+    head, layer = max(single, key=harm.get), max(layers, key=harm.get)
+    return {
+        "chunks": len(chunks),
+        "ppl": stats.ppl(evaluator.score([Plan()], len(chunks), label="held-out text")[Plan()]),
+        "bigram_ppl": bigram_ppl(ids, chunks, shape.vocab_size),
+        "worst_head": f"L{head[0]}H{head[1]}",
+        "worst_head_delta": harm[head],
+        "worst_layer": layer,
+        "worst_layer_delta": harm[layer],
+    }
+
+
+def export(model, tokenizer, folder):
+    """Writes model and tokenizer as `save_pretrained` does, whole or not at all."""
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        settings = Path(partial) / "tokenizer_config.json"
+        kept = {k: v for k, v in json.loads(settings.read_text()).items() if k not in ("is_local", "local_files_only")}
+        settings.write_text(json.dumps(kept | {"model_max_length": model.config.n_positions}, indent=2) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(Path(partial).iterdir()):
+            path.chmod(0o644)
+            path.replace(folder / path.name)
+
+
+def card(recipe, facts, curve, corpus_facts):
+    """The model card, Markdown: data, recipe, loss curve and held-out figures."""
+    stages = "; ".join(f"{stage.tokens:,} tokens in windows of {stage.context}" for stage in recipe.stages)
+    shape = recipe.shape
+    every = max(1, len(curve) // 12)
+    points = [*curve[every - 1 :: every], curve[-1]] if len(curve) % every else curve[every - 1 :: every]
+    losses = "\n".join(f"| {seen:,} | {loss:.3f} |" for seen, loss in points)
+    return f"""---
+license: psf-2.0
+library_name: transformers
+---
+
+# The embedded model
+
+A small GPT-2 ({shape["n_layer"]} layers × {shape["n_head"]} heads, width {shape["n_embd"]}, {shape["n_positions"]} positions,
+byte-level BPE of {corpus_facts["vocab_size"]:,} entries) that lets the whole report run anywhere, offline, on real text.
+It knows the style of Python's standard library and nothing else; its numbers are its own, not GPT-2 small's.
+
+| | |
+| --- | --- |
+| text | source of CPython {corpus_facts["python"]}'s standard library; modules go to training or held-out by a hash of their name |
+| training tokens | {corpus_facts["train_tokens"]:,}, seen {recipe.total_tokens / corpus_facts["train_tokens"]:.1f} times |
+| recipe | {stages}; batches of {recipe.batch_tokens:,} tokens, {recipe.total_tokens // recipe.batch_tokens:,} steps; Muon and AdamW; seed {recipe.seed} |
+| held-out PPL | {facts["ppl"]:.2f} on {facts["chunks"]} chunks of {shape["n_positions"]:,} tokens |
+| bigram PPL, same tokens | {facts["bigram_ppl"]:.2f}; the model's is {facts["ppl"] / facts["bigram_ppl"]:.0%} of it |
+| most harmful head to zero | {facts["worst_head"]}: ΔPPL {facts["worst_head_delta"]:+.1%} on the first two chunks |
+| most harmful layer to zero | layer {facts["worst_layer"]}: ΔPPL {facts["worst_layer_delta"]:+.1%} on the first two chunks |
+
+## Training loss
+
+Mean cross-entropy of the last 25 steps, in nats.
+
+| tokens seen | loss |
+| ---: | ---: |
+{losses}
+
+The notebook `notebooks/embedded_model.ipynb` trains it again: `make embedded-model`.
+"""
