@@ -13,7 +13,7 @@ import triton.language as tl
 
 from kernels import triton_backward, triton_decode, triton_forward
 from kernels.inputs import checked, output_like
-from kernels.triton_backward import BACKWARD_TILES, EXACT_BACKWARD_TILES
+from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
 from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
 from lib.errors import InputError
@@ -126,9 +126,9 @@ def gradients(q, k, v, z, row_sums, grad, scale, tile=None):
             q, k, v, scaled, correction, dk, dv, n_queries, n_keys, *strides, *dk.stride()[:3],
             ROWS=t.rows, KEYS=t.keys, FUSED=fused, num_warps=t.warps, num_stages=t.stages, **settings)
 
-    tiles = BACKWARD_TILES if q.dtype == torch.bfloat16 else EXACT_BACKWARD_TILES
     key = (q.device, q.dtype, d_head, group, _bucket(q))
-    for name, launch in (("dq", queries), ("dk dv", keys)):
+    for name, launch, tiles in (("dq", queries, QUERY_TILES), ("dk dv", keys, KEY_TILES)):
+        tiles = tiles if q.dtype == torch.bfloat16 else EXACT_BACKWARD_TILES
         launch(tile or _quickest((name, *key), tiles, launch))
     return dq, dk, dv
 

@@ -15,10 +15,9 @@ import triton.language as tl
 
 from kernels.triton_forward import CLAMP, Tile, load_columns, load_rows, rectified
 
-BACKWARD_TILES = [
-    Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(32, 64, 4, 3),
-]
-EXACT_BACKWARD_TILES = [Tile(32, 32, 4, 2), Tile(32, 32, 4, 1), Tile(16, 32, 4, 2)]
+QUERY_TILES = [Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 2), Tile(32, 64, 4, 3)]
+KEY_TILES = [Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(64, 128, 8, 2), Tile(32, 64, 4, 3)]
+EXACT_BACKWARD_TILES = [Tile(32, 32, 8, 2), Tile(16, 32, 8, 2), Tile(16, 16, 4, 2)]  # operands of float32
 
 
 @triton.jit(do_not_specialize=["n_queries"])

@@ -36,8 +36,9 @@ FORWARD_TILES = [
     Tile(128, 128, 8, 2, "ones"),
     Tile(128, 128, 8, 3, "ones"),
     Tile(64, 32, 4, 4),
+    Tile(64, 64, 4, 2),
 ]
-EXACT_TILES = [Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(64, 64, 8, 2)]  # operands of float32
+EXACT_TILES = [Tile(32, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 16, 4, 2)]  # operands of float32
 
 
 @triton.jit

@@ -1,0 +1,134 @@
+"""Compile every Triton kernel for GPUs that need not be here: `python -m kernels.compile`.
+
+Prints registers per thread, spilled bytes (NVIDIA) or registers (AMD) and shared memory for sm_80, sm_90 and
+gfx942. NVIDIA's numbers come from the `cuobjdump` that Triton brings, AMD's from the assembly's own notes.
+"""
+
+import argparse
+import inspect
+import json
+import re
+import subprocess
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels import triton_backward, triton_decode, triton_forward
+from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
+from kernels.triton_decode import DECODE_TILES
+from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "gfx942": 65_536}  # bytes a block may use
+TYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
+SHAPE = {"N_HEAD": 12, "GROUP": 1}
+PREPARE_TILE = triton_forward.Tile(64, 0, 4, 1)
+MERGE_TILE = triton_forward.Tile(0, 0, 2, 1)
+
+
+def jobs(target, thorough=True):
+    """`(kernel, type, d_head, tile, mode)` to compile. Every bf16 tile at d = 64 on sm_90, a selection elsewhere."""
+    every = target == "sm_90"
+    yield from (("forward", "bf16", 64, tile, "relu") for tile in (FORWARD_TILES if every else FORWARD_TILES[:1]))
+    yield "key_gradients", "bf16", 64, KEY_TILES[0], "relu"
+    yield "query_gradient", "bf16", 64, QUERY_TILES[0], "relu"
+    yield "partial", "bf16", 64, DECODE_TILES[0], "branch"
+    yield "merge", "bf16", 64, MERGE_TILE, "branch"
+    if not thorough:
+        return
+    yield from (("forward", "bf16", 64, tile, "branch") for tile in (FORWARD_TILES if every else FORWARD_TILES[:1]))
+    yield "forward", "bf16", 128, FORWARD_TILES[-1], "relu"
+    yield "forward", "fp16", 128, EXACT_TILES[0], "relu"
+    yield "forward", "fp32", 64, EXACT_TILES[0], "relu"
+    yield from (("key_gradients", "bf16", 64, tile, "relu") for tile in (KEY_TILES[1:] if every else []))
+    yield from (("query_gradient", "bf16", 64, tile, "relu") for tile in (QUERY_TILES[1:] if every else []))
+    yield "key_gradients", "fp32", 64, EXACT_BACKWARD_TILES[0], "relu"
+    yield "query_gradient", "fp32", 64, EXACT_BACKWARD_TILES[0], "relu"
+    yield "prepare", "bf16", 64, PREPARE_TILE, "relu"
+
+
+def compiled(target, kernel, kind, d_head, tile, mode):
+    """One row of the table, as a dict."""
+    module = triton_backward if kernel in ("prepare", "query_gradient", "key_gradients") else (
+        triton_decode if kernel in ("partial", "merge") else triton_forward)
+    function = getattr(module, kernel)
+    nvidia = target.startswith("sm_")
+    block_d = max(16, triton.next_power_of_2(d_head))
+    half = kind == "bf16"
+    constants = {
+        **SHAPE, "N_LISTED": 12, "D": d_head, "BLOCK_D": block_d, "ROWS": tile.rows, "KEYS": tile.keys,
+        "ROW_SUM": tile.row_sum, "MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "partial",
+        "SAVE": kernel == "forward" and mode == "relu", "X": TYPES[kind], "W": tl.bfloat16 if half else tl.float32,
+        "PRECISION": "tf32" if kind == "fp16" else "ieee", "FUSED": half and nvidia,
+        "N_QUERIES": 1, "N_SPLITS": 8, "BLOCK_SPLITS": 8, "SPAN": 128, "heads": None,
+        **({"is_relu": None} if mode == "relu" else {"row_sums": None}),
+    }
+    names = list(inspect.signature(function.fn).parameters)
+    constants = {name: value for name, value in constants.items() if name in names}
+    pointers = dict.fromkeys(("q", "k", "v", "z", "grad", "dq", "dk", "dv"), f"*{kind}")
+    pointers |= dict.fromkeys(("row_sums", "correction", "parts", "sums", "peaks"), "*fp32")
+    pointers |= {"scaled": "*bf16" if half else "*fp32", "is_relu": "*i32"}
+    pointers |= {"n_visible": "*i32"} if kernel == "partial" else {}
+    signature = {name: "constexpr" if name in constants else pointers.get(name, "fp32" if name == "scale" else "i32")
+                 for name in names}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, what in signature.items()
+               if what.startswith("*") or name.startswith("stride")}
+    source = ASTSource(function, signature=signature, constexprs=constants, attrs=aligned)
+    result = triton.compile(source, target=TARGETS[target],
+                            options={"num_warps": tile.warps, "num_stages": tile.stages})
+    usage = _nvidia_usage(result.asm["cubin"]) if nvidia else _amd_usage(result.asm["amdgcn"])
+    return {"target": target, "kernel": kernel, "type": kind, "d_head": d_head, "mode": mode, "tile": asdict(tile),
+            **usage, "shared": result.metadata.shared}
+
+
+def _nvidia_usage(cubin):
+    """Registers per thread and bytes of stack, where spilled registers go."""
+    tool = next(Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump*"))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+    return {"registers": int(usage["REG"]), "spilled": int(usage["STACK"]) + int(usage["LOCAL"])}
+
+
+def _amd_usage(assembly):
+    """Vector registers per lane (accumulation registers included) and how many of them were spilled."""
+    notes = dict(re.findall(r"\.(vgpr_count|agpr_count|vgpr_spill_count):\s+(\d+)", assembly))
+    return {"registers": int(notes["vgpr_count"]), "spilled": int(notes["vgpr_spill_count"])}
+
+
+def table(thorough=True):
+    """Every row, compiled now."""
+    return [compiled(target, *job) for target in TARGETS for job in jobs(target, thorough)]
+
+
+def line(row):
+    """One row of the printed table."""
+    tile = row["tile"]
+    shape = f"{tile['rows']}x{tile['keys']} w{tile['warps']} s{tile['stages']} {tile['row_sum']}"
+    return (f"{row['target']:7} {row['kernel']:15} {row['type']} d{row['d_head']:<4} {row['mode']:7} {shape:20} "
+            f"registers {row['registers']:4}  spilled {row['spilled']:4}  shared {row['shared']:7,}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the rows as JSON, too")
+    out = parser.parse_args().out
+    rows = table()
+    print(f"Triton {triton.__version__}", *map(line, rows), sep="\n")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"triton": triton.__version__, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
