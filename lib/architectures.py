@@ -12,6 +12,7 @@ modules called in the model's own order:
 The first use of a matrix packs it (`lib.linear`); a model keeps its adapter until its weights change.
 """
 
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -65,6 +66,7 @@ class Decoder:
         self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
         self._value_bias = {}
         self._linears = {}
+        self._lock = Lock()  # several threads share an adapter
 
     @property
     def device(self):
@@ -84,9 +86,10 @@ class Decoder:
         Folding it into the output bias is exact for attention whose rows sum to 1: the values become v - v̄ and
         the head's output z - v̄. A head set to zero in that basis has z = v̄ in the raw one.
         """
-        if layer not in self._value_bias:
-            self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype)
-        return self._value_bias[layer]
+        with self._lock:
+            if layer not in self._value_bias:
+                self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype)
+            return self._value_bias[layer]
 
     def attention_out(self, layer, resid, z):
         """resid + z W_O + b_O, [B, T, E]."""
@@ -94,23 +97,26 @@ class Decoder:
 
     def logits(self, final):
         """Logits [..., vocab_size] of `final(resid)`; in bfloat16 every row less its mean, which moves no softmax."""
-        if "unembed" not in self._linears:
-            weight = self.unembed
-            if weight.dtype == torch.bfloat16:  # logits far from 0 would lose the digits that tell them apart
-                weight = (weight.float() - weight.float().mean(0)).to(weight.dtype)
-            self._linears["unembed"] = Linear(weight, n_rows=LOGITS_ROWS)
-        return self._linears["unembed"](final)
+        with self._lock:
+            if "unembed" not in self._linears:
+                weight = self.unembed
+                if weight.dtype == torch.bfloat16:  # logits far from 0 would lose the digits that tell them apart
+                    weight = (weight.float() - weight.float().mean(0)).to(weight.dtype)
+                self._linears["unembed"] = Linear(weight, n_rows=LOGITS_ROWS)
+            product = self._linears["unembed"]
+        return product(final)
 
     def _linear(self, *modules):
         """One `Linear` for the modules' matrices side by side."""
-        if modules not in self._linears:
-            biases = [module.bias for module in modules]
-            weights = [m.weight if isinstance(m, torch.nn.Linear) else m.weight.T for m in modules]
-            if any(b is not None for b in biases):
-                biases = [w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)]
-            bias = None if biases[0] is None else torch.cat(biases)
-            self._linears[modules] = Linear(torch.cat(weights), bias)
-        return self._linears[modules]
+        with self._lock:
+            if modules not in self._linears:
+                biases = [module.bias for module in modules]
+                weights = [m.weight if isinstance(m, torch.nn.Linear) else m.weight.T for m in modules]
+                if any(b is not None for b in biases):
+                    biases = [w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)]
+                bias = None if biases[0] is None else torch.cat(biases)
+                self._linears[modules] = Linear(torch.cat(weights), bias)
+            return self._linears[modules]
 
 
 class GPT2(Decoder):
@@ -206,10 +212,11 @@ class Llama(Decoder):
         return self.body.norm(resid)
 
     def _cos_sin(self, resid, start):
-        span = (start, start + resid.shape[1])
-        if self._rotation is None or self._rotation[0] != span:
-            self._rotation = span, self.body.rotary_emb(resid, torch.arange(*span, device=resid.device)[None])
-        return self._rotation[1]
+        span, known = (start, start + resid.shape[1]), self._rotation
+        if known is None or known[0] != span:
+            known = span, self.body.rotary_emb(resid, torch.arange(*span, device=resid.device)[None])
+            self._rotation = known
+        return known[1]
 
     def _make_value_bias(self, layer):
         proj = self.attention(layer).v_proj

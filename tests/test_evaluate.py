@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -83,11 +85,39 @@ class Counted:
 
 
 def test_shared_layers_are_computed_once(store, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_WORKERS", 1)
     engine = evaluator(store, ids=tokens(1))
     counted = Counted(monkeypatch, engine)
     engine.score([Plan(), Plan.of("zero", [(2, 0)]), Plan.of("relu", [(2, 0)]), Plan.of("zero", [(1, 0)])], 1)
     # layer 0 once, layer 1 once with two continuations, layer 2 twice with three and one
     assert counted.calls == {"qkv": 1 + 1 + 2, "mlp": 1 + 2 + 4, "final": 4}
+
+
+def test_workers_share_the_chunks_and_leave_no_trace(tmp_path, monkeypatch):
+    before, means = torch.get_num_threads(), torch.zeros(3, 4, 8)
+    scores = {}
+    for n_workers in (1, 2, 5):
+        monkeypatch.setattr(evaluate, "_workers", lambda _, n=n_workers: (n, 1))
+        engine = evaluator(Store(tmp_path / str(n_workers)))
+        scores[n_workers] = engine.score(PLANS, 3, means)
+        engine.means(3)
+        assert torch.get_num_threads() == before
+    torch.set_num_threads(1)
+    monkeypatch.setattr(evaluate, "_workers", lambda _: (1, 1))
+    alone = evaluator(Store(tmp_path / "alone")).score(PLANS, 3, means)
+    torch.set_num_threads(before)
+    for plan in PLANS:
+        for n_workers in (2, 5):
+            np.testing.assert_array_equal(scores[n_workers][plan], alone[plan])
+
+
+def test_stopping_early_stops_the_workers(store, monkeypatch):
+    monkeypatch.setattr(evaluate, "_workers", lambda _: (2, 1))
+    engine = evaluator(store)
+    coming = engine.compute(engine.missing(PLANS[:3], 3))
+    next(coming)
+    coming.close()
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
 def test_what_is_in_the_store_is_not_computed_again(store, monkeypatch):
