@@ -76,17 +76,20 @@ def n_positions(config):
 
 
 def shape(config):
-    """`n_layer, n_head, n_positions` of a configuration."""
-    try:
-        return config.num_hidden_layers, config.num_attention_heads, n_positions(config)
-    except AttributeError:
-        raise InputError(
-            f"model: {config.model_type!r} has no attention heads; allowed: GPT-2 and Llama-type decoders"
-        ) from None
+    """`n_layer, n_head, n_positions` of a configuration; `InputError` for a family that the engine does not know."""
+    from lib.architectures import GPT2_TYPES, LLAMA_TYPES
+
+    if config.model_type not in GPT2_TYPES + LLAMA_TYPES:
+        allowed = ", ".join(GPT2_TYPES + LLAMA_TYPES)
+        raise InputError(f"model: given one of type {config.model_type!r}, allowed: decoders of the types {allowed}")
+    return config.num_hidden_layers, config.num_attention_heads, n_positions(config)
 
 
 def load_model(folder, dtype="float32", device="cpu"):
-    """The model in evaluation mode; a folder whose weights do not fit its configuration is an `InputError`."""
+    """The model in evaluation mode.
+
+    Weights that are damaged, that do not fit the configuration or that are not finite are an `InputError`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -101,10 +104,14 @@ def load_model(folder, dtype="float32", device="cpu"):
         )
     except Exception as error:
         raise InputError(f"model: {folder} can't be loaded ({first_line(error)})") from None
-    missing = [key for key in info["missing_keys"] if not key.startswith("lm_head")]
+    tied = getattr(model.config, "tie_word_embeddings", True)
+    missing = [key for key in info["missing_keys"] if not (tied and key.startswith("lm_head"))]
     if missing or info["mismatched_keys"]:
         lacking = sorted(missing)[:3] or info["mismatched_keys"][:3]
         raise InputError(f"model: {folder} lacks weights, {lacking} among them; save it again with save_pretrained")
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise InputError(f"model: {folder} holds NaN or infinity in {name}, allowed: finite weights")
     return model.to(device).eval()
 
 

@@ -188,8 +188,13 @@ class Profile:
                 return f"{path} is missing or was altered"
         return None if record["key"] == self.key(nb) else "its cells, parameters, code or inputs have changed"
 
-    def record(self, nb, key):
-        files = [self.executed(nb), self.section(nb.name)]
+    def result_files(self):
+        """`{path: a mark that changes with every writing}` of everything under `results/`."""
+        paths = [p for p in (self.folder / "results").rglob("[!.]*") if p.is_file()]
+        return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
+
+    def record(self, nb, key, written):
+        files = [self.executed(nb), *sorted(written)]
         self.manifest["notebooks"][nb.name] = {
             "key": key,
             "files": {str(p.relative_to(self.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
@@ -233,14 +238,14 @@ def check_model(values):
 def execute(profile, nb):
     """Runs one notebook; its executed copy takes the old one's place only when every cell has run.
 
+    Returns the files that it wrote under `results/`.
     Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
     """
     import papermill
     from traitlets.config import Config
 
     target = profile.executed(nb)
-    section = profile.section(nb.name)
-    before = section.stat().st_mtime_ns if section.is_file() else None
+    before = profile.result_files()
     failed = profile.folder / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -266,13 +271,17 @@ def execute(profile, nb):
         raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
     executed = nbformat.read(failed, as_version=4)
     for i, cell in enumerate(executed.cells):
-        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
-            raise InputError(f"{nb.name}: cell {i} did not run; see {os.path.relpath(failed)}")
-    if not section.is_file() or section.stat().st_mtime_ns == before:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
+            raise InputError(f"{nb.name}: cell {i} did not run to its end; see {os.path.relpath(failed)}")
+    written = [path for path, mark in profile.result_files().items() if before.get(path) != mark]
+    if profile.section(nb.name) not in written:
         raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results; see {os.path.relpath(failed)}")
     with results.replacing(target) as partial:
         nbformat.write(tidy(executed), partial)
     failed.unlink()
+    return written
 
 
 def tidy(notebook):
@@ -313,8 +322,8 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
             continue
         print(f"{nb.name:12} {reason}", flush=True)
         started = time.time()
-        execute(profile, nb)
-        profile.record(nb, profile.key(nb))
+        written = execute(profile, nb)
+        profile.record(nb, profile.key(nb), written)
         print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
     if not stale:
         print(f"profile {profile_name}: {', '.join(nb.name for nb in wanted)}: nothing to do")

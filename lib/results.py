@@ -104,7 +104,7 @@ def section_path(data_folder, section):
 
 def load(data_folder):
     """`{section: data}` of every finished section in a `results/data` folder."""
-    files = sorted((Path(data_folder) / "sections").glob("*.json"))
+    files = sorted((Path(data_folder) / "sections").glob("[!.]*.json"))
     if not files:
         raise InputError(f"{data_folder}: no results there; make them with `make report`")
     return {path.stem: read_json(path, "section")["data"] for path in files}

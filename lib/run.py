@@ -216,6 +216,7 @@ def prepare(run):
     resolved = resolve_for_model(chosen, n_layer, n_head, n_positions)
     device = resolve_device(chosen["device"])
     backend = resolve(chosen["backend"], device)
+    models.load_model(folder, chosen["dtype"])
     tokenizer = models.load_tokenizer(models.tokenizer_folder(chosen["tokenizer"], folder))
     rows, corpus_name = corpus.load_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
     ids = corpus.encode(rows, tokenizer)
@@ -225,11 +226,9 @@ def prepare(run):
             f"tokenizer: makes the id {int(tokens.max())}, allowed: below {config.vocab_size}, the model's vocabulary;"
             " pass -p tokenizer DIR"
         )
-    with results.replacing(run.data_folder / "tokens.npy") as partial, partial.open("wb") as file:
-        np.save(file, tokens, allow_pickle=False)
     n_kv_head = getattr(config, "num_key_value_heads", None) or n_head
     d_head = getattr(config, "head_dim", None) or config.hidden_size // n_head
-    return {
+    data = {
         "parameters": chosen,
         "model": {
             "name": models.split_revision(chosen["model"])[0],
@@ -266,6 +265,9 @@ def prepare(run):
         "backend": backend,
         **resolved,
     }
+    with results.replacing(run.data_folder / "tokens.npy") as partial, partial.open("wb") as file:
+        np.save(file, tokens, allow_pickle=False)
+    return data
 
 
 def resolve_device(name):
