@@ -1,8 +1,22 @@
 """Results of a run that never was, shaped like a real one's, for the tests of prose, charts and report."""
 
+import atexit
+import json
 import math
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
 
-HOSTILE = '<img src=x onerror="window.fired=1"><script>window.fired=1</script>[x](javascript:window.fired=1) `=typst` #panic() $x$ @y'
+import nbformat
+
+from lib import charts, prose
+from report.assemble import assemble
+
+HOSTILE = (
+    '<img src=x onerror="window.fired=1"><script>window.fired=1</script>[x](javascript:window.fired=1)'
+    " `=typst` #panic() $x$ @y"
+)
 
 
 def _wave(i, low, high):
@@ -232,10 +246,13 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
     }
 
 
+def hostile_rows(p1):
+    """P1 with a hostile name among its tooltips."""
+    return p1 | {"rows": [row | {"backend": HOSTILE} for row in p1["rows"]]}
+
+
 def all_charts():
     """`{name: chart}`: every figure of `lib.charts` from these results, with published ghosts."""
-    from lib import charts
-
     r = results()
     ph = r["phases"]
     curves = {k: ph[k]["cumulative"] for k in ("zero", "mean", "relu", "mix", "factored")}
@@ -267,7 +284,7 @@ def all_charts():
             },
         ),
         "ladder": charts.ladder(r["V4"], {"full": [{"n": 0, "ratio": 1}, {"n": 132, "ratio": 11.75}]}),
-        "speed": charts.generation_speed(r["P1"], [{"condition": "baseline", "tok_per_s": 17.3}]),
+        "speed": charts.generation_speed(hostile_rows(r["P1"]), [{"condition": "baseline", "tok_per_s": 17.3}]),
         "refinement": charts.refinement(r["P2"], {"baseline": [2.44, 1.65, 1.42]}),
         "degeneration": charts.degeneration(r["P2"]),
         "best_of_n": charts.best_of_n(r["P3"], {"relu_30": [17.33, 12.35, 11.18, 8.68]}),
@@ -281,8 +298,8 @@ def all_charts():
 
 SENTENCES = {
     "V1": (
-        "全トークンのPPLは{V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}で、{fig:baseline}と{tab:baseline}に示す。{setup.model.name}",
-        "On all tokens PPL is {V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}; see {fig:baseline} and {tab:baseline}. {setup.model.name}",
+        "PPLは{V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}で、{fig:baseline}と{tab:baseline}に示す。{setup.model.name}",
+        "PPL is {V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}; see {fig:baseline}, {tab:baseline}. {setup.model.name}",
     ),
     "V4": (
         "2Kでは{V4.thresholds_2k[1.1]}ヘッド、全体では{V4.thresholds_full[1.1]}ヘッド。$\\Delta = \\frac{a}{b}$",
@@ -320,12 +337,6 @@ TITLES = {
 
 def write_build(folder, monkeypatch, **options):
     """A profile's `notebooks/` and `results/` under `folder`, as the pipeline would leave them."""
-    import json
-
-    import nbformat
-
-    from lib import prose
-
     found = results(**options)
     charts_of = all_charts()
     build = folder
@@ -443,3 +454,19 @@ def write_build(folder, monkeypatch, **options):
             cell.id = f"cell-{i}"
         nbformat.write(nbformat.v4.new_notebook(cells=cells), build / "notebooks" / f"{name}.ipynb")
     return build
+
+
+@cache
+def hostile_report():
+    """The folder of a build whose results hold hostile strings, with its report assembled; gone when Python ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+    class Patch:
+        setattr = staticmethod(setattr)
+
+    show = prose.show
+    write_build(folder, Patch, model_name=HOSTILE, sample=f"{HOSTILE}\n```{{=typst}}\n#panic()\n```\n")
+    prose.show = show
+    assemble(folder / "notebooks", folder / "results", folder / "report")
+    return folder

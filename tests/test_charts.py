@@ -1,0 +1,118 @@
+"""Every figure draws, in both languages, without a word left in the other one."""
+
+import json
+import re
+
+import pytest
+from synthetic import HOSTILE, all_charts, results
+
+from lib import charts
+from lib.errors import InputError
+
+CHARTS = all_charts()
+SHOWN = ("title", "text", "label")
+
+
+def strings(node, key=None):
+    """Titles, scale domains and data strings of a specification: what a reader sees of it."""
+    if isinstance(node, dict):
+        for k, v in node.items():
+            if key in ("datasets", "data") and isinstance(v, list):
+                yield from (s for row in v for s in row.values() if isinstance(s, str))
+            else:
+                yield from strings(v, k)
+    elif isinstance(node, list):
+        for v in node:
+            if key == "domain" and isinstance(v, str):
+                yield v
+            yield from strings(v, key)
+    elif isinstance(node, str) and key in SHOWN:
+        yield node
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_chart_draws_in_both_languages(name):
+    for lang in ("ja", "en"):
+        picture = charts.svg(charts.localise(CHARTS[name], lang))
+        assert picture.startswith("<svg")
+        assert len(re.findall(r"<path|<line|<rect", picture)) > 3
+        assert "NaN" not in picture
+        assert "aria-label" not in picture
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_japanese_twin_has_no_english_words(name):
+    found = set(strings(charts.localise(CHARTS[name], "ja")))
+    english = {s for s in found if re.search(r"[a-z]{4,}", s) and not re.search("[ぁ-んァ-ヶ一-龠]", s)}
+    assert english - {"attention", "SDPA", HOSTILE} == set()
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_english_chart_has_no_japanese(name):
+    assert not re.search("[ぁ-んァ-ヶ一-龠]", json.dumps(charts.localise(CHARTS[name], "en"), ensure_ascii=False))
+
+
+def test_a_string_without_translation_stops():
+    chart = charts.baseline(results()["V1"]).to_dict() | {"title": "a new title"}
+    with pytest.raises(InputError, match="a new title"):
+        charts.localise(chart, "ja")
+    assert charts.localise(chart, "ja", {"a new title": "新しい題"})["title"] == "新しい題"
+
+
+def test_filters_compare_translated_data():
+    spec = charts.localise(CHARTS["zero_and_mean"], "ja")
+    assert charts.PUBLISHED not in json.dumps(spec, ensure_ascii=False)
+    picture = charts.svg(spec)
+    assert picture.count("<path") == charts.svg(charts.localise(CHARTS["zero_and_mean"], "en")).count("<path")
+
+
+def test_conditions_keep_their_colour_in_every_chart():
+    seen = {}
+    for chart in CHARTS.values():
+        scales = re.findall(r'"scale": (\{"domain": \[[^\]]*\], "range": \[[^\]]*\]\})', json.dumps(chart.to_dict()))
+        for scale in scales:
+            pair = json.loads(scale)
+            if all(isinstance(c, str) and c.startswith("#") for c in pair["range"]):
+                for name, colour in zip(pair["domain"], pair["range"], strict=True):
+                    if name in charts.NAMES.values() or "heads" in name:
+                        seen.setdefault(name, set()).add(colour)
+    assert seen
+    assert {name: colours for name, colours in seen.items() if len(colours) > 1} == {}
+
+
+@pytest.mark.parametrize("colour", sorted(set(charts.COLOURS.values())))
+def test_colours_stand_out_on_light_and_dark(colour):
+    def luminance(code):
+        parts = [int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for paper in ("#fdfdfc", "#15181c"):
+        light, dark = sorted((luminance(colour), luminance(paper)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def test_published_conditions_take_the_place_of_this_models():
+    assert charts.condition_name("relu_30", ["baseline", "relu_8", "relu_20"]) == "ReLU, 8 heads"
+    assert charts.condition_name("relu_70", ["baseline", "relu_8", "relu_20"]) == "ReLU, 20 heads"
+    assert charts.condition_name("relu_30", ["baseline", "relu_30", "relu_70"]) == "ReLU, 30 heads"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean_delta_ppl_full": -0.02, "mean_delta_ppl_full_ci": [-0.03, 0.01]},
+        {"zero_delta_ppl_2k": 0.0},
+        {"mean_delta_ppl_2k_ci": None},
+    ],
+)
+def test_signs_zeros_and_missing_intervals_are_drawn(change):
+    assert "NaN" not in charts.svg(charts.localise(charts.zero_and_mean(results()["V3"] | change), "ja"))
+
+
+def test_png_is_on_white_and_holds_japanese_glyphs():
+    spec = charts.localise(CHARTS["baseline"], "ja")
+    blank = charts.localise(CHARTS["baseline"], "en")
+    assert charts.png(spec).startswith(b"\x89PNG")
+    assert charts.png(spec) != charts.png(blank)
+    assert charts.on_white(spec)["background"] == "white"

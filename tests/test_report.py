@@ -1,0 +1,343 @@
+"""The assembled report: one page and two books, alike to the byte, whole or not at all, with nothing that acts."""
+
+import hashlib
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from synthetic import HOSTILE, hostile_report, results
+
+from lib.errors import InputError
+from report import book, document, markdown, page
+from report.assemble import assemble
+from report.results_view import view
+from report.words import LANGUAGES, PARTS
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def built():
+    return hostile_report()
+
+
+@pytest.fixture(scope="module")
+def source(built):
+    return (built / "report" / "report.html").read_text(encoding="utf-8")
+
+
+class Elements(html.parser.HTMLParser):
+    """All start tags with their attributes, and the text outside of script and style."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self._skip = [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._skip += tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._skip -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if not self._skip:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def elements(source):
+    return Elements(source)
+
+
+@pytest.fixture
+def copied(built, tmp_path):
+    """Notebooks and results that a test may spoil."""
+    for name in ("notebooks", "results"):
+        shutil.copytree(built / name, tmp_path / name)
+    return tmp_path
+
+
+def edit(folder, name, change):
+    """Applies `change` to the cells of an executed notebook."""
+    path = folder / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook.cells)
+    nbformat.write(notebook, path)
+
+
+def say_all_again(cells):
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    cells.append(nbformat.v4.new_code_cell("again", outputs=outputs))
+
+
+def test_command_writes_three_files_of_allowed_size(built, tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "report.assemble",
+            "--notebooks",
+            built / "notebooks",
+            "--results",
+            built / "results",
+            "--out",
+            tmp_path / "out",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    assert set(sizes) == {"report.html", "report.ja.pdf", "report.en.pdf"}
+    assert sizes["report.html"] <= 4 * 2**20
+    assert max(sizes["report.ja.pdf"], sizes["report.en.pdf"]) <= 3 * 2**20
+    for name in sizes:
+        first, second = ((folder / name).read_bytes() for folder in (built / "report", tmp_path / "out"))
+        assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest(), f"{name} differs between two builds"
+
+
+def test_failure_leaves_the_good_report_standing(copied):
+    (copied / "report").mkdir()
+    (copied / "report" / "report.html").write_text("good")
+    edit(copied, "V1", lambda cells: cells.append(nbformat.v4.new_markdown_cell("see [x](#fig-nowhere)")))
+    with pytest.raises(InputError, match="V1: refers to the figure 'nowhere'; there are "):
+        assemble(copied / "notebooks", copied / "results", copied / "report")
+    assert [p.name for p in (copied / "report").iterdir()] == ["report.html"]
+    assert (copied / "report" / "report.html").read_text() == "good"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (
+            lambda f: edit(f, "V1", lambda c: c.append(nbformat.v4.new_markdown_cell("PPL is {V1.ppl_full:.2f}"))),
+            "left unfilled",
+        ),
+        (lambda f: (f / "results/data/sections/V1.json").write_text("{"), "V1.json: damaged"),
+        (lambda f: shutil.rmtree(f / "results/data/sections"), "no results of sections"),
+        (lambda f: shutil.rmtree(f / "notebooks"), "as an executed notebook"),
+        (lambda f: edit(f, "V2", say_all_again), "two figures are called"),
+        (lambda f: edit(f, "V2", lambda c: c.append(nbformat.v4.new_markdown_cell("[x](#sec-V9)"))), "section 'V9'"),
+    ],
+)
+def test_bad_input_stops_with_one_line(copied, spoil, complaint):
+    spoil(copied)
+    with pytest.raises(InputError, match=complaint) as caught:
+        document.load(copied / "notebooks", copied / "results")
+    assert "\n" not in str(caught.value)
+
+
+def test_page_asks_for_nothing(elements, source):
+    loading = {"src", "srcset", "poster", "background", "action", "formaction", "ping", "data"}
+    for tag, attributes in elements.tags:
+        for name in loading & set(attributes):
+            assert attributes[name].startswith("data:"), (tag, name)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert "style" not in attributes, (tag, attributes)
+        if tag == "a":
+            assert re.match(r"#|https?://|\.\./", attributes["href"]), attributes
+    assert not re.search(r"url\((?!data:)", "".join(re.findall(r"<style>.*?</style>", source, re.S)))
+
+
+def test_policy_names_exactly_the_pages_own_scripts_and_style(source):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', source).group(1)
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; ")
+    scripts = re.findall(r"<script>(.*?)</script>", source, re.S)
+    styles = re.findall(r"<style>(.*?)</style>", source, re.S)
+    assert set(re.findall(r"'sha256-[^']+'", policy)) == {page.source_hash(text) for text in scripts + styles}
+    assert source.index("Content-Security-Policy") < source.index("<style>")
+
+
+def test_ids_are_unique_and_every_inner_link_arrives(elements):
+    ids = [attributes["id"] for _, attributes in elements.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {
+        attributes["href"][1:]
+        for tag, attributes in elements.tags
+        if tag == "a" and attributes.get("href", "").startswith("#")
+    }
+    assert targets - set(ids) == set()
+
+
+def test_every_computed_number_leads_to_its_result_and_cell(elements, source):
+    links = [attributes for tag, attributes in elements.tags if tag == "a" and attributes.get("class") == "n"]
+    paths = {attributes["href"][1:] for attributes in links}
+    assert {"V1.ppl_full", "V1.ppl_full_ci", "V4.thresholds_full.1.1", "V4.cumulative.3.ppl"} <= paths
+    assert all(" = " in attributes["title"] for attributes in links)
+    shown = re.search(r'id="V1.ppl_full" class="r">([^<]*)<', source) or re.search(
+        r'class="r" id="V1.ppl_full">([^<]*)<', source
+    )
+    assert float(shown.group(1)) == results()["V1"]["ppl_full"]
+    for name in results():
+        assert f"results/data/sections/{name}.json" in source
+        assert re.search(rf'written by cell</span> <a href="#cell-{name}-2">{name} · 2</a>', source), name
+
+
+def test_figures_and_tables_are_numbered_alike_in_both_languages(source):
+    for kind, ja, en in (("fig", "図", "Figure"), ("tab", "表", "Table")):
+        numbers = {}
+        for lang, word in (("ja", ja), ("en", en)):
+            pattern = rf'id="{kind}-(\w+)-{lang}".*?<b>{word}[\xa0 ](\d+)</b>'
+            numbers[lang] = re.findall(pattern, source, re.S)
+        assert numbers["ja"] == numbers["en"]
+        assert [int(n) for _, n in numbers["ja"]] == list(range(1, len(numbers["ja"]) + 1))
+    assert re.search(r'href="#fig-baseline-ja">図\xa07</a>', source)
+    assert re.search(r'href="#tab-baseline-en">Table\xa01</a>', source)
+
+
+def test_parts_come_in_reading_order(elements):
+    sections = [attributes["id"] for tag, attributes in elements.tags if tag == "section"]
+    wanted = ["summary"]
+    for part in PARTS:
+        wanted += ([part.name] if len(part.notebooks) > 1 else []) + [f"sec-{name}" for name in part.notebooks]
+    assert sections == [*wanted, "files"]
+
+
+def test_each_language_has_headings_in_order(elements):
+    for lang in LANGUAGES:
+        levels = [
+            int(tag[1])
+            for tag, attributes in elements.tags
+            if re.fullmatch(r"h[1-6]", tag) and attributes.get("lang", lang) == lang
+        ]
+        assert levels[0] in (1, 2)
+        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_hostile_strings_stand_in_the_page_as_words(elements):
+    assert not any(tag == "img" and attributes.get("src") == "x" for tag, attributes in elements.tags)
+    text = re.sub(r"[“”]", '"', " ".join("".join(elements.text).split()))
+    assert text.count(HOSTILE) >= 4
+
+
+def test_data_blocks_cannot_end_their_script():
+    text = page.script_json({"x": "</script><!--\u2028&"})
+    assert "<" not in text
+    assert "\u2028" not in text
+    assert json.loads(text) == {"x": "</script><!--\u2028&"}
+
+
+def test_results_are_shown_as_json_with_anchors():
+    data = {"a": [1.5, 2.5], "b": {"1.1": 3, "c<": "</pre>"}, "long": list(range(60))}
+    text = view("V1", data, {"V1.a", "V1.b.1.1"})
+    assert '<span id="V1.a" class="r">[1.5, 2.5]</span>' in text
+    assert '<span id="V1.b.1.1" class="r">3</span>' in text
+    bare = re.sub(r"<span[^>]*>|</span>", "", text)
+    assert json.loads(html.unescape(bare)) == data
+
+
+def blocks_of(text):
+    [blocks] = markdown.read([markdown.Text(text, "en", "V1", "cell-V1-1")])
+    return markdown.clean(
+        blocks,
+        lambda target, title, inlines: inlines,
+        lambda depth, inlines: {"t": "Header", "c": [depth, markdown.NO_ATTRIBUTES, inlines]},
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<b onclick="x()">x</b>',
+        "```{=typst}\n#panic()\n```",
+        "`#panic()`{=typst}",
+        "![x](http://example.org/x.png)",
+        "@someone",
+        '[x](y){onclick="x()"}',
+        "# x {#fig-a .b}",
+        "::: {.x onclick=y}\nz\n:::",
+        "\\clearpage",
+        "[x]{style=color:red}",
+        "| a |\n|--:|\n| 1 |\n",
+        "---\ntitle: x\n---\n\ntext",
+    ],
+)
+def test_nothing_in_markdown_acts(text):
+    blocks = blocks_of(text)
+    [page_html] = markdown.to_html([blocks])
+    assert not re.search(r"<(?!/?(p|code|pre|h1|div|em|strong|table|thead|tbody|tr|th|td|hr)\b)", page_html), page_html
+    assert not re.search(r"<[^>]*\s(style|class|on\w+|src|id)=", page_html), page_html
+    [typst_text] = markdown.to_typst([blocks])
+    assert not re.search(
+        r"(?<!\\)#(panic|image|link|cite|ref)", re.sub(r"`[^`]*`|```.*?```", "", typst_text, flags=re.S)
+    )
+
+
+def test_an_open_fence_ends_with_its_own_text():
+    texts = [markdown.Text(source, "en", "V1", "c") for source in ("```\nopen", "after")]
+    groups = markdown.read(texts)
+    assert markdown.plain(groups[1]) == "after"
+
+
+def test_typst_strings_cannot_be_left():
+    assert book.quoted('a"b\\c\nd#x') == '"a\\"b\\\\c\\nd#x"'
+
+
+@pytest.mark.parametrize(
+    ("lang", "words"),
+    [
+        (
+            "ja",
+            [
+                "実験10: 全トークンでの検証",
+                "目次",
+                "要約",
+                "楽観的",
+                "31.04",
+                "図7",
+                "公表値",
+                "P4: 文脈長",
+                "make report PROFILE=synthetic",
+            ],
+        ),
+        (
+            "en",
+            [
+                "Experiment 10: validation",
+                "Contents",
+                "Summary",
+                "optimistic",
+                "31.04",
+                "Figure 7",
+                "published",
+                "P4: Context length",
+                "make report PROFILE=synthetic",
+            ],
+        ),
+    ],
+)
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) is not installed")
+def test_books_speak_their_language(built, lang, words):
+    path = built / "report" / f"report.{lang}.pdf"
+    text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
+    bare = re.sub(r"\s", "", text)
+    for wanted in words:
+        assert re.sub(r"\s", "", wanted) in bare, wanted
+    assert re.sub(r"\s", "", HOSTILE) in bare.replace("“", '"').replace("”", '"')
+    if lang == "en":
+        assert not re.search("[ぁ-んァ-ヶ]", text)
+    fonts = subprocess.run(["pdffonts", path], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
+    assert fonts
+    assert all(re.search(r"\byes\s+(yes|no)\s+(yes|no)\s+\d+\s+\d+$", line) for line in fonts), fonts
+
+
+def test_books_have_links_contents_and_no_build_time(built):
+    for lang in LANGUAGES:
+        content = (built / "report" / f"report.{lang}.pdf").read_bytes()
+        assert content.startswith(b"%PDF-")
+        assert b"/Outlines" in content
+        assert b"/Link" in content
+        assert not re.search(rb"/CreationDate \(D:20[2-9]", content)
