@@ -1,0 +1,74 @@
+"""What several test modules share: a place to build in, a corpus, and saved models with their tokenizer."""
+
+import argparse
+import inspect
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches for the network
+
+import pytest
+import tiny_models
+from tokenizers import ByteLevelBPETokenizer
+from transformers import GPT2TokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+EMBEDDED = ROOT / "models" / "embedded"
+N_VOCAB, N_POSITIONS = 320, 128
+SHAPES = {
+    "gpt2": {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": N_POSITIONS},
+    "llama": {"n_layer": 2, "max_position_embeddings": N_POSITIONS},
+}
+
+
+def wikitext(folder, text):
+    """A dataset folder: `wiki.valid.raw` with the lines of `text`."""
+    folder.mkdir(parents=True)
+    (folder / "wiki.valid.raw").write_text(text, encoding="utf-8", newline="\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text():
+    """Real text, a hundred kilobytes of it, that every machine has: the source of one module."""
+    return inspect.getsource(argparse)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(text):
+    """A byte-level BPE of `N_VOCAB` entries."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([text], vocab_size=N_VOCAB, special_tokens=["<|endoftext|>"], show_progress=False)
+    return GPT2TokenizerFast(tokenizer_object=bpe._tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory, text):
+    """A dataset folder of that text."""
+    return wikitext(tmp_path_factory.mktemp("data") / "wiki", text)
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory, tokenizer):
+    """`{family: folder}`: random weights as `save_pretrained` leaves them, each beside the tokenizer."""
+    folders = {}
+    for family, shape in SHAPES.items():
+        folders[family] = tmp_path_factory.mktemp("models") / f"tiny-{family}"
+        tiny_models.MAKERS[family](vocab_size=N_VOCAB, **shape).save_pretrained(folders[family])
+        tokenizer.save_pretrained(folders[family])
+    return folders
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """An empty build folder, which everything run in this process or below it uses."""
+    monkeypatch.setenv("EXPERIMENT10_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    return tmp_path / "build"
+
+
+def pipeline(*words):
+    """The command line of the pipeline, with this interpreter."""
+    return [sys.executable, "-m", "lib.pipeline", *map(str, words)]
