@@ -31,7 +31,7 @@ _ADAPTERS = WeakKeyDictionary()
 
 def adapter(model):
     """The adapter of a causal language model; `InputError` for a family that is neither GPT-2 nor Llama-type."""
-    weights = [(p.data_ptr(), p._version) for p in model.parameters()]
+    weights = [(p.data_ptr(), None if p.is_inference() else p._version) for p in model.parameters()]
     made_for, made = _ADAPTERS.get(model, (None, None))
     if made_for != weights:
         made = _make_adapter(model)
