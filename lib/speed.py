@@ -1,20 +1,37 @@
-"""Generation speed, side by side: conditions take turns, so that a drifting machine slows them alike."""
+"""Speeds, side by side: whatever is compared takes turns, so that a drifting machine slows all of it alike."""
 
 import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from lib import stats
+from lib import cost, dispatch, stats
+from lib.architectures import adapter
 from lib.generate import generate
-from lib.interventions import Plan
+from lib.interventions import apply
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative error in norm against the naive kernel
 
 
 def synchronize(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-    elif device == "mps":
-        torch.mps.synchronize()
+    kind = torch.device(device).type
+    if kind != "cpu":
+        getattr(torch, kind).synchronize()
+
+
+def alternate(actions, runs, device):
+    """`{name: seconds [runs]}` of callables run in turn, after one untimed turn of each."""
+    seconds = {name: [] for name in actions}
+    for turn in range(runs + 1):
+        for name, action in actions.items():
+            synchronize(device)
+            start = time.perf_counter()
+            action()
+            synchronize(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(own) for name, own in seconds.items()}
 
 
 def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
@@ -23,23 +40,18 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
     plans: `{condition: Plan}`; protocols: `{name: (cached, backend)}`. `relative` is the change of speed against the
     first condition under the same protocol, pair by pair.
     """
+
+    def action(plan, cached, backend):
+        return lambda: generate(model, prompt, n_new, plan, cached=cached, backend=backend)
+
     cells = [(condition, name) for name in protocols for condition in plans]
-    seconds = {cell: [] for cell in cells}
-    for turn in range(runs + 1):
-        for condition, name in cells:
-            cached, backend = protocols[name]
-            synchronize(device)
-            start = time.perf_counter()
-            generate(model, prompt, n_new, plans[condition], cached=cached, backend=backend)
-            synchronize(device)
-            if turn:
-                seconds[condition, name].append(time.perf_counter() - start)
+    seconds = alternate({cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}, runs, device)
     rows = []
     first = next(iter(plans))
     for condition, name in cells:
-        own = np.array(seconds[condition, name])
+        own = seconds[condition, name]
         rate, rate_ci = stats.median_ci(n_new / own, seed)
-        relative, relative_ci = stats.median_ci(np.array(seconds[first, name]) / own - 1, seed)
+        relative, relative_ci = stats.median_ci(seconds[first, name] / own - 1, seed)
         rows.append(
             {
                 "condition": condition,
@@ -56,4 +68,102 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
     return rows
 
 
-BASELINE = Plan()
+def relative_error(value, reference):
+    """‖value − reference‖ / ‖reference‖ in float64; infinite where anything is not finite."""
+    value, reference = value.double(), reference.double()
+    error = float((value - reference).norm() / reference.norm())
+    return error if np.isfinite(error) else float("inf")
+
+
+class Ladder:
+    """Speed of attention, one layer, prefill and decoding with more and more ReLU heads, `plans` being `{n: Plan}`.
+
+    Every number of heads is checked against the naive kernel before it is timed; one that disagrees has no speed.
+    """
+
+    def __init__(self, model, device, tokens, plans, backend, seed, runs=7, n_prompt=64, n_new=32):
+        self.model, self.device, self.plans, self.backend = model, device, plans, backend
+        self.arch, self.runs, self.seed = adapter(model), runs, seed
+        self.tokens = torch.as_tensor(tokens[:1], dtype=torch.long, device=device)
+        self.prompt, self.n_new = tokens[:1, : min(n_prompt, tokens.shape[1] // 2)], min(n_new, tokens.shape[1] // 2)
+        self.tolerance = TOLERANCE.get(model.dtype, 1e-4)
+        with torch.inference_mode():
+            self.resid = self.arch.embed(self.tokens)
+            self.qkv = [self.arch.qkv(layer, self.resid) for layer in range(self.arch.n_layer)]
+
+    def relu_heads(self, n, layer):
+        chosen = self.plans[n].layer(layer)
+        return [head in chosen for head in range(self.arch.n_head)]
+
+    def attend(self, n, layer, backend):
+        q, k, v = self.qkv[layer]
+        if not any(self.relu_heads(n, layer)):
+            grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
+        return dispatch.mixed_attention(q, k, v, self.relu_heads(n, layer), backend=backend)
+
+    def attention(self, n, backend):
+        return torch.stack([self.attend(n, layer, backend) for layer in range(self.arch.n_layer)])
+
+    def one_layer(self, n, backend):
+        """The layer that has the most ReLU heads at this n."""
+        layer = max(range(self.arch.n_layer), key=lambda at: sum(self.relu_heads(n, at)))
+        q, k, v = self.arch.qkv(layer, self.resid)
+        if any(self.relu_heads(n, layer)):
+            z = dispatch.mixed_attention(q, k, v, self.relu_heads(n, layer), backend=backend)
+        else:
+            grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
+        return self.arch.mlp(layer, self.arch.attention_out(layer, self.resid, z.transpose(1, 2)))
+
+    def prefill(self, n, backend):
+        with apply(self.model, self.plans[n], backend=backend):
+            return self.model(self.tokens, use_cache=False, logits_to_keep=1).logits
+
+    def decoding(self, n, backend):
+        tokens = generate(self.model, self.prompt, self.n_new, self.plans[n], backend=backend)
+        return torch.as_tensor(tokens)
+
+    def rows(self):
+        """`[{what, n_linearized, agrees, seconds, speedup, speedup_ci}]`; the speed-up is against no ReLU head."""
+        found = []
+        for what, run in {
+            "attention": self.attention,
+            "one layer": self.one_layer,
+            "prefill": self.prefill,
+            "decoding": self.decoding,
+        }.items():
+            with torch.inference_mode():
+                errors = {n: relative_error(run(n, self.backend), run(n, "naive")) if n else 0.0 for n in self.plans}
+                agreeing = {n: error <= self.tolerance for n, error in errors.items()}
+                actions = {n: (lambda n=n, run=run: run(n, self.backend)) for n, agrees in agreeing.items() if agrees}
+                seconds = alternate(actions, self.runs, self.device)
+            for n, agrees in agreeing.items():
+                row = {"what": what, "n_linearized": n, "agrees": agrees, "error": errors[n]}
+                if agrees:
+                    speedup, ends = stats.median_ci(seconds[0] / seconds[n], self.seed)
+                    row |= {"seconds": float(np.median(seconds[n])), "speedup": speedup, "speedup_ci": ends}
+                found.append(row)
+        return found
+
+
+def machine_rates(dtype, device, size=1536, runs=5):
+    """`(FLOP/s of a square matrix product, bytes/s of a copy)` measured here, medians."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source = torch.randn(2**26, device=device)
+    target = torch.empty_like(source)
+    seconds = alternate({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, runs, device)
+    return 2 * size**3 / float(np.median(seconds["product"])), 8 * source.numel() / float(np.median(seconds["copy"]))
+
+
+def roofline_points(rows, shape, n_ctx, n_bytes):
+    """Attention of all layers as `[{name, n_linearized, intensity, rate}]`: FLOP per byte that must move, FLOP/s."""
+    moved = n_bytes * shape.n_layer * n_ctx * shape.d_head * 2 * (shape.n_head + shape.n_kv_head)
+    points = []
+    for row in rows:
+        if row["what"] == "attention" and row["agrees"]:
+            flops = cost.attention_flops(shape, 0, n_ctx, row["n_linearized"])
+            points.append(
+                {"n_linearized": row["n_linearized"], "intensity": flops / moved, "rate": flops / row["seconds"]}
+            )
+    return points
