@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from lib.errors import InputError
-from lib.models import fetch, split_revision
+from lib.models import fetch, first_line, split_revision
 
 STDLIB = "cpython-stdlib"
 RAW_NAMES = {"validation": "valid"}
@@ -76,7 +76,10 @@ def load_rows(dataset, config, split):
             f"dataset: {dataset!r} holds neither {raw[0].name} nor {split}-*.parquet"
             f"{f' (in {config}/)' if config else ''}; pass a folder that does: -p dataset DIR"
         )
-    rows = Dataset.from_parquet(parquet)
+    try:
+        rows = Dataset.from_parquet(parquet)
+    except Exception as error:
+        raise InputError(f"dataset: {parquet[0]} can't be read ({first_line(error)}); pass -p dataset DIR") from None
     if "text" not in rows.column_names:
         raise InputError(f"dataset: {dataset!r} has the columns {rows.column_names}, allowed: one called text")
     return rows, split_revision(dataset)[0]
@@ -84,8 +87,11 @@ def load_rows(dataset, config, split):
 
 def raw_rows(path):
     """The hub dataset's rows, rebuilt from a raw file: a blank line is the row `""`, any other keeps its line end."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        return ["" if not line.strip() else line for line in file]
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            return ["" if not line.strip() else line for line in file]
+    except UnicodeDecodeError as error:
+        raise InputError(f"dataset: {path} is no UTF-8 text ({error}); pass -p dataset DIR") from None
 
 
 def encode(rows, tokenizer):

@@ -91,8 +91,10 @@ def load_model(folder, dtype="float32", device="cpu"):
     Weights that are damaged, that do not fit the configuration or that are not finite are an `InputError`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, logging
 
+    logging.set_verbosity_error()  # what its report would say of the weights is checked below
+    logging.disable_progress_bar()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -100,15 +102,19 @@ def load_model(folder, dtype="float32", device="cpu"):
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             attn_implementation="sdpa",
         )
     except Exception as error:
         raise InputError(f"model: {folder} can't be loaded ({first_line(error)})") from None
     tied = getattr(model.config, "tie_word_embeddings", True)
     missing = [key for key in info["missing_keys"] if not (tied and key.startswith("lm_head"))]
-    if missing or info["mismatched_keys"]:
-        lacking = sorted(missing)[:3] or info["mismatched_keys"][:3]
-        raise InputError(f"model: {folder} lacks weights, {lacking} among them; save it again with save_pretrained")
+    lacking = sorted(missing) or sorted(key for key, *_ in info["mismatched_keys"])
+    if lacking:
+        raise InputError(
+            f"model: {folder} lacks {lacking[0]} in the shape that its config.json asks for, and {len(lacking) - 1} more;"
+            " save it again with save_pretrained"
+        )
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
             raise InputError(f"model: {folder} holds NaN or infinity in {name}, allowed: finite weights")
@@ -118,6 +124,8 @@ def load_model(folder, dtype="float32", device="cpu"):
 def load_tokenizer(folder):
     from transformers import AutoTokenizer, GPT2TokenizerFast
 
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise InputError(f"tokenizer: {folder} holds none (no tokenizer.json, no vocab.json); pass -p tokenizer DIR")
     try:
         if not (folder / "tokenizer_config.json").is_file() and (folder / "merges.txt").is_file():
             return GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))

@@ -4,14 +4,14 @@ import argparse
 import inspect
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches for the network
-
 import pytest
-import tiny_models
-from tokenizers import ByteLevelBPETokenizer
-from transformers import GPT2TokenizerFast
+
+# Read where transformers and datasets are imported, so these imports come later: no test reaches for the network.
+CACHE = tempfile.TemporaryDirectory()
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHE.name}
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -39,6 +39,9 @@ def text():
 @pytest.fixture(scope="session")
 def tokenizer(text):
     """A byte-level BPE of `N_VOCAB` entries."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2TokenizerFast
+
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator([text], vocab_size=N_VOCAB, special_tokens=["<|endoftext|>"], show_progress=False)
     return GPT2TokenizerFast(tokenizer_object=bpe._tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
@@ -53,6 +56,8 @@ def dataset(tmp_path_factory, text):
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory, tokenizer):
     """`{family: folder}`: random weights as `save_pretrained` leaves them, each beside the tokenizer."""
+    import tiny_models
+
     folders = {}
     for family, shape in SHAPES.items():
         folders[family] = tmp_path_factory.mktemp("models") / f"tiny-{family}"

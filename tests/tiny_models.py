@@ -13,7 +13,7 @@ def gpt2(seed=0, n_layer=3, n_head=4, n_embd=32, **config):
 
 
 def llama(seed=0, n_layer=3, **config):
-    return _randomised(LlamaForCausalLM, LlamaConfig(**_llama_shape(n_layer), **config), seed)
+    return _randomised(LlamaForCausalLM, LlamaConfig(**(_llama_shape(n_layer) | config)), seed)
 
 
 def qwen2(seed=0, n_layer=2):
@@ -32,8 +32,13 @@ def tokens(n_chunks=3, n_ctx=33, seed=1):
 
 def _llama_shape(n_layer):
     return {
-        "vocab_size": VOCAB, "max_position_embeddings": CONTEXT, "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": n_layer, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": CONTEXT,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": n_layer,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
     }
 
 
