@@ -112,8 +112,8 @@ def load_model(folder, dtype="float32", device="cpu"):
     lacking = sorted(missing) or sorted(key for key, *_ in info["mismatched_keys"])
     if lacking:
         raise InputError(
-            f"model: {folder} lacks {lacking[0]} in the shape that its config.json asks for, and {len(lacking) - 1} more;"
-            " save it again with save_pretrained"
+            f"model: {folder} lacks {lacking[0]} in the shape that its config.json asks for,"
+            f" and {len(lacking) - 1} more; save it again with save_pretrained"
         )
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
