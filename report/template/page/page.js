@@ -22,10 +22,16 @@
       spec.config.legend.labelLimit = width - 60;
     }
     vegaEmbed(plot, spec, {
-      ast: true, actions: false, renderer: "svg", defaultStyle: false, config: { aria: false },
+      ast: true, actions: false, renderer: "svg", defaultStyle: false,
       tooltip: { disableDefaultStyle: true },
     }).then(
-      () => { plot.dataset.drawn = "yes"; },
+      () => {
+        // the plot itself bears the role and the description
+        plot.querySelectorAll("svg, svg *").forEach((mark) => {
+          for (const name of ["role", "aria-roledescription", "aria-label"]) mark.removeAttribute(name);
+        });
+        plot.dataset.drawn = "yes";
+      },
       (error) => { plot.dataset.drawn = "no"; console.error(plot.dataset.chart, error); },
     );
   }

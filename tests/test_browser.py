@@ -1,0 +1,245 @@
+"""The page in headless Chromium: silent, offline, drawn, in one language at a time, and deaf to hostile strings."""
+
+import re
+import shutil
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from synthetic import HOSTILE, hostile_report, results
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = find_spec("axe_playwright_python")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)")
+
+DRAWN = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent).every(p => p.dataset.drawn === 'yes')"
+JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
+# Words that are the same in both languages: numbers, names, code, and the names of the languages themselves.
+NEUTRAL = re.compile(
+    r"日本語|English|[^A-Za-zぁ-んァ-ヶ一-龠]*|\d+[GTMk]|PPL|(ReLU|L1)|L\d+H\d+.*|(phases|setup|conclusions|[VPK]\d?)( · \d+)?|"
+    r"Experiment 10.*|(baseline|relu_\d+)|attention|SDPA"
+)
+VISIBLE_TEXT = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (parent.closest('script, style, noscript, pre, code, dd, math, .files th')) continue;
+    if (node.data.trim() && parent.checkVisibility({visibilityProperty: true})) found.push(node.data.trim());
+  }
+  return found;
+}"""
+
+
+def until(page, condition, seconds=20):
+    """Waits until the expression is true; asked from outside, for the page's policy forbids evaluating within."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, f"never true: {condition}"
+        page.wait_for_timeout(50)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address():
+    return (hostile_report() / "report" / "report.html").as_uri()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Opens the page with the given query or hash and context options; `.told` collects what it does to the outside."""
+    contexts = []
+
+    def open_page(suffix="", wait=True, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, "locale": "en-US"} | options)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.told = []
+        page.on("console", lambda message: page.told.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: page.told.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (page.told.append("dialog"), dialog.dismiss()))
+        page.on(
+            "request",
+            lambda request: (
+                page.told.append(f"request: {request.url[:100]}")
+                if not request.url.startswith((address, "data:"))
+                else None
+            ),
+        )
+        page.goto(address + suffix)
+        if wait:
+            until(page, DRAWN)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_page_is_silent_and_every_chart_drawn(visit, lang):
+    page = visit(f"?lang={lang}")
+    charts = page.locator(f".{lang} .plot, .{lang}.chart .plot")
+    assert charts.count() == 18
+    marks = charts.evaluate_all("plots => plots.map(p => p.querySelectorAll('svg path, svg line, svg text').length)")
+    assert min(marks) > 10
+    assert page.told == []
+
+
+def test_switch_changes_every_visible_string(visit):
+    page = visit("?lang=ja")
+    japanese = page.evaluate(VISIBLE_TEXT)
+    page.get_by_role("button", name="English").click()
+    until(page, DRAWN)
+    english = page.evaluate(VISIBLE_TEXT)
+    assert len(japanese) > 300
+    assert len(english) > 300
+    assert [text for text in english if JAPANESE.search(text) and text != "日本語"] == []
+    same = set(japanese) & set(english)
+    assert sorted(text for text in same if not NEUTRAL.fullmatch(text) and HOSTILE[:9] not in text) == []
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.title().startswith("Experiment 10")
+    assert page.url.endswith("lang=en")
+    assert page.told == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "locale", "lang"),
+    [
+        ("", "ja-JP", "ja"),
+        ("", "en-GB", "en"),
+        ("?lang=ja", "en-US", "ja"),
+        ("#lang=ja", "en-US", "ja"),
+        ("?lang=xx", "ja-JP", "ja"),
+    ],
+)
+def test_language_comes_from_address_then_reader(visit, suffix, locale, lang):
+    page = visit(suffix, wait=False, locale=locale)
+    until(page, "document.documentElement.dataset.lang")
+    assert page.evaluate("document.documentElement.dataset.lang") == lang
+    assert page.get_by_role("button", name="日本語").get_attribute("aria-pressed") == str(lang == "ja").lower()
+
+
+def test_choices_are_remembered(visit, address):
+    page = visit("")
+    page.get_by_role("button", name="日本語").click()
+    page.locator("#theme").click()
+    theme = page.evaluate("document.documentElement.dataset.theme")
+    page.goto(address)
+    until(page, "document.documentElement.dataset.lang")
+    assert page.evaluate("[document.documentElement.dataset.lang, document.documentElement.dataset.theme]") == [
+        "ja",
+        theme,
+    ]
+
+
+def test_without_scripts_both_languages_and_all_charts_show(visit):
+    page = visit("", wait=False, java_script_enabled=False)
+    assert page.get_by_role("heading", name="V1: 全トークンのベースライン").is_visible()
+    assert page.get_by_role("heading", name="V1: Baseline on all tokens").is_visible()
+    pictures = page.locator(".plot img")
+    assert pictures.count() == 36
+    assert pictures.first.is_visible()
+    assert page.locator(".controls").is_hidden()
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_hostile_strings_stay_words(visit, lang):
+    page = visit(f"?lang={lang}")
+    page.locator("#all-code").click()
+    marks = page.locator(f"#fig-speed-{lang} svg .mark-symbol path")
+    assert marks.count() > 3
+    for index in (1, 2):
+        marks.nth(index).hover(force=True)
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        tooltip.wait_for()
+        assert HOSTILE in re.sub(r"\s+", " ", tooltip.inner_text())
+        assert tooltip.locator("img, script, a").count() == 0
+    assert HOSTILE in page.locator(f"#sec-P2 .quote.{lang} pre").inner_text()
+    assert HOSTILE in page.locator(f"#tab-samples-{lang} tbody").inner_text()
+    assert page.evaluate("window.fired") is None
+    assert page.locator("img").count() == 0
+    assert page.told == []
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_nothing_overflows_a_narrow_screen(visit, lang):
+    page = visit(f"?lang={lang}", viewport={"width": 360, "height": 740})
+    page.locator("#all-code").click()
+    page.locator("details.data").evaluate_all("all => all.forEach(d => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    wide = page.evaluate("""() => [...document.querySelectorAll('main *, header *, footer *, nav *')]
+      .filter(e => e.getBoundingClientRect().right > 361 && !e.closest('.scroll, pre, math, .unseen, svg'))
+      .map(e => e.outerHTML.slice(0, 80))""")
+    assert wide == []
+
+
+@pytest.mark.skipif(AXE is None, reason="axe-core is not installed (`pip install axe-playwright-python`)")
+@pytest.mark.parametrize(("lang", "scheme"), [("ja", "light"), ("en", "dark")])
+def test_axe_finds_nothing(visit, lang, scheme):
+    page = visit(f"?lang={lang}", color_scheme=scheme)
+    page.locator("details").evaluate_all("all => all.slice(0, 12).forEach(d => { d.open = true; })")
+    page.evaluate((Path(AXE.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    problems = [(v["id"], v["nodes"][0]["html"][:160], len(v["nodes"])) for v in found["violations"]]
+    assert problems == []
+
+
+def test_a_number_leads_to_its_result_and_on_to_its_cell(visit):
+    page = visit("?lang=en")
+    number = page.locator("#sec-V1 .en a.n", has_text="31.04").first
+    assert number.get_attribute("title") == f"V1.ppl_full = {results()['V1']['ppl_full']}"
+    number.focus()
+    page.keyboard.press("Enter")
+    target = page.locator("[id='V1.ppl_full']")
+    target.wait_for(state="visible")
+    assert target.inner_text() == str(results()["V1"]["ppl_full"])
+    page.locator("#sec-V1 details.data a[href^='#cell']").click()
+    cell = page.locator("#cell-V1-2 .highlight")
+    cell.wait_for(state="visible")
+    assert "run.finish(data)" in cell.inner_text()
+    page.locator("#fig-ladder-en a.source").click()
+    page.locator("#cell-V4-4 .highlight").wait_for(state="visible")
+
+
+def test_contents_follow_the_reader(visit):
+    page = visit("?lang=en")
+    page.locator("#sec-P3").scroll_into_view_if_needed()
+    page.evaluate("document.getElementById('sec-P3').scrollIntoView({behavior: 'instant'})")
+    until(page, "(document.querySelector('.toc.en a[aria-current]') || {}).textContent === 'P3: Best-of-N'")
+    page.locator(".toc.en a", has_text="V1: Baseline").click()
+    until(page, "(document.querySelector('.toc.en a[aria-current]') || {}).textContent.startsWith('V1')")
+
+
+def test_keyboard_reaches_text_and_switch(visit):
+    page = visit("?lang=en")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.lang") == "ja"
+
+
+def test_dark_and_light_differ_and_print_is_light(visit):
+    page = visit("?lang=en", color_scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(paper)
+    page.locator("#theme").click()
+    assert page.evaluate(paper) != dark
+    page.evaluate("delete document.documentElement.dataset.theme")
+    page.emulate_media(media="print")
+    assert page.evaluate(paper) != dark
+    assert page.locator(".toc.en").is_hidden()
+    assert page.locator("details.code").first.is_hidden()
