@@ -30,7 +30,7 @@ TITLE = {
     "en": "Experiment 10: validation on all tokens, and the results of Phase 3",
 }
 SUBTITLE = {
-    "ja": "アテンションヘッドをゼロにし、平均に固定し、softmaxを外すと、GPT-2は何を失うか",
+    "ja": "attentionヘッドをゼロにし、平均に固定し、softmaxを外すと、GPT-2は何を失うか",
     "en": "What GPT-2 loses when its attention heads are zeroed, fixed at their mean, or stripped of softmax",
 }
 WORDS = {
