@@ -29,6 +29,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "gfx942": 65_536}  # bytes a block may use
+SPILL_LIMIT = {"sm_80": 128, "sm_90": 0, "gfx942": 0}  # bytes; registers on gfx942
 TYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
 SHAPE = {"N_HEAD": 12, "GROUP": 1}
 PREPARE_TILE = triton_forward.Tile(64, 0, 4, 1)

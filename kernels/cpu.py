@@ -16,9 +16,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 
-from kernels import naive
+from kernels import by_head
 from kernels.inputs import CLAMP, checked, output_like, without_gradients
 
 ROWS = {torch.bfloat16: 256}  # query rows of a block, by type
@@ -57,25 +56,8 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
 
 def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
     """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
-    scale, n_visible = checked(q, k, v, scale, n_visible)
     without_gradients("cpu", q, k, v)
-    z = output_like(q, out)
-    n_visible = int(n_visible)
-    chosen = torch.as_tensor(is_relu, dtype=torch.bool)
-    kv_head = torch.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
-    keys, values = k[:, :, :n_visible], v[:, :, :n_visible]
-    for heads, mode in ((chosen.nonzero().flatten(), "relu"), ((~chosen).nonzero().flatten(), "softmax")):
-        if len(heads) == 0:
-            continue
-        inputs = q[:, heads], keys[:, kv_head[heads]], values[:, kv_head[heads]]
-        if mode == "relu":
-            z[:, heads] = relu_attention(*inputs, scale=scale)
-        elif q.shape[2] == n_visible:
-            z[:, heads] = F.scaled_dot_product_attention(*inputs, is_causal=True, scale=scale)
-        else:
-            mask = naive.visible(q.shape[2], n_visible, n_visible)
-            z[:, heads] = F.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=scale)
-    return z
+    return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
 
 
 def _tasks(q, n_keys, n_threads):

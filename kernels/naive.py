@@ -11,6 +11,12 @@ import torch
 from kernels.inputs import CLAMP, checked
 
 
+def tolerance(dtype):
+    """Largest relative error in norm that a kernel may have against float64: rounding of its result and its sums."""
+    sums = torch.promote_types(dtype, torch.float32)
+    return 2 * torch.finfo(dtype).eps + 4 * torch.finfo(sums).eps
+
+
 def visible(n_queries, n_keys, n_visible, device=None):
     """Bool [T, S]: query i sees keys 0 ... n_visible - T + i (the causal mask, aligned at the bottom right)."""
     query_pos = torch.arange(n_queries, device=device)[:, None] + (n_visible - n_queries)

@@ -37,7 +37,7 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None, tile=None):
         if isinstance(n_visible, torch.Tensor) or out is not None:
             raise InputError("gradients with out= or a tensor n_visible: give an int and no out, or torch.no_grad()")
         return ReluAttention.apply(q, k[:, :, :n_visible], v[:, :, :n_visible], scale, tile)
-    z = output_like(q, out)
+    z = _unit_stride_output(q, out)
     if q.shape[2] <= DECODE_QUERIES:
         _decode(q, k, v, z, scale, n_visible, "relu", None, tile)
     else:
@@ -64,7 +64,7 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None, t
         if strategy not in (None, "sdpa") or not square or out is not None:
             raise InputError("mixed heads have gradients for T = n_visible with strategy 'sdpa' and no out")
         return _through_sdpa(q, k, v, torch.empty_like(q), scale, n_visible, is_relu, tile)
-    z = output_like(q, out)
+    z = _unit_stride_output(q, out)
     if q.shape[2] <= DECODE_QUERIES:
         _decode(q, k, v, z, scale, n_visible, "branch" if any(is_relu) else "softmax", is_relu, tile)
         return z
@@ -148,6 +148,12 @@ def _ready(q, k, v, scale, n_visible):
 
 def _unit_stride(x):
     return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _unit_stride_output(q, out):
+    if out is not None and out.stride(-1) != 1:
+        raise InputError(f"out has stride {out.stride(-1)} along d: give one with stride 1")
+    return output_like(q, out)
 
 
 def _block_d(d_head):

@@ -1,17 +1,12 @@
-"""Inputs and the one tolerance of the kernel tests."""
+"""Inputs of the kernel tests, and what their results are held to."""
 
 import torch
 
 from kernels import naive
 from kernels.inputs import checked
+from kernels.naive import tolerance
 
 LENGTHS = [1, 2, 15, 63, 64, 65, 111, 1000, 1024, 2049]
-
-
-def tolerance(dtype):
-    """Rounding of the result's type and of the float32 (or float64) sums behind it."""
-    sums = torch.promote_types(dtype, torch.float32)
-    return 2 * torch.finfo(dtype).eps + 4 * torch.finfo(sums).eps
 
 
 def inputs(shape=(1, 2, 65, 16), n_keys=None, group=1, dtype=torch.float32, factor=1.0, seed=0, device="cpu"):

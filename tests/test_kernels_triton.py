@@ -1,0 +1,93 @@
+"""The Triton kernels: every case in the interpreter, on a GPU where there is one, and compiled ahead of time."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed: it comes with PyTorch on Linux only")
+
+import triton_cases  # noqa: E402
+
+from kernels import compile as ahead_of_time  # noqa: E402
+from kernels import triton_attention  # noqa: E402
+from lib.errors import InputError  # noqa: E402
+
+HERE = Path(__file__).parent
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: torch.cuda.is_available() is "
+                                                                     "False, the interpreter stands in")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreter():
+    """Every case under `TRITON_INTERPRET=1`, in a process of its own that runs beside the compiling."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    process = subprocess.Popen([sys.executable, "-W", "ignore", str(HERE / "triton_cases.py")], env=environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def table():
+    with warnings.catch_warnings(action="ignore"):
+        rows = ahead_of_time.table(thorough=False)
+    print("", f"Triton {triton.__version__}", *map(ahead_of_time.line, rows), sep="\n")
+    return rows
+
+
+@pytest.mark.parametrize("target", ahead_of_time.TARGETS)
+def test_compiles_without_spilling(target, table):
+    rows = [row for row in table if row["target"] == target]
+    assert {row["kernel"] for row in rows} == {"forward", "key_gradients", "query_gradient", "partial", "merge"}
+    for row in rows:
+        assert row["shared"] <= ahead_of_time.SHARED_LIMIT[target], ahead_of_time.line(row)
+        assert row["spilled"] <= ahead_of_time.SPILL_LIMIT[target], ahead_of_time.line(row)
+        assert 0 < row["registers"] <= (512 if target.startswith("gfx") else 255), ahead_of_time.line(row)
+
+
+@pytest.fixture(scope="module")
+def interpreted(interpreter):
+    """`{case: its failure, or None}`."""
+    output, complaints = interpreter.communicate()
+    assert interpreter.returncode == 0, complaints
+    return json.loads(output)
+
+
+@pytest.mark.parametrize("case", triton_cases.cases("cpu", interpreted=True))
+def test_interpreted(case, interpreted):
+    assert interpreted[case] is None, interpreted[case]
+
+
+@needs_gpu
+@pytest.mark.parametrize("case", triton_cases.cases("cpu", interpreted=False))
+def test_on_a_gpu(case):
+    triton_cases.cases("cuda", interpreted=False)[case]()
+
+
+@needs_gpu
+def test_decoding_in_a_cuda_graph():
+    """One captured step follows the number of visible keys that the device holds."""
+    q, k, v = triton_cases.inputs((1, 12, 1, 64), 256, dtype=torch.bfloat16, device="cuda")
+    n_visible, z = torch.tensor([1], device="cuda"), torch.empty_like(q)
+    triton_attention.relu_attention(q, k, v, n_visible=n_visible, out=z)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        triton_attention.relu_attention(q, k, v, n_visible=n_visible, out=z)
+    for n in (1, 100, 256):
+        n_visible.fill_(n)
+        z.fill_(float("nan"))
+        graph.replay()
+        triton_cases.close(z, q, k, v, n_visible=n)
+
+
+def test_tensors_on_another_device_are_refused():
+    q, k, v = triton_cases.inputs()
+    with pytest.raises(InputError, match="move them to a cuda device, or choose naive"):
+        triton_attention.relu_attention(q, k, v)

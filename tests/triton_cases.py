@@ -1,0 +1,200 @@
+"""What the Triton kernels must get right, as named cases: run in the interpreter, or on a GPU.
+
+As a program (`TRITON_INTERPRET=1 python triton_cases.py`) it prints one JSON object: case -> its failure, or null.
+Each case runs its kernel twice on poisoned outputs; both runs must agree with float64 and with each other.
+"""
+
+import json
+import sys
+import traceback
+
+import torch
+from kernel_checks import LENGTHS, close, inputs, strided
+
+from kernels import naive
+from kernels import triton_attention as attention
+from kernels.naive import tolerance
+from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
+from kernels.triton_decode import DECODE_TILES
+from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+SIX_HEADS = (True, False, True, True, False, False)
+
+
+def forward(device, dtype=FP32, shape=(1, 2, 65, 16), n_keys=None, group=1, factor=1.0, tile=None, change=None,
+            scale=None, **settings):
+    q, k, v = inputs(shape, n_keys, group, dtype, factor, device=device)
+    if change:
+        q, k, v = change(q, k, v)
+    runs = []
+    for _ in range(2):
+        z = torch.full(q.shape, float("nan"), dtype=dtype, device=device)
+        attention.relu_attention(q, k, v, out=z, tile=tile, scale=scale, **settings)
+        close(z, q, k, v, scale=scale, **settings)
+        runs.append(z)
+    assert torch.equal(*runs), "two runs differ"
+    return runs[0], q, k, v
+
+
+def mixed(device, dtype=FP32, shape=(1, 6, 35, 16), n_keys=None, group=3, is_relu=SIX_HEADS, **settings):
+    q, k, v = inputs(shape, n_keys, group, dtype, device=device)
+    runs = []
+    for _ in range(2):
+        z = torch.full_like(q, float("nan"))
+        attention.mixed_attention(q, k, v, is_relu, out=z, **settings)
+        visible = {name: x for name, x in settings.items() if name == "n_visible"}
+        close(z, q, k, v, reference=lambda *x, **kw: naive.mixed_attention(*x, is_relu, **kw), **visible)
+        runs.append(z)
+    assert torch.equal(*runs), "two runs differ"
+
+
+def backward(device, dtype=FP32, shape=(1, 4, 40, 16), n_keys=None, group=2, tile=None, scale=None, change=None):
+    q, k, v = inputs(shape, n_keys, group, dtype, device=device)
+    q[..., 0] = 2
+    k[:, :, 0, 0] = 2 * shape[3] ** 0.5  # no row sum near 0, where the gradient itself magnifies the rounding of the scores
+    if change:
+        q, k, v = change(q, k, v)
+    scale = scale or shape[3] ** -0.5
+    grad = inputs(shape, dtype=dtype, seed=1, device=device)[0]
+    exact = [x.detach().double().cpu().requires_grad_() for x in (q, k, v)]
+    want = torch.autograd.grad(naive.relu_attention(*exact, scale=scale), exact, grad.double().cpu())
+    z = torch.full_like(q, float("nan"))
+    row_sums = torch.full(q.shape[:3], float("nan"), dtype=FP32, device=device)
+    attention._forward(q, k, v, z, scale, k.shape[2], "relu", row_sums=row_sums)
+    runs = [attention.gradients(q, k, v, z, row_sums, grad, scale, tile=tile) for _ in range(2)]
+    for name, first, second, reference in zip("qkv", *runs, want, strict=True):
+        assert torch.equal(first, second), f"two runs of d{name} differ"
+        error = float((first.double().cpu() - reference).norm() / reference.norm().clamp(min=1e-300))
+        assert error <= tolerance(dtype), f"d{name} is off by {error:.1e}, allowed {tolerance(dtype):.1e}"
+
+
+def through_autograd(device):
+    q, k, v = (x.requires_grad_() for x in inputs((1, 4, 20, 16), n_keys=33, group=2, device=device))
+    exact = [x.detach().double().cpu().requires_grad_() for x in (q, k, v)]
+    attention.relu_attention(q, k, v, n_visible=30).square().sum().backward()
+    naive.relu_attention(*exact, n_visible=30).square().sum().backward()
+    for got, want in zip((q, k, v), exact, strict=True):
+        error = float((got.grad.double().cpu() - want.grad).norm() / want.grad.norm())
+        assert error <= 2 * tolerance(FP32), error
+    assert not k.grad[:, :, 30:].any()
+
+
+def mixed_through_autograd(device):
+    q, k, v = (x.requires_grad_() for x in inputs((1, 6, 20, 16), group=3, device=device))
+    exact = [x.detach().double().cpu().requires_grad_() for x in (q, k, v)]
+    attention.mixed_attention(q, k, v, SIX_HEADS).square().sum().backward()
+    naive.mixed_attention(*exact, SIX_HEADS).square().sum().backward()
+    for got, want in zip((q, k, v), exact, strict=True):
+        error = float((got.grad.double().cpu() - want.grad).norm() / want.grad.norm())
+        assert error <= 2 * tolerance(FP32), error
+
+
+def dead_rows(device, n_queries=70):
+    def change(q, k, v):
+        q[:, 0, ::3], k[:, 0] = -q[:, 0, ::3].abs(), k[:, 0].abs()
+        return q, k, v
+
+    z = forward(device, shape=(1, 2, n_queries, 16), n_keys=70, change=change)[0]
+    assert not z[:, 0, ::3].any()
+    assert z[:, 1].any()
+
+
+def dead_rows_backward(device):
+    def change(q, k, v):
+        q[:, 0, ::3], k[:, 0] = -q[:, 0, ::3].abs(), k[:, 0].abs()
+        return q, k, v
+
+    backward(device, group=1, change=change)
+
+
+def splits(device):
+    """A decoding step gives the same for any number of splits, up to rounding; unseen keys are never read."""
+    q, k, v = inputs((1, 4, 1, 16), 200, 2, device=device)
+    k[:, :, 131:] = v[:, :, 131:] = float("nan")
+    for mode, flags in (("relu", None), ("branch", (True, False, True, False))):
+        for n_splits in (1, 3):
+            z = torch.full_like(q, float("nan"))
+            attention._decode(q, k, v, z, 0.25, 131, mode, flags, None, n_splits=n_splits)
+            flags_of = flags or (True,) * 4
+            close(z, q, k[:, :, :131], v[:, :, :131], scale=0.25,
+                  reference=lambda *x, f=flags_of, **kw: naive.mixed_attention(*x, f, **kw))
+
+
+def cases(device, interpreted):
+    """`{name: function()}`; the interpreter gets small shapes, a GPU every length and every tile at full size."""
+    found = {}
+
+    def add(name, check, **settings):
+        found[name] = lambda: check(device, **settings)
+
+    size = (1, 1, 150, 16) if interpreted else (2, 12, 1000, 64)
+    for i, tile in enumerate(FORWARD_TILES):
+        add(f"forward tile {i}", forward, dtype=BF16, shape=size, tile=tile)
+        if not interpreted or i < 2:
+            add(f"branch tile {i}", mixed, dtype=BF16, shape=(1, 6, *size[2:]), tile=tile, strategy="branch")
+    for i, tile in enumerate(EXACT_TILES):
+        add(f"exact tile {i}", forward, shape=size, tile=tile)
+        add(f"float16 tile {i}", forward, dtype=FP16, shape=size, tile=tile)
+    size = (1, 2, 70, 16) if interpreted else (2, 12, 1000, 64)
+    for i, tile in enumerate(dict.fromkeys(QUERY_TILES + KEY_TILES)):
+        add(f"backward tile {i}", backward, dtype=BF16, shape=size, tile=tile)
+    for i, tile in enumerate(EXACT_BACKWARD_TILES):
+        add(f"exact backward tile {i}", backward, shape=size, tile=tile)
+        add(f"float16 backward tile {i}", backward, dtype=FP16, shape=size, tile=tile)
+    for i, tile in enumerate(DECODE_TILES):
+        for dtype in (BF16, FP16, FP32):
+            add(f"decode tile {i} {dtype}", forward, dtype=dtype, shape=(1, 4, 1, 16), n_keys=150, group=2, tile=tile)
+
+    for length in LENGTHS[:7] if interpreted else LENGTHS:
+        for dtype in (BF16, FP32) if interpreted else (BF16, FP16, FP32):
+            add(f"length {length} {dtype}", forward, dtype=dtype, shape=(1, 2, length, 16 if interpreted else 64))
+    for d_head in (12, 24, 64, 80, 128) if interpreted else (12, 16, 24, 32, 64, 80, 96, 128):
+        add(f"d_head {d_head}", forward, shape=(1, 2, 40, d_head))
+        add(f"d_head {d_head} backward", backward, shape=(1, 2, 20, d_head), group=1)
+        add(f"d_head {d_head} decode", forward, shape=(1, 2, 1, d_head), n_keys=70)
+    for factor in (1e-6, 1e-3, 60.0, 1e3):
+        for dtype in (BF16, FP16, FP32):
+            add(f"factor {factor} {dtype}", forward, dtype=dtype, factor=factor)
+    add("below the clamp", forward, scale=1e-11)
+    add("below the clamp, backward", backward, scale=1e-11)
+    add("below the clamp, decoding", forward, scale=1e-11, shape=(1, 2, 1, 16), n_keys=70)
+    add("dead rows", dead_rows)
+    add("dead rows, decoding", dead_rows, n_queries=1)
+    add("dead rows, backward", dead_rows_backward)
+    add("grouped heads", forward, shape=(2, 6, 33, 16), n_keys=70, group=3)
+    add("grouped heads, backward", backward, shape=(2, 3, 17, 16), n_keys=40, group=3)
+    add("strides", forward, shape=(2, 3, 33, 16), change=lambda *x: [strided(y) for y in x])
+    add("strides, backward", backward, shape=(2, 2, 20, 16), group=1, change=lambda *x: [strided(y) for y in x])
+    add("d outermost", forward, change=lambda *x: [y.mT.contiguous().mT for y in x])
+    add("many batches and heads", forward, shape=(3, 5, 9, 16))
+    visible = torch.tensor([90], device=device)
+    add("visible keys on the device", forward, shape=(1, 2, 65, 16), n_keys=111, n_visible=visible)
+    add("visible keys on the device, decoding", forward, shape=(1, 2, 1, 16), n_keys=111, n_visible=visible)
+    add("three queries decode", forward, shape=(1, 2, 3, 16), n_keys=111, n_visible=100)
+    add("splits", splits)
+    for strategy in ("branch", "lists", "sdpa", None):
+        add(f"mixed by {strategy}", mixed, strategy=strategy)
+    add("mixed, more keys than queries", mixed, n_keys=70, n_visible=60, strategy="lists")
+    add("mixed, decoding", mixed, shape=(1, 6, 1, 16), n_keys=111, n_visible=visible)
+    add("mixed, all softmax, decoding", mixed, shape=(1, 6, 1, 16), n_keys=111, is_relu=(False,) * 6)
+    add("mixed, all softmax", mixed, is_relu=(False,) * 6, strategy="lists")
+    add("gradients through autograd", through_autograd)
+    add("gradients of mixed heads", mixed_through_autograd)
+    return found
+
+
+def main():
+    failures = {}
+    for name, check in cases("cpu", interpreted=True).items():
+        try:
+            check()
+            failures[name] = None
+        except Exception:
+            failures[name] = traceback.format_exc(limit=-3)
+    json.dump(failures, sys.stdout)
+
+
+if __name__ == "__main__":
+    assert attention.INTERPRETED
+    main()
