@@ -129,6 +129,7 @@ JAPANESE = {
 PATTERNS = [
     (re.compile(r"^ReLU, (\d+) heads$"), r"ReLU \1ヘッド"),
     (re.compile(r"^(.+), (\d+) heads$"), r"\1 \2ヘッド"),
+    (re.compile(r"^(\d+) ReLU heads$"), r"ReLU \1ヘッド"),
 ]
 _UNTRANSLATED = re.compile(r"^(PPL|ReLU|L1|SDPA|[A-Z]?\d[\d.,×x%]*|L\d+H\d+.*)$")
 
