@@ -42,6 +42,20 @@ def best_per_head(scans):
     return best
 
 
+def drift(piles, scores, exact):
+    """What a coarser dtype costs: `[{n_linearized, ppl, ppl_exact, ppl_drift, delta, delta_exact, delta_drift}]`.
+
+    piles: `{n: Plan}`, n = 0 among them; scores and exact: the same chunks in the run's dtype and in float32.
+    """
+    rows = []
+    for n, plan in piles.items():
+        ppl, ppl_exact = stats.ppl(scores[plan]), stats.ppl(exact[plan])
+        delta, delta_exact = ppl / stats.ppl(scores[piles[0]]) - 1, ppl_exact / stats.ppl(exact[piles[0]]) - 1
+        row = {"n_linearized": n, "ppl": ppl, "ppl_exact": ppl_exact, "ppl_drift": ppl / ppl_exact - 1}
+        rows.append(row | {"delta": delta, "delta_exact": delta_exact, "delta_drift": delta - delta_exact})
+    return rows
+
+
 def pile(ordered, ns):
     """`{n: Plan}` of the first n of `ordered`, which holds `(layer, head, mode)`."""
     return {n: Plan(tuple(ordered[:n])) for n in ns}

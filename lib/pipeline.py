@@ -20,9 +20,9 @@ from pathlib import Path
 import nbformat
 
 from lib import results
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.params import ROOT, RULES, load_profile, near, resolve_for_model
-from lib.run import build_root
+from lib.run import build_root, open_store
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -48,7 +48,10 @@ def sha(*parts):
 
 def read_notebook(path):
     """`Notebook` of a file, or None where it opens no `Run`. Raises `InputError` without one tagged parameters cell."""
-    cells = nbformat.read(path, as_version=4).cells
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (ValueError, nbformat.ValidationError) as error:
+        raise InputError(f"{path.name}: no notebook ({first_line(error)})") from None
     code = [cell for cell in cells if cell.cell_type == "code"]
     call = next((found for cell in code for found in run_calls(cell.source, path)), None)
     if call is None:
@@ -77,7 +80,11 @@ def run_calls(source, path):
     """`(section, needs)` of each `Run(section, globals(), needs=[…])` in a cell."""
     if "Run(" not in source:
         return
-    for node in ast.walk(ast.parse(source)):
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError as error:
+        raise InputError(f"{path.name}: the cell that opens its Run does not parse ({error})") from None
+    for node in nodes:
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Run":
             try:
                 needs = next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "needs"), [])
@@ -254,6 +261,7 @@ def execute(profile, nb):
             str(failed),
             parameters=profile.parameters(nb),
             kernel_name="python3",
+            language="python",
             progress_bar=False,
             cwd=str(NOTEBOOKS),
             coalesce_streams=True,
@@ -325,6 +333,8 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
         written = execute(profile, nb)
         profile.record(nb, profile.key(nb), written)
         print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
+    if stale and not dry:
+        print(f"store: {open_store()}", flush=True)
     if not stale:
         print(f"profile {profile_name}: {', '.join(nb.name for nb in wanted)}: nothing to do")
     return profile

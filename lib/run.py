@@ -100,18 +100,19 @@ class Run:
         folder = models.tokenizer_folder(chosen["tokenizer"], models.model_folder(chosen["model"]))
         return models.load_tokenizer(folder)
 
-    def evaluator(self, tokens=None):
-        """An `Evaluator` over `tokens` [n_chunks, n_ctx], the section's own by default."""
+    def evaluator(self, tokens=None, dtype=None):
+        """An `Evaluator` over `tokens` [n_chunks, n_ctx] in `dtype`, the section's own by default."""
         from lib.evaluate import Evaluator
 
         chosen = self.setup["parameters"]
         self.backend = self.setup["backend"]
+        folder = models.model_folder(chosen["model"])
         return Evaluator(
-            self.model,
+            models.load_model(folder, dtype, self.setup["device"]) if dtype else self.model,
             self.tokens if tokens is None else tokens,
             self.store,
             model_key=self.setup["model"]["fingerprint"],
-            dtype=chosen["dtype"],
+            dtype=dtype or chosen["dtype"],
             backend=chosen["backend"],
         )
 
