@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from lib.errors import InputError
-from lib.models import fetch, first_line, split_revision
+from lib.errors import InputError, first_line
+from lib.models import fetch, split_revision
 
 STDLIB = "cpython-stdlib"
 RAW_NAMES = {"validation": "valid"}

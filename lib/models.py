@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.params import ROOT
 
 
@@ -197,7 +197,3 @@ def weights_digest(folder):
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -70,7 +70,8 @@ def model_folders(tmp_path_factory, tokenizer):
 def build(tmp_path, monkeypatch):
     """An empty build folder, which everything run in this process or below it uses."""
     monkeypatch.setenv("EXPERIMENT10_BUILD", str(tmp_path / "build"))
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    for name in ("PYTHONHASHSEED", "EXPERIMENT10_PIPELINE", "EXPERIMENT10_TERMINAL"):
+        monkeypatch.setenv(name, "0")
     return tmp_path / "build"
 
 

@@ -1,0 +1,451 @@
+import json
+import shutil
+import subprocess
+
+import measured
+import nbformat
+import pytest
+import yaml
+from conftest import EMBEDDED, ROOT, pipeline, wikitext
+from safetensors.torch import load_file, save_file
+
+from lib import pipeline as pl
+from lib import results, run
+from lib.errors import InputError
+from lib.params import RULES
+
+# What the synthetic notebooks import: a Run that needs no model, and writes a section's file as the real one does.
+FAKE_RUN = f"""
+import json, os, pathlib
+
+class Run:
+    def __init__(self, section, namespace, needs=()):
+        self.section = section
+        self.folder = pathlib.Path(os.environ["EXPERIMENT10_BUILD"]) / namespace["profile"] / "results"
+
+    def finish(self, **data):
+        record = {{"section": self.section, "parameters": {{}}, "data": data, "provenance": {measured.PROVENANCE!r}}}
+        path = self.folder / "data" / "sections" / f"{{self.section}}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+        (self.folder / f"{{self.section}}.png").write_text("a figure")
+"""
+
+
+def refused(call, *args, **kwargs):
+    with pytest.raises(InputError) as error:
+        call(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def notebooks(tmp_path, build, monkeypatch):
+    """Writes synthetic notebooks, which the pipeline takes for the project's own."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "fake.py").write_text(FAKE_RUN)
+    monkeypatch.setattr(pl, "NOTEBOOKS", folder)
+    monkeypatch.setattr(pl, "check_model", lambda values: None)
+
+    def write(name, body="run.finish(value=1)", needs=(), parameters=("seed = 10",), tags=1, section=None):
+        cells = [nbformat.v4.new_markdown_cell(f"# {name}")]
+        source = "\n".join(['profile = "embedded"', *parameters])
+        cells += [nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}) for _ in range(tags)]
+        opening = f"from fake import Run\nrun = Run({section or name!r}, globals(), needs={list(needs)!r})"
+        cells += [nbformat.v4.new_code_cell(opening), nbformat.v4.new_code_cell(body)]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        for i, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{i}"
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+
+    return write
+
+
+class TestDiscovery:
+    def test_needs_come_first(self, notebooks):
+        notebooks("a", needs=["c", "b"])
+        notebooks("b", needs=["c"])
+        notebooks("c")
+        found = pl.discover()
+        assert list(found) == ["c", "b", "a"]
+        assert found["a"].needs == ("c", "b")
+        assert found["c"].parameters == ("profile", "seed")
+        assert [nb.name for nb in pl.closure(found, ["b"])] == ["c", "b"]
+
+    def test_a_notebook_that_opens_no_run_is_no_section(self, notebooks):
+        notebooks("a")
+        path = pl.NOTEBOOKS / "scratch.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print('Run(')")]), path)
+        assert list(pl.discover()) == ["a"]
+
+    def test_a_circle(self, notebooks):
+        notebooks("a", needs=["b"])
+        notebooks("b", needs=["a"])
+        message = refused(pl.discover)
+        assert "need each other in a circle" in message
+        assert "a → b" in message or "b → a" in message
+
+    def test_an_unknown_need(self, notebooks):
+        notebooks("setup")
+        notebooks("a", needs=["setpu"])
+        assert refused(pl.discover) == "a: needs 'setpu' (did you mean setup?), allowed: a, setup"
+
+    @pytest.mark.parametrize("tags", [0, 2])
+    def test_one_parameters_cell(self, notebooks, tags):
+        notebooks("a", tags=tags)
+        assert refused(pl.discover) == f"a.ipynb: {tags} cells tagged parameters, allowed: exactly one"
+
+    def test_a_parameter_that_no_profile_knows(self, notebooks):
+        notebooks("a", parameters=["sead = 1"])
+        assert refused(pl.discover) == "a.ipynb: parameter sead: unknown (did you mean seed?)"
+
+    def test_a_parameters_cell_that_computes(self, notebooks):
+        notebooks("a", parameters=["import os"])
+        assert "plain assignments only" in refused(pl.discover)
+
+    def test_a_section_under_another_name(self, notebooks):
+        notebooks("a", section="b")
+        assert "opens the section 'b', allowed: its own name, 'a'" in refused(pl.discover)
+
+    def test_needs_that_are_computed(self, notebooks):
+        notebooks("a", body="run = Run('a', globals(), needs=list('b'))")
+        path = pl.NOTEBOOKS / "a.ipynb"
+        path.write_text(path.read_text().replace("needs=[]", "needs=list('b')"))
+        assert "needs as literals" in refused(pl.discover)
+
+    def test_a_notebook_that_is_no_json(self, notebooks):
+        notebooks("a")
+        (pl.NOTEBOOKS / "b.ipynb").write_text('{"cells": [')
+        assert refused(pl.discover).startswith("b.ipynb: ")
+
+    def test_a_cell_that_does_not_parse(self, notebooks):
+        notebooks("a")
+        path = pl.NOTEBOOKS / "a.ipynb"
+        path.write_text(path.read_text().replace("needs=[]", "needs=["))
+        assert "a.ipynb: the cell that opens its Run does not parse" in refused(pl.discover)
+
+
+class TestOwnNotebooks:
+    """The project's notebooks, as they are committed."""
+
+    def test_sections_in_order(self):
+        found = pl.discover()
+        assert {"setup", "phases", "V1", "V2", "V3", "V4", "V5", "P1", "P2", "P3", "P4", "conclusions"} <= set(found)
+        assert next(iter(found)) == "setup"
+
+    def test_every_parameter_is_somebody_s(self):
+        used = {name for nb in pl.discover().values() for name in nb.parameters}
+        assert used - {"profile"} == set(RULES)
+
+    def test_by_hand_they_measure_what_the_base_profile_does(self):
+        base = yaml.safe_load((ROOT / "params" / "embedded.yaml").read_text(encoding="utf-8"))
+        for nb in pl.discover().values():
+            cells = nbformat.read(nb.path, as_version=4).cells
+            cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+            defaults = {}
+            exec(cell.source, defaults)
+            del defaults["__builtins__"]
+            assert defaults.pop("profile") == "embedded"
+            assert defaults == {name: base[name] for name in defaults}, nb.name
+
+    def test_they_are_committed_without_outputs(self):
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+            for cell in nbformat.read(path, as_version=4).cells:
+                assert not cell.get("outputs"), path.name
+                assert cell.get("execution_count") is None, path.name
+
+
+class TestFreshness:
+    """Which notebooks run; what they would do is written down here instead."""
+
+    @pytest.fixture(autouse=True)
+    def ran(self, notebooks, monkeypatch):
+        """Names of what has run; `values` says what each section measures."""
+        self.names, self.values = [], {"a": 1, "b": 1, "c": 1}
+
+        def execute(profile, nb):
+            self.names.append(nb.name)
+            record = {"section": nb.name, "parameters": {}, "provenance": measured.PROVENANCE}
+            results.write_json(profile.section(nb.name), record | {"data": {"value": self.values[nb.name]}}, "section")
+            figure = profile.folder / "results" / "figures" / f"{nb.name}.png"
+            with results.replacing(figure) as partial:
+                partial.write_text("a figure")
+            profile.executed(nb).parent.mkdir(parents=True, exist_ok=True)
+            profile.executed(nb).write_text("executed")
+            return [profile.section(nb.name), figure]
+
+        monkeypatch.setattr(pl, "execute", execute)
+        self.write = notebooks
+        self.write("a")
+        self.write("b", needs=["a"], parameters=["samples = 5"])
+        self.write("c")
+        self.run()
+        assert sorted(self.names) == ["a", "b", "c"]
+        assert self.names.index("a") < self.names.index("b")
+
+    def run(self, names=None, **overrides):
+        self.names.clear()
+        pl.run_notebooks("smoke", names, overrides)
+        return list(self.names)
+
+    def test_nothing_changed(self, capsys):
+        assert self.run() == []
+        assert "nothing to do" in capsys.readouterr().out
+
+    def test_a_changed_notebook_reruns_itself_and_what_depends_on_it(self):
+        self.write("a", body="run.finish(value=2)")
+        self.values["a"] = 2
+        assert self.run() == ["a", "b"]
+        assert self.run() == []
+
+    def test_the_same_results_leave_what_depends_on_them_alone(self):
+        self.write("a", body="run.finish(value=1)  # in other words")
+        assert self.run() == ["a"]
+
+    def test_a_changed_leaf_reruns_alone(self):
+        self.write("b", body="run.finish(value=3)", needs=["a"], parameters=["samples = 5"])
+        assert self.run() == ["b"]
+
+    def test_a_parameter_reruns_those_that_take_it(self):
+        assert self.run(samples="7") == ["b"]
+        assert self.run(samples="7") == []
+        assert self.run() == ["b"]
+
+    def test_only_the_named_one_and_its_needs(self):
+        self.write("c", body="run.finish(value=4)")
+        self.write("a", body="run.finish(value=5)")
+        assert self.run(["b"]) == ["a"]
+
+    def test_code_reruns_everything(self, monkeypatch):
+        monkeypatch.setattr(pl, "code_digest", lambda: "other code")
+        assert sorted(self.run()) == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("lost", ["notebooks/a.ipynb", "results/data/sections/a.json", "results/figures/a.png"])
+    def test_what_is_lost_or_altered_is_made_again(self, build, lost):
+        path = build / "smoke" / lost
+        whole = path.read_bytes()
+        path.unlink()
+        assert self.run() == ["a"]
+        assert path.read_bytes() == whole
+        path.write_bytes(whole.replace(b"e", b"i"))
+        assert self.run() == ["a"]
+        assert path.read_bytes() == whole
+
+    def test_a_lost_or_damaged_record_reruns_everything(self, build, capsys):
+        (build / "smoke" / "manifest.json").write_text('{"notebooks": ')
+        assert sorted(self.run()) == ["a", "b", "c"]
+        assert "manifest.json: damaged" in capsys.readouterr().err
+
+    def test_dry_run_runs_nothing(self, build, capsys):
+        before = snapshot(build)
+        self.write("a", body="run.finish(value=2)")
+        pl.run_notebooks("smoke", None, {}, dry=True)
+        out = capsys.readouterr().out
+        assert "would run a" in out
+        assert "would run b" in out
+        assert "would run c" not in out
+        assert snapshot(build) == before
+
+    def test_a_parameter_that_no_named_notebook_takes(self):
+        message = refused(self.run, ["a"], samples="7")
+        assert message == "-p samples: used by none of a; allowed there: seed"
+
+    def test_an_unknown_notebook(self):
+        assert refused(self.run, ["d"]).startswith("notebook: given 'd', allowed: a, ")
+
+
+def snapshot(folder):
+    """Bytes of everything under a build folder but what failed and what the store keeps."""
+    kept = ("failed", "store")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not set(kept) & set(path.relative_to(folder).parts)
+    }
+
+
+class TestExecution:
+    """Through papermill, with a kernel for each notebook."""
+
+    def test_a_chain_runs_and_then_rests(self, notebooks, build):
+        notebooks("a", body="run.finish(value=seed)")
+        notebooks("b", body="print('to be kept')\nrun.finish(value=2)", needs=["a"])
+        pl.run_notebooks("smoke", None, {"seed": "11"})
+        assert results.load(build / "smoke" / "results" / "data") == {"a": {"value": 11}, "b": {"value": 2}}
+        executed = nbformat.read(build / "smoke" / "notebooks" / "b.ipynb", as_version=4)
+        assert any(
+            "to be kept" in output.get("text", "") for cell in executed.cells for output in cell.get("outputs", [])
+        )
+        assert "papermill" not in executed.metadata
+        before = snapshot(build)
+        pl.run_notebooks("smoke", None, {"seed": "11"})
+        assert snapshot(build) == before
+        assert not list((build / "smoke" / "failed").iterdir())
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            ("raise RuntimeError('no\\nluck')", "a: cell 4: RuntimeError: no; see "),
+            (
+                "from lib.errors import InputError\nraise InputError('key: given 1, allowed: 2')",
+                "a: key: given 1, allowed: 2",
+            ),
+            ("run.finish(value=2)\nimport sys; sys.exit(0)", "a: cell 4 did not run to its end; see "),
+            ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "a: its kernel stopped ("),
+            ("pass", "a: ended without run.finish(…), so it has no results; see "),
+        ],
+        ids=["raises", "refuses", "exits", "dies", "measures nothing"],
+    )
+    def test_a_failure_leaves_the_good_notebook(self, notebooks, build, body, said):
+        notebooks("a", body=body)
+        good = build / "smoke" / "notebooks" / "a.ipynb"
+        good.parent.mkdir(parents=True)
+        good.write_text("the good one")
+        message = refused(pl.run_notebooks, "smoke", None, {})
+        assert message.startswith(said)
+        assert good.read_text() == "the good one"
+        assert (build / "smoke" / "failed" / "a.ipynb").is_file()
+        assert [path.name for path in good.parent.iterdir()] == ["a.ipynb"]
+        assert not (build / "smoke" / "manifest.json").exists()
+
+
+class TestBadInput:
+    """What the command line refuses before any kernel starts."""
+
+    @pytest.fixture(autouse=True)
+    def no_kernel(self, monkeypatch):
+        monkeypatch.setattr(pl, "execute", lambda *args: pytest.fail("a notebook was started"))
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["-p", "n_ctxx", "64"], "-p n_ctxx: unknown (did you mean n_ctx?); allowed: model, tokenizer"),
+            (["-p", "full_chunks", "many"], "-p full_chunks: given 'many', allowed: a whole number from 1"),
+            (["-p", "draws", "1"], "-p draws: given '1', allowed: a whole number between 100 and 100000"),
+            (["-p", "temperature", "-1"], "-p temperature: given '-1', allowed: a number above 0"),
+            (["--profile", "gtp2"], "profile: given 'gtp2' (did you mean gpt2?), allowed: embedded, gpt2"),
+            (["-p", "model", "no/such/folder"], "model: given 'no/such/folder', which is no folder here; pass a local"),
+        ],
+    )
+    def test_words(self, build, words, said):
+        with pytest.raises(SystemExit) as stopped:
+            pl.main(["report", "--profile", "smoke", *words])
+        assert stopped.value.code.startswith(f"error: {said}")
+        assert "\n" not in stopped.value.code
+        assert not build.exists()
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"ladder": "0 9"}, "ladder: given 9, allowed: at most 8, the heads outside layer 0"),
+            ({"relu_counts": "4 99"}, "relu_counts: given 99, allowed: at most 8"),
+            ({"n_ctx": "129", "full_chunks": "2"}, "n_ctx: given 129, allowed: at most 128"),
+            ({"focus_head": "L3H0"}, "focus_head: given L3H0, allowed: L0H0 to L2H3"),
+        ],
+    )
+    def test_what_does_not_fit_the_model(self, build, model_folders, given, said):
+        words = [word for pair in given.items() for word in ("-p", *pair)]
+        with pytest.raises(SystemExit) as stopped:
+            pl.main(["report", "--profile", "smoke", "-p", "model", str(model_folders["gpt2"]), *words])
+        assert stopped.value.code.startswith(f"error: {said}")
+        assert not build.exists()
+
+    def test_a_folder_that_is_no_model(self, build, tmp_path):
+        with pytest.raises(SystemExit) as stopped:
+            pl.main(["report", "--profile", "smoke", "-p", "model", str(tmp_path)])
+        assert "has no config.json; allowed: a folder that" in stopped.value.code
+
+
+class TestSetupRefuses:
+    """What only the set-up can see, over a good set-up that has to stay as it is."""
+
+    @pytest.fixture
+    def attempt(self, build, model_folders, dataset):
+        """Calls the set-up as its notebook does, with other parameters; what stands in the build must not change."""
+        good = {"model": str(model_folders["gpt2"]), "dataset": str(dataset), "split": "validation"}
+
+        def call(**given):
+            cells = nbformat.read(ROOT / "notebooks" / "setup.ipynb", as_version=4).cells
+            names = {}
+            exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), names)
+            small = {"profile": "smoke", "n_ctx": 64, "quick_chunks": 1, "full_chunks": 4, "context_tokens": 256}
+            section = run.Run("setup", names | small | good | given)
+            section.describe(run.prepare(section))
+
+        def refuse(**given):
+            call()
+            before = snapshot(build)
+            assert len(before) == 2
+            message = refused(call, **given)
+            assert snapshot(build) == before
+            return message
+
+        return refuse
+
+    def test_a_corpus_too_short(self, attempt, tmp_path):
+        message = attempt(dataset=str(wikitext(tmp_path / "short", "def f(x):\n    return x\n" * 9)))
+        assert message.startswith("full_chunks: given 4, allowed: at most ")
+        assert "the whole chunks of 64 tokens in " in message
+
+    @pytest.mark.skipif(not EMBEDDED.is_dir(), reason="models/embedded, whose tokenizer this needs, is not there")
+    def test_a_tokenizer_of_another_vocabulary(self, attempt):
+        message = attempt(tokenizer="models/embedded")
+        assert message.startswith("tokenizer: makes the id ")
+        assert "allowed: below 320, the model's vocabulary; pass -p tokenizer DIR" in message
+
+    def test_weights_that_are_not_numbers(self, attempt, spoiled):
+        path = spoiled / "model.safetensors"
+        weights = {name: value.clone() for name, value in load_file(path).items()}
+        next(iter(weights.values()))[0] = float("nan")
+        save_file(weights, path, metadata={"format": "pt"})
+        assert "holds NaN or infinity in " in attempt(model=str(spoiled))
+
+    def test_truncated_weights(self, attempt, spoiled):
+        path = spoiled / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:5000])
+        assert attempt(model=str(spoiled)).startswith(f"model: {spoiled} can't be loaded (")
+
+    def test_a_device_or_backend_that_is_not_here(self, attempt):
+        assert "device: given 'mps', allowed on this machine: auto, " in attempt(device="mps")
+        assert "'metal'" in attempt(backend="metal", device="cpu")
+
+
+class TestCommand:
+    """The command itself: exit code, one line, and the good results under it."""
+
+    def run(self, *words):
+        done = subprocess.run(pipeline(*words), cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stderr.strip()
+
+    def test_bad_words(self, build):
+        code, said = self.run("report", "--profile", "smoke", "-p", "sede", "3")
+        assert code == 1
+        assert said.startswith("error: -p sede: unknown (did you mean seed?)")
+        assert "\n" not in said
+        assert not build.exists()
+
+    def test_bad_logits_over_good_results(self, build, model_folders, dataset, spoiled):
+        given = ("-p", "dataset", dataset, "-p", "split", "validation", "-p", "model")
+        words = ("run", "V1", "--profile", "smoke", *given)
+        code, said = self.run(*words, spoiled)
+        assert code == 0
+        assert "error" not in said
+        good = json.loads((build / "smoke/results/data/sections/V1.json").read_text())
+        before = snapshot(build)
+        weights = load_file(spoiled / "model.safetensors")
+        save_file({k: v * 1e30 for k, v in weights.items()}, spoiled / "model.safetensors", metadata={"format": "pt"})
+        code, said = self.run(*words, spoiled)
+        assert code == 1
+        assert said.splitlines()[-1].startswith("error: V1: the logits of plan ")
+        assert "Traceback" not in said
+        after = snapshot(build)
+        assert good["data"]["n_chunks"] == 4
+        for path in ("notebooks/V1.ipynb", "results/data/sections/V1.json"):
+            assert after[f"smoke/{path}"] == before[f"smoke/{path}"]
+
+
+@pytest.fixture
+def spoiled(tmp_path, model_folders):
+    """A copy of the GPT-2 type folder, to be damaged."""
+    return shutil.copytree(model_folders["gpt2"], tmp_path / "spoiled")
