@@ -15,7 +15,7 @@ from lib.architectures import adapter
 from lib.errors import InputError
 from lib.interventions import CONSTANT_MODES, Plan, apply, mode_z, weights
 
-CACHE_BYTES = 3 * 2**29  # keys and values held at once
+CACHE_BYTES = 3 * 2**27  # keys and values held at once
 PREFILL_TOKENS = 2048  # prompt tokens in one forward pass
 SCORED_LOGITS = 2**23  # logits held at once
 
