@@ -141,19 +141,20 @@ def table(name, caption_ja, caption_en, columns, rows, published=None, note_ja="
              {"lang": lang, "table": name})
 
 
-def figure(name, chart, caption_ja, caption_en, alt_ja, alt_en, **values):
+def figure(name, chart, caption_ja, caption_en, alt_ja, alt_en, strings=None, **values):
     """A numbered figure in both languages: chart, caption, alternative text; also PNG files in `run.figures`.
 
-    `chart` is an Altair chart or its dict, in English; `lib.charts.localise` turns its strings into Japanese.
+    `chart` is an Altair chart or its dict, in English; `lib.chart_output.localise` turns its strings into Japanese,
+    with `strings` as additional translations.
     """
-    from lib import charts
+    from lib import chart_output
 
     captions, alts = {"ja": caption_ja, "en": caption_en}, {"ja": alt_ja, "en": alt_en}
     check_pair(captions)
     check_pair(alts)
     for lang in LANGUAGES:
-        spec = charts.localise(chart, lang)
-        png = charts.png(spec)
+        spec = chart_output.localise(chart, lang, strings)
+        png = chart_output.png(spec)
         with replacing(figure_path(name, lang)) as partial:
             partial.write_bytes(png)
         alt = plain_text(fill(alts[lang], lang, values))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
-from lib import charts
+from lib import chart_output
 from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report import markdown, provenance
 from report.results_view import view
@@ -89,7 +89,7 @@ def chart_data(document):
             if meta.kind == "figure":
                 meta.chart = f"chart-{meta.name}-{meta.lang}"
                 specs[meta.chart] = output.data[VEGALITE_MIME]
-                picture = charts.svg(output.data[VEGALITE_MIME])
+                picture = chart_output.svg(output.data[VEGALITE_MIME])
                 stills.append((output, "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode()))
     return specs, stills
 
@@ -144,7 +144,7 @@ def bundle():
 
 def font_face(text):
     """The Japanese font cut down to the letters that occur, as a style rule."""
-    font = TTFont(charts.font_file(), recalcTimestamp=False)
+    font = TTFont(chart_output.font_file(), recalcTimestamp=False)
     options = Options()
     options.layout_features = ["kern", "palt"]
     options.hinting = False
@@ -158,4 +158,4 @@ def font_face(text):
     buffer = io.BytesIO()
     font.save(buffer)
     address = "data:font/woff;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return f'@font-face{{font-family:"{charts.FONT}";src:url({address}) format("woff")}}\n'
+    return f'@font-face{{font-family:"{chart_output.FONT}";src:url({address}) format("woff")}}\n'

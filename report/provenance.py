@@ -1,5 +1,9 @@
 """What ran: the report's footer and the books' colophon, from the provenance of the results."""
 
+import shlex
+
+from lib.errors import InputError
+from lib.params import load_profile
 from report.words import word
 
 
@@ -58,9 +62,21 @@ def rows(document):
 
 
 def again(document):
-    """The command that makes this report again."""
+    """The command that makes this report again, with the parameters that differ from the profile's."""
     profile = latest(document).get("profile")
-    return f"make report PROFILE={profile}" if profile else "make report"
+    if not profile:
+        return "make report"
+    try:
+        usual = load_profile(profile)
+    except InputError:
+        usual = {}
+    given = {k: v for section in document.sections.values() for k, v in section["parameters"].items()}
+    changed = [f"-p {key} {_argument(value)}" for key, value in given.items() if key in usual and usual[key] != value]
+    return f"make report PROFILE={profile}" + (f' PARAMS="{" ".join(changed)}"' if changed else "")
+
+
+def _argument(value):
+    return shlex.quote(" ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _names(document):
