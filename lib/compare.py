@@ -158,8 +158,8 @@ def is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def load(name: str) -> dict:
-    """The results of a profile or of a folder `results/data`. Raises `InputError` where there are none."""
+def data_folder(name: str) -> Path:
+    """The folder `results/data` of a profile, or one given as such. Raises `InputError` where it holds no results."""
     folder = build_root() / name / "results" / "data"
     if not (folder / "sections").is_dir() and (Path(name) / "sections").is_dir():
         folder = Path(name)
@@ -169,7 +169,7 @@ def load(name: str) -> dict:
             f"{name!r} has no results{near(name, here)}; there are those of {', '.join(here) or 'no profile'};"
             " make them with `make report PROFILE=…`"
         )
-    return results.load(folder)
+    return folder
 
 
 def measured_profiles() -> list[str]:
@@ -235,7 +235,7 @@ def main(words: list[str] | None = None) -> None:
                 f" there are results of {', '.join(measured_profiles()) or 'no profile'}"
             )
         a, b = args.runs
-        print(table(compare(load(a), load(b)), a, b, args.all))
+        print(table(compare(*(results.load(data_folder(name)) for name in args.runs)), a, b, args.all))
     except InputError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:

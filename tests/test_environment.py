@@ -1,0 +1,153 @@
+"""One list of pins, read by pip, pyproject and conda alike; the files around the code agree with it and each other."""
+
+import importlib.metadata
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from lib.params import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+HOOKS = {
+    hook["id"]: hook
+    for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    for hook in repo["hooks"]
+}
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def pins(name):
+    return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in requirements(name)}
+
+
+LEFT_OUT_BY_FREEZE = {"setuptools": pins("requirements.txt")["setuptools"]}
+
+
+def test_every_requirement_is_pinned_once():
+    found = requirements("requirements.txt")
+    assert len({canonicalize_name(r.name) for r in found}) == len(found)
+    assert not [str(r) for r in found if not re.fullmatch(r"==[\w.]+", str(r.specifier))]
+
+
+def test_the_constraints_hold_the_same_versions():
+    constraints, wanted = pins("constraints.txt"), pins("requirements.txt")
+    assert {name: constraints[name] for name in wanted if name in constraints} | LEFT_OUT_BY_FREEZE == wanted
+
+
+def test_pyproject_reads_the_one_list():
+    assert "dependencies" not in PROJECT["project"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_conda_reads_the_one_list():
+    *plain, pip = CONDA["dependencies"]
+    assert [re.split("[=<>]", word)[0] for word in plain] == ["python", "pip"]
+    assert pip == {"pip": ["-r requirements.txt -c constraints.txt", "--no-deps -e ."]}
+    python = next(word.split("=", 1)[1] for word in plain if word.startswith("python="))
+    assert Version(python) in Requirement(f"python{PROJECT['project']['requires-python']}").specifier
+
+
+def test_make_reads_the_one_list():
+    assert "pip install --quiet --progress-bar off -r requirements.txt -c constraints.txt" in MAKEFILE
+
+
+def test_the_pinned_versions_are_those_that_run():
+    for requirement in requirements("requirements.txt"):
+        if requirement.marker is None or requirement.marker.evaluate():
+            installed = Version(importlib.metadata.version(requirement.name))
+            assert installed.public in requirement.specifier, requirement
+
+
+def test_versions_and_names_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    version = PROJECT["project"]["version"]
+    assert str(citation["version"]) == version
+    assert f"\n## {version} - {citation['date-released']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert PROJECT["project"]["license"] == citation["license"] == "MIT"
+    holder = re.search(r"Copyright \(c\) \d{4} (.+)", (ROOT / "LICENSE").read_text(encoding="utf-8"))[1]
+    assert citation["authors"] == [{"name": holder}]
+    assert CONDA["name"] == PROJECT["project"]["name"]
+
+
+def test_ci_runs_the_two_commands_and_nothing_else_of_its_own():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    ours = [step["run"] for step in job["steps"] if "run" in step and "safe.directory" not in step["run"]]
+    assert ours == ["make report", ".ci/run"]
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("\nmake test")
+
+
+def test_the_dev_container_makes_the_environment():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert container["postCreateCommand"] == "make env"
+    assert Version(container["image"].split(":")[1].split("-")[0]) >= Version("3.11")
+
+
+def test_hooks_use_pinned_tools_only():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    for hook in HOOKS.values():
+        tool = shlex.split(hook["entry"])[0]
+        assert tool == "bash" or tool.removeprefix(".venv/bin/") in pins("requirements.txt"), tool
+
+
+def run_hook(name, *files):
+    words = shlex.split(HOOKS[name]["entry"])
+    if words[0].startswith(".venv/bin/"):
+        words = [sys.executable, "-m", words[0].removeprefix(".venv/bin/"), *words[1:]]
+    elif shutil.which(words[0]) is None:
+        pytest.skip(f"no {words[0]} on this machine")
+    return subprocess.run([*words, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_hook_strips_outputs_and_keeps_ids(tmp_path):
+    path = tmp_path / "some.ipynb"
+    cell = nbformat.v4.new_code_cell("1 + 1", id="kept", metadata={"tags": ["parameters"]}, execution_count=3)
+    cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=3)]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    assert run_hook("nbstripout", path).returncode == 0
+    (stripped,) = nbformat.read(path, as_version=4).cells
+    assert (stripped.id, stripped.outputs, stripped.execution_count) == ("kept", [], None)
+    assert stripped.metadata.tags == ["parameters"]
+
+
+def test_the_hook_refuses_large_files(tmp_path):
+    small, large = tmp_path / "small file", tmp_path / "large file"
+    small.write_bytes(bytes(1_000_000))
+    large.write_bytes(bytes(1_000_001))
+    assert run_hook("large-files", small).returncode == 0
+    refused = run_hook("large-files", small, large)
+    assert refused.returncode == 1 and "large file is over 1 MB" in refused.stdout
+
+
+def test_the_hook_refuses_what_ruff_refuses(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text("import os\n", encoding="utf-8")
+    assert run_hook("ruff", path).returncode == 1
+
+
+def test_help_lists_every_target():
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.M)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ") and ":" not in line.split()[0]}
+    assert listed >= {name for name in phony if name != "FORCE"} | {"notebooks/%"}
+    assert subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == shown
+    profiles = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+    assert sorted(shown.split("profiles:")[1].split()) == profiles
