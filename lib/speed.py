@@ -114,7 +114,7 @@ class Ladder:
         else:
             grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
             z = F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
-        return self.arch.mlp(layer, self.arch.attention_out(layer, self.resid, z.transpose(1, 2)))
+        return self.arch.mlp(layer, self.arch.attention_out(layer, self.resid, z.transpose(1, 2).flatten(2)))
 
     def prefill(self, n, backend):
         with apply(self.model, self.plans[n], backend=backend):
