@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Comparison:
 
     @property
     def changed_claims(self) -> list:
-        return [name for name, (a, b) in self.claims.items() if a != b]
+        return [name for name, sides in self.claims.items() if None not in sides and sides[0] != sides[1]]
 
 
 def compare(a: Mapping, b: Mapping) -> Comparison:
@@ -185,7 +186,8 @@ def table(found: Comparison, a: str, b: str, everything: bool = False) -> str:
             relative = "" if figure.relative is None else f"{figure.relative:+.2%}"
             figures.append((figure.path, shown(figure.a), shown(figure.b), relative, figure.intervals or ""))
     claims = [("claim", a, b, "")]
-    claims += [(name, shown(x), shown(y), "changed" if x != y else "") for name, (x, y) in found.claims.items()]
+    changed = found.changed_claims
+    claims += [(name, *map(shown, sides), "changed" * (name in changed)) for name, sides in found.claims.items()]
     parts = ["\n".join(columns(rows)) for rows in (settings, figures, claims) if len(rows) > 1]
     return "\n\n".join([*parts, summary(found, a, b)])
 
@@ -199,12 +201,13 @@ def summary(found: Comparison, a: str, b: str) -> str:
         f"{len(found.changed_claims)} of {len(found.claims)} claims changed"
     ]
     for name, side in ((a, found.only_a), (b, found.only_b)):
-        lines += [f"{len(side)} only in {name}: {some(side)}"] if side else []
+        places = list(dict.fromkeys(re.sub(r"\[\d+\]$", "", path) for path in side))
+        lines += [f"only in {name}: {some(places)}"] if places else []
     return "\n".join(lines)
 
 
-def some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def columns(rows: list[tuple]) -> list[str]:

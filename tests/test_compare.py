@@ -126,9 +126,19 @@ def test_settings_that_differ_come_first(run, other):
 def test_what_one_run_lacks_is_said(run, other):
     last = other["V4"]["cumulative"].pop()["n_linearized"]
     del other["P2"]
+    other["P4"]["lengths"].pop()
     found = compare.compare(run, other)
-    assert found.only_a == [f"V4.cumulative[n_linearized={last}]", "P2"]
-    assert compare.summary(found, "one", "two").splitlines()[-1].startswith("2 only in one: V4.cumulative")
+    assert found.only_a == [f"V4.cumulative[n_linearized={last}]", "P2", "P4.lengths[1]"]
+    assert compare.summary(found, "one", "two").splitlines()[1:] == [
+        f"only in one: V4.cumulative[n_linearized={last}], P2, P4.lengths"
+    ]
+
+
+def test_a_claim_that_one_run_did_not_judge_has_not_changed(run, other):
+    del other["conclusions"]
+    found = compare.compare(run, other)
+    assert found.claims == {"a": ("holds", None), "b": ("open", None)}
+    assert found.changed_claims == []
 
 
 def test_command_compares_profiles_and_folders(build, run, other, capsys):
