@@ -18,7 +18,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import triton_backward, triton_decode, triton_forward
+from kernels import triton_backward, triton_decode, triton_forward, triton_gpt2
 from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
 from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
@@ -31,8 +31,8 @@ TARGETS = {
 SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "gfx942": 65_536}  # bytes a block may use
 SPILL_LIMIT = {"sm_80": 128, "sm_90": 0, "gfx942": 0}  # bytes; registers on gfx942
 TYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
-SHAPE = {"N_HEAD": 12, "GROUP": 1}
 PREPARE_TILE = triton_forward.Tile(64, 0, 4, 1)
+PRODUCT_TILE = triton_forward.Tile(4, 0, 4, 3)
 MERGE_TILE = triton_forward.Tile(0, 0, 2, 1)
 
 
@@ -55,40 +55,78 @@ def jobs(target, thorough=True):
     yield "key_gradients", "fp32", 64, EXACT_BACKWARD_TILES[0], "relu"
     yield "query_gradient", "fp32", 64, EXACT_BACKWARD_TILES[0], "relu"
     yield "prepare", "bf16", 64, PREPARE_TILE, "relu"
+    yield "product", "bf16", 64, PRODUCT_TILE, "branch"
+    yield "largest", "bf16", 64, PRODUCT_TILE, "branch"
+    yield "advance", "bf16", 64, PRODUCT_TILE, "branch"
+
+
+MODULES = {
+    **dict.fromkeys(("prepare", "query_gradient", "key_gradients"), triton_backward),
+    **dict.fromkeys(("partial", "merge"), triton_decode),
+    **dict.fromkeys(("product", "largest", "advance"), triton_gpt2),
+    "forward": triton_forward,
+}
 
 
 def compiled(target, kernel, kind, d_head, tile, mode):
     """One row of the table, as a dict."""
-    module = triton_backward if kernel in ("prepare", "query_gradient", "key_gradients") else (
-        triton_decode if kernel in ("partial", "merge") else triton_forward)
-    function = getattr(module, kernel)
-    nvidia = target.startswith("sm_")
-    block_d = max(16, triton.next_power_of_2(d_head))
-    half = kind == "bf16"
-    constants = {
-        **SHAPE, "N_LISTED": 12, "D": d_head, "BLOCK_D": block_d, "ROWS": tile.rows, "KEYS": tile.keys,
-        "ROW_SUM": tile.row_sum, "MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "partial",
-        "SAVE": kernel == "forward" and mode == "relu", "X": TYPES[kind], "W": tl.bfloat16 if half else tl.float32,
-        "PRECISION": "tf32" if kind == "fp16" else "ieee", "FUSED": half and nvidia,
-        "N_QUERIES": 1, "N_SPLITS": 8, "BLOCK_SPLITS": 8, "SPAN": 128, "heads": None,
-        **({"is_relu": None} if mode == "relu" else {"row_sums": None}),
-    }
+    function = getattr(MODULES[kernel], kernel)
     names = list(inspect.signature(function.fn).parameters)
+    constants = _constants(target, kernel, kind, d_head, tile, mode)
     constants = {name: value for name, value in constants.items() if name in names}
-    pointers = dict.fromkeys(("q", "k", "v", "z", "grad", "dq", "dk", "dv"), f"*{kind}")
-    pointers |= dict.fromkeys(("row_sums", "correction", "parts", "sums", "peaks"), "*fp32")
-    pointers |= {"scaled": "*bf16" if half else "*fp32", "is_relu": "*i32"}
-    pointers |= {"n_visible": "*i32"} if kernel == "partial" else {}
-    signature = {name: "constexpr" if name in constants else pointers.get(name, "fp32" if name == "scale" else "i32")
-                 for name in names}
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, what in signature.items()
-               if what.startswith("*") or name.startswith("stride")}
+    types = _argument_types(kernel, kind)
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, what in signature.items()
+        if what.startswith("*") or name.startswith("stride")
+    }
     source = ASTSource(function, signature=signature, constexprs=constants, attrs=aligned)
-    result = triton.compile(source, target=TARGETS[target],
-                            options={"num_warps": tile.warps, "num_stages": tile.stages})
-    usage = _nvidia_usage(result.asm["cubin"]) if nvidia else _amd_usage(result.asm["amdgcn"])
-    return {"target": target, "kernel": kernel, "type": kind, "d_head": d_head, "mode": mode, "tile": asdict(tile),
-            **usage, "shared": result.metadata.shared}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    result = triton.compile(source, target=TARGETS[target], options=options)
+    usage = _nvidia_usage(result.asm["cubin"]) if "cubin" in result.asm else _amd_usage(result.asm["amdgcn"])
+    return {
+        "target": target,
+        "kernel": kernel,
+        "type": kind,
+        "d_head": d_head,
+        "mode": mode,
+        "tile": asdict(tile),
+        **usage,
+        "shared": result.metadata.shared,
+    }
+
+
+def _constants(target, kernel, kind, d_head, tile, mode):
+    """Compile-time arguments of every kernel, with GPT-2 small's sizes; absent pointers are None."""
+    half = kind == "bf16"
+    tiling = {"ROWS": tile.rows, "KEYS": tile.keys, "ROW_SUM": tile.row_sum}
+    products = {
+        "X": TYPES[kind],
+        "W": tl.bfloat16 if half else tl.float32,
+        "PRECISION": "tf32" if kind == "fp16" else "ieee",
+        "FUSED": half and target.startswith("sm_"),
+    }
+    heads = {"N_HEAD": 12, "N_LISTED": 12, "GROUP": 1, "D": d_head, "BLOCK_D": max(16, triton.next_power_of_2(d_head))}
+    forward = {"MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "partial", "heads": None}
+    absent = {"is_relu": None, "SAVE": True} if mode == "relu" else {"row_sums": None, "SAVE": False}
+    decoding = {"N_QUERIES": 1, "N_SPLITS": 8, "BLOCK_SPLITS": 8, "SPAN": 1024 if kernel == "largest" else 128}
+    gpt2 = {"N_IN": 768, "BLOCK_IN": 1024, "STEP": 1024, "EPSILON": 1e-5, "NORMALISE": True, "ACTIVATION": "gelu"}
+    gpt2 |= {"ADD": False, "CACHE": False, "N_EMBD": 768, "BLOCK_EMBD": 1024, "D_HEAD": 64, "N_POSITIONS": 1024}
+    gpt2 |= {"N_SPANS": 50, "BLOCK_SPANS": 64, "N_VOCAB": 50257}
+    return tiling | products | heads | forward | absent | decoding | gpt2
+
+
+def _argument_types(kernel, kind):
+    """Types of the run-time arguments; the rest are int32."""
+    element, sums = f"*{kind}", "*fp32"
+    types = dict.fromkeys(("q", "k", "v", "z", "grad", "dq", "dk", "dv"), element)
+    types |= dict.fromkeys(("weight", "keys", "values", "embedding", "places"), element)
+    types |= dict.fromkeys(("row_sums", "correction", "parts", "sums", "peaks"), sums)
+    types |= dict.fromkeys(("x", "bias", "gain", "shift", "out", "logits", "best"), sums)
+    types |= dict.fromkeys(("is_relu", "where", "tokens", "position", "n_prompt"), "*i32")
+    types |= {"scaled": element if kind == "bf16" else sums, "scale": "fp32"}
+    return types | ({"n_visible": "*i32"} if kernel in ("partial", "advance") else {})
 
 
 def _nvidia_usage(cubin):
@@ -116,8 +154,10 @@ def line(row):
     """One row of the printed table."""
     tile = row["tile"]
     shape = f"{tile['rows']}x{tile['keys']} w{tile['warps']} s{tile['stages']} {tile['row_sum']}"
-    return (f"{row['target']:7} {row['kernel']:15} {row['type']} d{row['d_head']:<4} {row['mode']:7} {shape:20} "
-            f"registers {row['registers']:4}  spilled {row['spilled']:4}  shared {row['shared']:7,}")
+    return (
+        f"{row['target']:7} {row['kernel']:15} {row['type']} d{row['d_head']:<4} {row['mode']:7} {shape:20} "
+        f"registers {row['registers']:4}  spilled {row['spilled']:4}  shared {row['shared']:7,}"
+    )
 
 
 def main():

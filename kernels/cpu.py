@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
+from threading import get_ident
 
 import torch
 
@@ -50,7 +51,7 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
         if n_threads == 1:
             work(0)
         else:
-            list(_pool(n_threads, os.getpid()).map(work, range(n_threads)))
+            list(_pool(n_threads, os.getpid(), get_ident()).map(work, range(n_threads)))
     return z
 
 
@@ -129,11 +130,11 @@ def _normaliser(w, scale):
     return scale / (scale * row_sum).clamp_(min=CLAMP)
 
 
-@lru_cache(maxsize=1)
-def _pool(n_threads, process_id):
+@lru_cache(maxsize=16)
+def _pool(n_threads, process_id, caller):
     """Threads that last: new ones would make the matrix library allocate its own buffers again at each call.
 
-    A forked process inherits no threads, hence a pool per process.
+    A forked process inherits no threads, and two callers shall not wait for each other: hence a pool for each.
     """
     return ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
 

@@ -14,8 +14,10 @@ def checked(q, k, v, scale=None, n_visible=None):
     the last query sees; a tensor is read on the device, so a captured graph can advance it.
     """
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
-        raise InputError(f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}: give q [B, H, T, d] and "
-                         "k, v [B, H_kv, S, d] of one shape")
+        raise InputError(
+            f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}: give q [B, H, T, d] and "
+            "k, v [B, H_kv, S, d] of one shape"
+        )
     (n_batch, n_head, n_queries, d_head), n_kv_head, n_keys = q.shape, k.shape[1], k.shape[2]
     if k.shape[0] != n_batch or k.shape[3] != d_head or n_kv_head == 0 or n_head % n_kv_head:
         raise InputError(f"q {list(q.shape)} does not fit k {list(k.shape)}: same B and d, and H a multiple of H_kv")
@@ -32,8 +34,9 @@ def checked(q, k, v, scale=None, n_visible=None):
         if n_visible.numel() != 1:
             raise InputError(f"n_visible has {n_visible.numel()} elements: give an int or a tensor of one")
     elif not n_queries <= n_visible <= n_keys:
-        raise InputError(f"{n_visible} visible keys for {n_queries} queries and {n_keys} keys: "
-                         "need queries <= visible <= keys")
+        raise InputError(
+            f"{n_visible} visible keys for {n_queries} queries and {n_keys} keys: need queries <= visible <= keys"
+        )
     return scale, n_visible
 
 
@@ -48,6 +51,7 @@ def output_like(q, out):
     if out is None:
         return torch.empty_like(q)
     if out.shape != q.shape or out.dtype != q.dtype or out.device != q.device:
-        raise InputError(f"out is {list(out.shape)} {out.dtype} on {out.device}: give {list(q.shape)} {q.dtype} "
-                         f"on {q.device}")
+        raise InputError(
+            f"out is {list(out.shape)} {out.dtype} on {out.device}: give {list(q.shape)} {q.dtype} on {q.device}"
+        )
     return out

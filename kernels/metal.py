@@ -28,8 +28,10 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     if q.device.type != "mps":
         raise InputError(f"backend 'metal' got tensors on '{q.device}': move them to 'mps', or choose naive")
     if q.dtype not in ELEMENTS or q.shape[3] > MAX_D_HEAD:
-        raise InputError(f"backend 'metal' got {q.dtype} with d_head {q.shape[3]}: it takes float32, float16 and "
-                         f"bfloat16 up to {MAX_D_HEAD}; choose naive")
+        raise InputError(
+            f"backend 'metal' got {q.dtype} with d_head {q.shape[3]}: it takes float32, float16 and "
+            f"bfloat16 up to {MAX_D_HEAD}; choose naive"
+        )
     library = _library(q.dtype, q.shape[3])
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     z = output_like(q, out)

@@ -39,7 +39,7 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None, tile=None):
         return ReluAttention.apply(q, k[:, :, :n_visible], v[:, :, :n_visible], scale, tile)
     z = _unit_stride_output(q, out)
     if q.shape[2] <= DECODE_QUERIES:
-        _decode(q, k, v, z, scale, n_visible, "relu", None, tile)
+        decode(q, k, v, z, scale, n_visible, "relu", None, tile)
     else:
         _forward(q, k, v, z, scale, n_visible, "relu", tile=tile)
     return z
@@ -66,10 +66,12 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None, t
         return _through_sdpa(q, k, v, torch.empty_like(q), scale, n_visible, is_relu, tile)
     z = _unit_stride_output(q, out)
     if q.shape[2] <= DECODE_QUERIES:
-        _decode(q, k, v, z, scale, n_visible, "branch" if any(is_relu) else "softmax", is_relu, tile)
+        decode(q, k, v, z, scale, n_visible, "branch" if any(is_relu) else "softmax", is_relu, tile)
         return z
-    runs = {"branch": lambda _: _forward(q, k, v, z, scale, n_visible, "branch", is_relu=is_relu, tile=tile),
-            "lists": lambda _: _by_lists(q, k, v, z, scale, n_visible, is_relu, tile)}
+    runs = {
+        "branch": lambda _: _forward(q, k, v, z, scale, n_visible, "branch", is_relu=is_relu, tile=tile),
+        "lists": lambda _: _by_lists(q, k, v, z, scale, n_visible, is_relu, tile),
+    }
     if square:
         runs["sdpa"] = lambda _: _through_sdpa(q, k, v, z, scale, n_visible, is_relu, tile)
     if strategy is None:
@@ -107,8 +109,19 @@ def gradients(q, k, v, z, row_sums, grad, scale, tile=None):
     scaled = torch.empty(q.shape, dtype=q.dtype if q.dtype == torch.bfloat16 else torch.float32, device=q.device)
     correction = torch.empty_like(row_sums)
     triton_backward.prepare[(triton.cdiv(n_queries, 64), n_batch * n_head)](
-        grad, z, row_sums, scaled, correction, n_queries, scale, *grad.stride()[:3], *z.stride()[:3],
-        N_HEAD=n_head, ROWS=64, **shared)
+        grad,
+        z,
+        row_sums,
+        scaled,
+        correction,
+        n_queries,
+        scale,
+        *grad.stride()[:3],
+        *z.stride()[:3],
+        N_HEAD=n_head,
+        ROWS=64,
+        **shared,
+    )
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.empty(k.shape, dtype=k.dtype, device=k.device)
     dv = torch.empty(k.shape, dtype=k.dtype, device=k.device)
@@ -118,13 +131,42 @@ def gradients(q, k, v, z, row_sums, grad, scale, tile=None):
 
     def queries(t):
         triton_backward.query_gradient[(triton.cdiv(n_queries, t.rows), n_batch * n_head)](
-            q, k, v, scaled, correction, dq, n_queries, n_keys, *strides,
-            ROWS=t.rows, KEYS=t.keys, num_warps=t.warps, num_stages=t.stages, **settings)
+            q,
+            k,
+            v,
+            scaled,
+            correction,
+            dq,
+            n_queries,
+            n_keys,
+            *strides,
+            ROWS=t.rows,
+            KEYS=t.keys,
+            num_warps=t.warps,
+            num_stages=t.stages,
+            **settings,
+        )
 
     def keys(t):
         triton_backward.key_gradients[(triton.cdiv(n_keys, t.keys), n_batch * k.shape[1])](
-            q, k, v, scaled, correction, dk, dv, n_queries, n_keys, *strides, *dk.stride()[:3],
-            ROWS=t.rows, KEYS=t.keys, FUSED=fused, num_warps=t.warps, num_stages=t.stages, **settings)
+            q,
+            k,
+            v,
+            scaled,
+            correction,
+            dk,
+            dv,
+            n_queries,
+            n_keys,
+            *strides,
+            *dk.stride()[:3],
+            ROWS=t.rows,
+            KEYS=t.keys,
+            FUSED=fused,
+            num_warps=t.warps,
+            num_stages=t.stages,
+            **settings,
+        )
 
     key = (q.device, q.dtype, d_head, group, _bucket(q))
     for name, launch, tiles in (("dq", queries, QUERY_TILES), ("dk dv", keys, KEY_TILES)):
@@ -139,8 +181,10 @@ def _ready(q, k, v, scale, n_visible):
     if q.device.type != "cuda" and not INTERPRETED:
         raise InputError(f"backend 'triton' got tensors on '{q.device}': move them to a cuda device, or choose naive")
     if q.dtype not in (torch.float32, torch.bfloat16, torch.float16) or q.shape[3] not in D_HEAD:
-        raise InputError(f"backend 'triton' got {q.dtype} with d_head {q.shape[3]}: it takes float32, bfloat16 and "
-                         "float16 up to 128; choose naive")
+        raise InputError(
+            f"backend 'triton' got {q.dtype} with d_head {q.shape[3]}: it takes float32, bfloat16 and "
+            "float16 up to 128; choose naive"
+        )
     if isinstance(n_visible, torch.Tensor) and (n_visible.device != q.device or n_visible.is_floating_point()):
         raise InputError(f"n_visible is {n_visible.dtype} on {n_visible.device}: give an integer tensor on {q.device}")
     return scale, n_visible, _unit_stride(q), _unit_stride(k), _unit_stride(v)
@@ -207,12 +251,36 @@ def _forward(q, k, v, z, scale, n_visible, mode, is_relu=None, heads=None, row_s
 
     def launch(t):
         triton_forward.forward[(triton.cdiv(n_queries, t.rows), n_batch * n_listed)](
-            q, k, v, z, row_sums, listed, flags, n_queries, n_visible, scale,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *z.stride()[:3],
-            N_HEAD=n_head, N_LISTED=n_listed, GROUP=n_head // k.shape[1], D=d_head, BLOCK_D=_block_d(d_head),
-            ROWS=t.rows, KEYS=t.keys, ROW_SUM=t.row_sum, MODE=mode, LISTED=heads is not None,
-            VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor), SAVE=row_sums is not None,
-            num_warps=t.warps, num_stages=t.stages, **_arithmetic(q))
+            q,
+            k,
+            v,
+            z,
+            row_sums,
+            listed,
+            flags,
+            n_queries,
+            n_visible,
+            scale,
+            *q.stride()[:3],
+            *k.stride()[:3],
+            *v.stride()[:3],
+            *z.stride()[:3],
+            N_HEAD=n_head,
+            N_LISTED=n_listed,
+            GROUP=n_head // k.shape[1],
+            D=d_head,
+            BLOCK_D=_block_d(d_head),
+            ROWS=t.rows,
+            KEYS=t.keys,
+            ROW_SUM=t.row_sum,
+            MODE=mode,
+            LISTED=heads is not None,
+            VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
+            SAVE=row_sums is not None,
+            num_warps=t.warps,
+            num_stages=t.stages,
+            **_arithmetic(q),
+        )
 
     key = (mode, q.device, q.dtype, d_head, n_head // k.shape[1], _bucket(q), min(n_batch * n_listed, 256))
     tiles = FORWARD_TILES if q.dtype == torch.bfloat16 else EXACT_TILES
@@ -235,20 +303,26 @@ def _through_sdpa(q, k, v, z, scale, n_visible, is_relu, tile):
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if len(others):
         softmax = F.scaled_dot_product_attention(
-            q.index_select(1, others), *(x.index_select(1, others // group) for x in (k, v)), is_causal=True,
-            scale=scale)
+            q.index_select(1, others),
+            *(x.index_select(1, others // group) for x in (k, v)),
+            is_causal=True,
+            scale=scale,
+        )
         z = z.index_copy(1, others, softmax) if graph else z.index_copy_(1, others, softmax)
     if len(relu_heads) and graph:
-        relu = ReluAttention.apply(q.index_select(1, relu_heads), *(x.index_select(1, relu_heads // group)
-                                                                    for x in (k, v)), scale, tile)
+        relu = ReluAttention.apply(
+            q.index_select(1, relu_heads), *(x.index_select(1, relu_heads // group) for x in (k, v)), scale, tile
+        )
         z = z.index_copy(1, relu_heads, relu)
     elif len(relu_heads):
-        _forward(q, k, v, z, scale, n_visible, "relu", tile=tile,
-                 heads=tuple(h for h, flag in enumerate(is_relu) if flag))
+        _forward(
+            q, k, v, z, scale, n_visible, "relu", tile=tile, heads=tuple(h for h, flag in enumerate(is_relu) if flag)
+        )
     return z
 
 
-def _decode(q, k, v, z, scale, n_visible, mode, is_relu, tile, n_splits=None):
+def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits=None):
+    """z of a few query rows: `partial` over splits of the keys, then `merge` unless one split holds them all."""
     n_batch, n_head, n_queries, d_head = q.shape
     n_rows, n_keys = n_batch * n_head * n_queries, k.shape[2]
     flags = _on_device(is_relu, torch.int32, q.device) if mode == "branch" else None
@@ -262,17 +336,50 @@ def _decode(q, k, v, z, scale, n_visible, mode, is_relu, tile, n_splits=None):
         parts = torch.empty(n_rows, n_splits, d_head, dtype=torch.float32, device=q.device)
         sums = torch.empty(n_rows, n_splits, dtype=torch.float32, device=q.device)
         peaks = torch.empty_like(sums) if mode != "relu" else None
-    shared = {"N_QUERIES": n_queries, "N_HEAD": n_head, "D": d_head, "BLOCK_D": _block_d(d_head),
-              "N_SPLITS": n_splits, "MODE": mode}
+    shared = {
+        "N_QUERIES": n_queries,
+        "N_HEAD": n_head,
+        "D": d_head,
+        "BLOCK_D": _block_d(d_head),
+        "N_SPLITS": n_splits,
+        "MODE": mode,
+    }
     triton_decode.partial[(n_splits, n_rows)](
-        q, k, v, z, parts, sums, peaks, flags, n_visible, scale,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *z.stride()[:3], GROUP=n_head // k.shape[1],
-        KEYS=tile.keys, SPAN=span, VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
-        num_warps=tile.warps, num_stages=tile.stages, **shared)
+        q,
+        k,
+        v,
+        z,
+        parts,
+        sums,
+        peaks,
+        flags,
+        n_visible,
+        scale,
+        *q.stride()[:3],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        *z.stride()[:3],
+        GROUP=n_head // k.shape[1],
+        KEYS=tile.keys,
+        SPAN=span,
+        VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        **shared,
+    )
     if n_splits > 1:
         triton_decode.merge[(n_rows,)](
-            parts, sums, peaks, z, flags, scale, *z.stride()[:3],
-            BLOCK_SPLITS=triton.next_power_of_2(n_splits), num_warps=2, **shared)
+            parts,
+            sums,
+            peaks,
+            z,
+            flags,
+            scale,
+            *z.stride()[:3],
+            BLOCK_SPLITS=triton.next_power_of_2(n_splits),
+            num_warps=2,
+            **shared,
+        )
 
 
 def _splits(n_rows, n_keys, keys_of_block, device):

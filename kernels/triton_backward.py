@@ -22,9 +22,23 @@ EXACT_BACKWARD_TILES = [Tile(32, 32, 8, 2), Tile(16, 32, 8, 2), Tile(16, 16, 4, 
 
 @triton.jit(do_not_specialize=["n_queries"])
 def prepare(
-    grad, z, row_sums, scaled, correction, n_queries, scale, stride_gb, stride_gh, stride_gt,
-    stride_zb, stride_zh, stride_zt,
-    N_HEAD: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    grad,
+    z,
+    row_sums,
+    scaled,
+    correction,
+    n_queries,
+    scale,
+    stride_gb,
+    stride_gh,
+    stride_gt,
+    stride_zb,
+    stride_zh,
+    stride_zt,
+    N_HEAD: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """g' [B, H, T, d] and D [B, H, T]; grid (tiles of rows, batch x heads)."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -37,15 +51,33 @@ def prepare(
     outputs = load_rows(z, rows, n_queries, stride_zt, D, BLOCK_D, True).to(tl.float32)
     dot = tl.where(row_sum < CLAMP, 0.0, tl.sum(g.to(tl.float32) * outputs, 1))
     dims = tl.arange(0, BLOCK_D)
-    tl.store(scaled + (pair * n_queries + rows[:, None]) * D + dims[None, :], g,
-             mask=(rows[:, None] < n_queries) & (dims[None, :] < D))
+    tl.store(
+        scaled + (pair * n_queries + rows[:, None]) * D + dims[None, :],
+        g,
+        mask=(rows[:, None] < n_queries) & (dims[None, :] < D),
+    )
     tl.store(correction + pair * n_queries + rows, dot, mask=rows < n_queries)
 
 
 @triton.jit
 def _query_range(
-    acc, q, g, correction, k, v, last_key, lo, hi, n_keys, stride_k, stride_v,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
+    acc,
+    q,
+    g,
+    correction,
+    k,
+    v,
+    last_key,
+    lo,
+    hi,
+    n_keys,
+    stride_k,
+    stride_v,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     for start in range(lo, hi, KEYS):
@@ -64,10 +96,32 @@ def _query_range(
 
 @triton.jit(do_not_specialize=["n_queries", "n_keys"])
 def query_gradient(
-    q, k, v, scaled, correction, dq, n_queries, n_keys,
-    stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_kt, stride_vb, stride_vh, stride_vt,
-    N_HEAD: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, X: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
+    q,
+    k,
+    v,
+    scaled,
+    correction,
+    dq,
+    n_queries,
+    n_keys,
+    stride_qb,
+    stride_qh,
+    stride_qt,
+    stride_kb,
+    stride_kh,
+    stride_kt,
+    stride_vb,
+    stride_vh,
+    stride_vt,
+    N_HEAD: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    X: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """dq [B, H, T, d]; grid (tiles of query rows, batch x heads)."""
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -85,20 +139,76 @@ def query_gradient(
     n_unmasked = (first_key + tile * ROWS + 1) // KEYS * KEYS
     n_end = tl.minimum(n_keys, first_key + (tile + 1) * ROWS)
     acc = tl.zeros((ROWS, BLOCK_D), tl.float32)
-    acc = _query_range(acc, queries, g, correct, k, v, last_key, 0, n_unmasked, n_keys, stride_kt, stride_vt,
-                       D, BLOCK_D, KEYS, W, PRECISION, False)
-    acc = _query_range(acc, queries, g, correct, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt,
-                       D, BLOCK_D, KEYS, W, PRECISION, True)
+    acc = _query_range(
+        acc,
+        queries,
+        g,
+        correct,
+        k,
+        v,
+        last_key,
+        0,
+        n_unmasked,
+        n_keys,
+        stride_kt,
+        stride_vt,
+        D,
+        BLOCK_D,
+        KEYS,
+        W,
+        PRECISION,
+        False,
+    )
+    acc = _query_range(
+        acc,
+        queries,
+        g,
+        correct,
+        k,
+        v,
+        last_key,
+        n_unmasked,
+        n_end,
+        n_keys,
+        stride_kt,
+        stride_vt,
+        D,
+        BLOCK_D,
+        KEYS,
+        W,
+        PRECISION,
+        True,
+    )
     dims = tl.arange(0, BLOCK_D)
-    tl.store(dq + (pair * n_queries + rows[:, None]) * D + dims[None, :], acc.to(dq.dtype.element_ty),
-             mask=(rows[:, None] < n_queries) & (dims[None, :] < D))
+    tl.store(
+        dq + (pair * n_queries + rows[:, None]) * D + dims[None, :],
+        acc.to(dq.dtype.element_ty),
+        mask=(rows[:, None] < n_queries) & (dims[None, :] < D),
+    )
 
 
 @triton.jit
 def _key_range(
-    dk, dv, keys, values, q, scaled, correction, cols, first_key, lo, hi, n_queries, stride_q,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
-    FUSED: tl.constexpr, DIAGONAL: tl.constexpr,
+    dk,
+    dv,
+    keys,
+    values,
+    q,
+    scaled,
+    correction,
+    cols,
+    first_key,
+    lo,
+    hi,
+    n_queries,
+    stride_q,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FUSED: tl.constexpr,
+    DIAGONAL: tl.constexpr,
 ):
     for start in range(lo, hi, ROWS):
         rows = start + tl.arange(0, ROWS)
@@ -119,11 +229,36 @@ def _key_range(
 
 @triton.jit(do_not_specialize=["n_queries", "n_keys"])
 def key_gradients(
-    q, k, v, scaled, correction, dk, dv, n_queries, n_keys,
-    stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_kt, stride_vb, stride_vh, stride_vt,
-    stride_db, stride_dh, stride_dt,
-    N_HEAD: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, X: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
+    q,
+    k,
+    v,
+    scaled,
+    correction,
+    dk,
+    dv,
+    n_queries,
+    n_keys,
+    stride_qb,
+    stride_qh,
+    stride_qt,
+    stride_kb,
+    stride_kh,
+    stride_kt,
+    stride_vb,
+    stride_vh,
+    stride_vt,
+    stride_db,
+    stride_dh,
+    stride_dt,
+    N_HEAD: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    X: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
     FUSED: tl.constexpr,
 ):
     """dk and dv [B, H_kv, S, d], summed over the query heads of a group; grid (tiles of keys, batch x KV heads)."""
@@ -146,11 +281,49 @@ def key_gradients(
         row = (batch * N_HEAD + head) * n_queries
         queries = q + batch * stride_qb + head * stride_qh
         dkeys, dvalues = _key_range(
-            dkeys, dvalues, keys, values, queries, scaled + row * D, correction + row, cols, first_key,
-            first_row, full_row, n_queries, stride_qt, D, BLOCK_D, ROWS, W, PRECISION, FUSED, True)
+            dkeys,
+            dvalues,
+            keys,
+            values,
+            queries,
+            scaled + row * D,
+            correction + row,
+            cols,
+            first_key,
+            first_row,
+            full_row,
+            n_queries,
+            stride_qt,
+            D,
+            BLOCK_D,
+            ROWS,
+            W,
+            PRECISION,
+            FUSED,
+            True,
+        )
         dkeys, dvalues = _key_range(
-            dkeys, dvalues, keys, values, queries, scaled + row * D, correction + row, cols, first_key,
-            full_row, n_queries, n_queries, stride_qt, D, BLOCK_D, ROWS, W, PRECISION, FUSED, False)
+            dkeys,
+            dvalues,
+            keys,
+            values,
+            queries,
+            scaled + row * D,
+            correction + row,
+            cols,
+            first_key,
+            full_row,
+            n_queries,
+            n_queries,
+            stride_qt,
+            D,
+            BLOCK_D,
+            ROWS,
+            W,
+            PRECISION,
+            FUSED,
+            False,
+        )
     dims = tl.arange(0, BLOCK_D)
     place = batch * stride_db + kv_head * stride_dh + cols[:, None] * stride_dt + dims[None, :]
     inside = (cols[:, None] < n_keys) & (dims[None, :] < D)

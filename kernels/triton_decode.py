@@ -14,11 +14,37 @@ DECODE_TILES = [Tile(1, 64, 4, 2), Tile(1, 128, 4, 2), Tile(1, 32, 2, 3)]
 
 @triton.jit(do_not_specialize=["n_visible"])
 def partial(
-    q, k, v, z, parts, sums, peaks, is_relu, n_visible, scale,
-    stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_kt, stride_vb, stride_vh, stride_vt,
-    stride_zb, stride_zh, stride_zt,
-    N_QUERIES: tl.constexpr, N_HEAD: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    KEYS: tl.constexpr, SPAN: tl.constexpr, N_SPLITS: tl.constexpr, MODE: tl.constexpr,
+    q,
+    k,
+    v,
+    z,
+    parts,
+    sums,
+    peaks,
+    is_relu,
+    n_visible,
+    scale,
+    stride_qb,
+    stride_qh,
+    stride_qt,
+    stride_kb,
+    stride_kh,
+    stride_kt,
+    stride_vb,
+    stride_vh,
+    stride_vt,
+    stride_zb,
+    stride_zh,
+    stride_zt,
+    N_QUERIES: tl.constexpr,
+    N_HEAD: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr,
+    SPAN: tl.constexpr,
+    N_SPLITS: tl.constexpr,
+    MODE: tl.constexpr,
     VISIBLE_ON_DEVICE: tl.constexpr,
 ):
     """Sums over `SPAN` keys; grid (splits, batch x heads x query rows).
@@ -80,9 +106,22 @@ def partial(
 
 @triton.jit
 def merge(
-    parts, sums, peaks, z, is_relu, scale, stride_zb, stride_zh, stride_zt,
-    N_QUERIES: tl.constexpr, N_HEAD: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    N_SPLITS: tl.constexpr, BLOCK_SPLITS: tl.constexpr, MODE: tl.constexpr,
+    parts,
+    sums,
+    peaks,
+    z,
+    is_relu,
+    scale,
+    stride_zb,
+    stride_zh,
+    stride_zt,
+    N_QUERIES: tl.constexpr,
+    N_HEAD: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    N_SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    MODE: tl.constexpr,
 ):
     """z [B, H, T, d] from the splits, added in one fixed order; grid (batch x heads x query rows,)."""
     row = tl.program_id(0).to(tl.int64)

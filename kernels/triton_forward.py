@@ -77,9 +77,25 @@ def rectified(scores, DTYPE: tl.constexpr, FUSED: tl.constexpr):
 
 @triton.jit
 def _relu_range(
-    acc, row_sum, q, k, v, last_key, lo, hi, n_visible, stride_k, stride_v,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
-    ROW_SUM: tl.constexpr, FUSED: tl.constexpr, MASKED: tl.constexpr,
+    acc,
+    row_sum,
+    q,
+    k,
+    v,
+    last_key,
+    lo,
+    hi,
+    n_visible,
+    stride_k,
+    stride_v,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROW_SUM: tl.constexpr,
+    FUSED: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
     for start in range(lo, hi, KEYS):
         cols = start + tl.arange(0, KEYS)
@@ -100,8 +116,24 @@ def _relu_range(
 
 @triton.jit
 def _softmax_range(
-    acc, total, peak, q, k, v, last_key, lo, hi, n_visible, stride_k, stride_v, scale_log2,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr,
+    acc,
+    total,
+    peak,
+    q,
+    k,
+    v,
+    last_key,
+    lo,
+    hi,
+    n_visible,
+    stride_k,
+    stride_v,
+    scale_log2,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     for start in range(lo, hi, KEYS):
@@ -122,20 +154,69 @@ def _softmax_range(
 
 @triton.jit
 def _relu_tile(
-    q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v, scale,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr,
-    PRECISION: tl.constexpr, ROW_SUM: tl.constexpr, FUSED: tl.constexpr,
+    q,
+    k,
+    v,
+    last_key,
+    n_unmasked,
+    n_end,
+    n_visible,
+    stride_k,
+    stride_v,
+    scale,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROW_SUM: tl.constexpr,
+    FUSED: tl.constexpr,
 ):
     """z [ROWS, BLOCK_D] and the row sums l [ROWS] of scale · relu(q kᵀ)."""
     acc = tl.zeros((ROWS, BLOCK_D), tl.float32)
     row_sum = tl.zeros((ROWS, 16), tl.float32) if ROW_SUM == "ones" else tl.zeros((ROWS,), tl.float32)
     acc, row_sum = _relu_range(
-        acc, row_sum, q, k, v, last_key, 0, n_unmasked, n_visible, stride_k, stride_v,
-        D, BLOCK_D, KEYS, W, PRECISION, ROW_SUM, FUSED, False,
+        acc,
+        row_sum,
+        q,
+        k,
+        v,
+        last_key,
+        0,
+        n_unmasked,
+        n_visible,
+        stride_k,
+        stride_v,
+        D,
+        BLOCK_D,
+        KEYS,
+        W,
+        PRECISION,
+        ROW_SUM,
+        FUSED,
+        False,
     )
     acc, row_sum = _relu_range(
-        acc, row_sum, q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v,
-        D, BLOCK_D, KEYS, W, PRECISION, ROW_SUM, FUSED, True,
+        acc,
+        row_sum,
+        q,
+        k,
+        v,
+        last_key,
+        n_unmasked,
+        n_end,
+        n_visible,
+        stride_k,
+        stride_v,
+        D,
+        BLOCK_D,
+        KEYS,
+        W,
+        PRECISION,
+        ROW_SUM,
+        FUSED,
+        True,
     )
     if ROW_SUM == "ones":
         row_sum = tl.max(row_sum, 1)
@@ -145,8 +226,21 @@ def _relu_tile(
 
 @triton.jit
 def _softmax_tile(
-    q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v, scale,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, W: tl.constexpr,
+    q,
+    k,
+    v,
+    last_key,
+    n_unmasked,
+    n_end,
+    n_visible,
+    stride_k,
+    stride_v,
+    scale,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    W: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """z [ROWS, BLOCK_D] of softmax(scale q kᵀ) v."""
@@ -154,25 +248,90 @@ def _softmax_tile(
     total = tl.zeros((ROWS,), tl.float32)
     peak = tl.full((ROWS,), -1e30, tl.float32)
     acc, total, peak = _softmax_range(
-        acc, total, peak, q, k, v, last_key, 0, n_unmasked, n_visible, stride_k, stride_v, scale * LOG2_E,
-        D, BLOCK_D, KEYS, W, PRECISION, False,
+        acc,
+        total,
+        peak,
+        q,
+        k,
+        v,
+        last_key,
+        0,
+        n_unmasked,
+        n_visible,
+        stride_k,
+        stride_v,
+        scale * LOG2_E,
+        D,
+        BLOCK_D,
+        KEYS,
+        W,
+        PRECISION,
+        False,
     )
     acc, total, peak = _softmax_range(
-        acc, total, peak, q, k, v, last_key, n_unmasked, n_end, n_visible, stride_k, stride_v, scale * LOG2_E,
-        D, BLOCK_D, KEYS, W, PRECISION, True,
+        acc,
+        total,
+        peak,
+        q,
+        k,
+        v,
+        last_key,
+        n_unmasked,
+        n_end,
+        n_visible,
+        stride_k,
+        stride_v,
+        scale * LOG2_E,
+        D,
+        BLOCK_D,
+        KEYS,
+        W,
+        PRECISION,
+        True,
     )
     return acc / total[:, None]
 
 
 @triton.jit(do_not_specialize=["n_queries", "n_visible"])
 def forward(
-    q, k, v, z, row_sums, heads, is_relu, n_queries, n_visible, scale,
-    stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_kt, stride_vb, stride_vh, stride_vt,
-    stride_zb, stride_zh, stride_zt,
-    N_HEAD: tl.constexpr, N_LISTED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, ROW_SUM: tl.constexpr, MODE: tl.constexpr, LISTED: tl.constexpr,
-    VISIBLE_ON_DEVICE: tl.constexpr, SAVE: tl.constexpr, X: tl.constexpr, W: tl.constexpr,
-    PRECISION: tl.constexpr, FUSED: tl.constexpr,
+    q,
+    k,
+    v,
+    z,
+    row_sums,
+    heads,
+    is_relu,
+    n_queries,
+    n_visible,
+    scale,
+    stride_qb,
+    stride_qh,
+    stride_qt,
+    stride_kb,
+    stride_kh,
+    stride_kt,
+    stride_vb,
+    stride_vh,
+    stride_vt,
+    stride_zb,
+    stride_zh,
+    stride_zt,
+    N_HEAD: tl.constexpr,
+    N_LISTED: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    ROW_SUM: tl.constexpr,
+    MODE: tl.constexpr,
+    LISTED: tl.constexpr,
+    VISIBLE_ON_DEVICE: tl.constexpr,
+    SAVE: tl.constexpr,
+    X: tl.constexpr,
+    W: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FUSED: tl.constexpr,
 ):
     """Grid (tiles of query rows, batch x listed heads). The longest rows start first.
 
@@ -197,22 +356,93 @@ def forward(
     queries = load_rows(q, rows, n_queries, stride_qt, D, BLOCK_D, True).to(X)
 
     if MODE == "softmax":
-        result = _softmax_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt, scale,
-                               D, BLOCK_D, ROWS, KEYS, W, PRECISION)
+        result = _softmax_tile(
+            queries,
+            k,
+            v,
+            last_key,
+            n_unmasked,
+            n_end,
+            n_keys,
+            stride_kt,
+            stride_vt,
+            scale,
+            D,
+            BLOCK_D,
+            ROWS,
+            KEYS,
+            W,
+            PRECISION,
+        )
     elif MODE == "branch":
         if tl.load(is_relu + head) != 0:
-            result, row_sum = _relu_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt,
-                                         scale, D, BLOCK_D, ROWS, KEYS, W, PRECISION, ROW_SUM, FUSED)
+            result, row_sum = _relu_tile(
+                queries,
+                k,
+                v,
+                last_key,
+                n_unmasked,
+                n_end,
+                n_keys,
+                stride_kt,
+                stride_vt,
+                scale,
+                D,
+                BLOCK_D,
+                ROWS,
+                KEYS,
+                W,
+                PRECISION,
+                ROW_SUM,
+                FUSED,
+            )
         else:
-            result = _softmax_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt, scale,
-                                   D, BLOCK_D, ROWS, KEYS, W, PRECISION)
+            result = _softmax_tile(
+                queries,
+                k,
+                v,
+                last_key,
+                n_unmasked,
+                n_end,
+                n_keys,
+                stride_kt,
+                stride_vt,
+                scale,
+                D,
+                BLOCK_D,
+                ROWS,
+                KEYS,
+                W,
+                PRECISION,
+            )
     else:
-        result, row_sum = _relu_tile(queries, k, v, last_key, n_unmasked, n_end, n_keys, stride_kt, stride_vt,
-                                     scale, D, BLOCK_D, ROWS, KEYS, W, PRECISION, ROW_SUM, FUSED)
+        result, row_sum = _relu_tile(
+            queries,
+            k,
+            v,
+            last_key,
+            n_unmasked,
+            n_end,
+            n_keys,
+            stride_kt,
+            stride_vt,
+            scale,
+            D,
+            BLOCK_D,
+            ROWS,
+            KEYS,
+            W,
+            PRECISION,
+            ROW_SUM,
+            FUSED,
+        )
         if SAVE:
             place = row_sums + (batch * N_HEAD + head) * n_queries + rows
             tl.store(place, row_sum, mask=rows < n_queries)
     dims = tl.arange(0, BLOCK_D)
     z += batch * stride_zb + head * stride_zh
-    tl.store(z + rows[:, None] * stride_zt + dims[None, :], result.to(z.dtype.element_ty),
-             mask=(rows[:, None] < n_queries) & (dims[None, :] < D))
+    tl.store(
+        z + rows[:, None] * stride_zt + dims[None, :],
+        result.to(z.dtype.element_ty),
+        mask=(rows[:, None] < n_queries) & (dims[None, :] < D),
+    )

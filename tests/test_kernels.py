@@ -59,10 +59,13 @@ def test_the_last_key_reaches_the_last_query_alone():
         assert not torch.equal(before[:, :, -1], after[:, :, -1])
 
 
-@pytest.mark.parametrize(("length", "dtype"), [
-    *((n, dtype) for n in LENGTHS for dtype in (torch.float32, torch.bfloat16)),
-    *((n, dtype) for n in LENGTHS[:7] for dtype in (torch.float16, torch.float64)),
-])
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [
+        *((n, dtype) for n in LENGTHS for dtype in (torch.float32, torch.bfloat16)),
+        *((n, dtype) for n in LENGTHS[:7] for dtype in (torch.float16, torch.float64)),
+    ],
+)
 def test_cpu_lengths(length, dtype, poisoned):
     q, k, v = inputs((1, 2, length, 16), dtype=dtype)
     for _ in range(2):
@@ -72,11 +75,19 @@ def test_cpu_lengths(length, dtype, poisoned):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("shape", "n_keys", "group", "n_visible"), [
-    ((2, 12, 1, 64), 100, 1, 100), ((1, 12, 1, 64), 100, 3, 70), ((3, 4, 1, 12), 33, 2, 1),
-    ((2, 4, 129, 13), 300, 2, 290), ((20, 12, 9, 12), 9, 1, 9), ((1, 1, 700, 64), 700, 1, 700),
-    ((3, 5, 257, 64), 257, 5, 257), ((1, 12, 1024, 12), 1024, 1, 1024),
-])
+@pytest.mark.parametrize(
+    ("shape", "n_keys", "group", "n_visible"),
+    [
+        ((2, 12, 1, 64), 100, 1, 100),
+        ((1, 12, 1, 64), 100, 3, 70),
+        ((3, 4, 1, 12), 33, 2, 1),
+        ((2, 4, 129, 13), 300, 2, 290),
+        ((20, 12, 9, 12), 9, 1, 9),
+        ((1, 1, 700, 64), 700, 1, 700),
+        ((3, 5, 257, 64), 257, 5, 257),
+        ((1, 12, 1024, 12), 1024, 1, 1024),
+    ],
+)
 def test_cpu_shapes(shape, n_keys, group, n_visible, dtype, poisoned):
     q, k, v = inputs(shape, n_keys, group, dtype)
     k[:, :, n_visible:] = v[:, :, n_visible:] = float("nan")
@@ -107,8 +118,9 @@ def test_rows_without_a_positive_score_give_zero(module, n_queries):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("d_head", "n_queries", "n_keys"), [(64, 300, 300), (12, 1024, 1024), (12, 77, 90),
-                                                             (64, 1, 111)])
+@pytest.mark.parametrize(
+    ("d_head", "n_queries", "n_keys"), [(64, 300, 300), (12, 1024, 1024), (12, 77, 90), (64, 1, 111)]
+)
 def test_cpu_bits_of_a_head_depend_on_that_head_alone(d_head, n_queries, n_keys, dtype):
     q, k, v = inputs((2, 6, n_queries, d_head), n_keys, 2, dtype)
     z = cpu.relu_attention(q, k, v)
@@ -150,8 +162,14 @@ def test_mixed_heads(module, n_queries, n_keys, pattern):
     q, k, v = inputs((2, 6, n_queries, 16), n_keys, group=3)
     is_relu = {"mixed": [True, False, True, True, False, False], "all": 6 * [True], "none": 6 * [False]}[pattern]
     z = module.mixed_attention(q, k, v, is_relu, n_visible=n_keys - 1 if n_queries < n_keys else n_keys)
-    close(z, q, k, v, reference=lambda *x, **kw: naive.mixed_attention(*x, is_relu, **kw),
-          n_visible=n_keys - 1 if n_queries < n_keys else n_keys)
+    close(
+        z,
+        q,
+        k,
+        v,
+        reference=lambda *x, **kw: naive.mixed_attention(*x, is_relu, **kw),
+        n_visible=n_keys - 1 if n_queries < n_keys else n_keys,
+    )
     relu = naive.relu_attention(q, k, v, n_visible=n_keys - 1 if n_queries < n_keys else n_keys)
     for head, flag in enumerate(is_relu):
         assert torch.allclose(z[:, head], relu[:, head], atol=1e-5) == flag
@@ -167,13 +185,16 @@ def test_cpu_refuses_gradients():
         assert math.isfinite(float(dispatch.relu_attention(q, k, v, backend="cpu").sum()))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda q, k, v: (q[0], k, v), "give q"),
-    (lambda q, k, v: (q, k, v[:, :, 1:]), "one shape"),
-    (lambda q, k, v: (torch.cat((q, q[:, :1]), 1), k, v), "multiple of H_kv"),
-    (lambda q, k, v: (q.double(), k, v), "one floating-point type"),
-    (lambda q, k, v: (q, k[:, :, 1:], v[:, :, 1:]), "queries <= visible <= keys"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, k, v: (q[0], k, v), "give q"),
+        (lambda q, k, v: (q, k, v[:, :, 1:]), "one shape"),
+        (lambda q, k, v: (torch.cat((q, q[:, :1]), 1), k, v), "multiple of H_kv"),
+        (lambda q, k, v: (q.double(), k, v), "one floating-point type"),
+        (lambda q, k, v: (q, k[:, :, 1:], v[:, :, 1:]), "queries <= visible <= keys"),
+    ],
+)
 def test_wrong_inputs_are_one_line(change, message):
     q, k, v = change(*inputs())
     for backend in ("naive", "cpu"):
@@ -213,8 +234,9 @@ def test_an_unknown_backend_is_refused():
         dispatch.resolve("cuda", "cuda")
 
 
-@pytest.mark.parametrize(("backend", "module"), [("auto", "kernels.cpu"), ("cpu", "kernels.cpu"),
-                                                 ("naive", "kernels.naive")])
+@pytest.mark.parametrize(
+    ("backend", "module"), [("auto", "kernels.cpu"), ("cpu", "kernels.cpu"), ("naive", "kernels.naive")]
+)
 def test_dispatch_takes_the_branch_that_it_names(backend, module, monkeypatch):
     import importlib
 

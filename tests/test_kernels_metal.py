@@ -43,8 +43,23 @@ def shim(tmp_path_factory):
             folder = tmp_path_factory.mktemp("metal")
             code = metal.source(dtype, d_head).replace("#include <metal_stdlib>", '#include "metal_shim.hpp"')
             (folder / "kernel.cpp").write_text(code + GRIDS)
-            subprocess.run([compiler, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wno-attributes",
-                            "-I", metal.SOURCE.parent, "-o", folder / "kernel.so", folder / "kernel.cpp"], check=True)
+            subprocess.run(
+                [
+                    compiler,
+                    "-std=c++20",
+                    "-O1",
+                    "-shared",
+                    "-fPIC",
+                    "-pthread",
+                    "-Wno-attributes",
+                    "-I",
+                    metal.SOURCE.parent,
+                    "-o",
+                    folder / "kernel.so",
+                    folder / "kernel.cpp",
+                ],
+                check=True,
+            )
             built[dtype, d_head] = ctypes.CDLL(str(folder / "kernel.so"))
         return built[dtype, d_head]
 

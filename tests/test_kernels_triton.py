@@ -19,16 +19,23 @@ from kernels import triton_attention  # noqa: E402
 from lib.errors import InputError  # noqa: E402
 
 HERE = Path(__file__).parent
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: torch.cuda.is_available() is "
-                                                                     "False, the interpreter stands in")
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="no CUDA device: torch.cuda.is_available() is False, the interpreter stands in",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def interpreter():
     """Every case under `TRITON_INTERPRET=1`, in a process of its own that runs beside the compiling."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    process = subprocess.Popen([sys.executable, "-W", "ignore", str(HERE / "triton_cases.py")], env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(HERE / "triton_cases.py")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     yield process
     process.kill()
     process.communicate()

@@ -10,9 +10,11 @@ import traceback
 
 import torch
 from kernel_checks import LENGTHS, close, inputs, strided
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from kernels import naive
 from kernels import triton_attention as attention
+from kernels.gpt2_decoding import GraphDecoder
 from kernels.naive import tolerance
 from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
@@ -22,8 +24,18 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SIX_HEADS = (True, False, True, True, False, False)
 
 
-def forward(device, dtype=FP32, shape=(1, 2, 65, 16), n_keys=None, group=1, factor=1.0, tile=None, change=None,
-            scale=None, **settings):
+def forward(
+    device,
+    dtype=FP32,
+    shape=(1, 2, 65, 16),
+    n_keys=None,
+    group=1,
+    factor=1.0,
+    tile=None,
+    change=None,
+    scale=None,
+    **settings,
+):
     q, k, v = inputs(shape, n_keys, group, dtype, factor, device=device)
     if change:
         q, k, v = change(q, k, v)
@@ -52,7 +64,7 @@ def mixed(device, dtype=FP32, shape=(1, 6, 35, 16), n_keys=None, group=3, is_rel
 def backward(device, dtype=FP32, shape=(1, 4, 40, 16), n_keys=None, group=2, tile=None, scale=None, change=None):
     q, k, v = inputs(shape, n_keys, group, dtype, device=device)
     q[..., 0] = 2
-    k[:, :, 0, 0] = 2 * shape[3] ** 0.5  # no row sum near 0, where the gradient itself magnifies the rounding of the scores
+    k[:, :, 0, 0] = 2 * shape[3] ** 0.5  # no row sum near 0, where the gradient magnifies the rounding of scores
     if change:
         q, k, v = change(q, k, v)
     scale = scale or shape[3] ** -0.5
@@ -115,10 +127,55 @@ def splits(device):
     for mode, flags in (("relu", None), ("branch", (True, False, True, False))):
         for n_splits in (1, 3):
             z = torch.full_like(q, float("nan"))
-            attention._decode(q, k, v, z, 0.25, 131, mode, flags, None, n_splits=n_splits)
+            attention.decode(q, k, v, z, 0.25, 131, mode, flags, None, n_splits=n_splits)
             flags_of = flags or (True,) * 4
-            close(z, q, k[:, :, :131], v[:, :, :131], scale=0.25,
-                  reference=lambda *x, f=flags_of, **kw: naive.mixed_attention(*x, f, **kw))
+            close(
+                z,
+                q,
+                k[:, :, :131],
+                v[:, :, :131],
+                scale=0.25,
+                reference=lambda *x, f=flags_of, **kw: naive.mixed_attention(*x, f, **kw),
+            )
+
+
+def gpt2(device, dtype=FP32):
+    """Greedy tokens and last logits of a small GPT-2 with mixed heads equal those of a plain forward in float64."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
+    )
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "wpe" not in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    is_relu = [(True, False, True, False), (True, True, True, True)]
+    decoder = GraphDecoder(model.to(device, dtype), is_relu)
+    tokens = decoder.generate([5, 17, 3, 40], 5, graph=device == "cuda").tolist()
+    logits = plain_logits(model.cpu().double(), tokens[:-1], is_relu)
+    assert tokens[:4] == [5, 17, 3, 40]
+    assert tokens[4:] == logits[3:].argmax(-1).tolist()
+    error = float((decoder.logits.double().cpu() - logits[-1]).norm() / logits[-1].norm())
+    assert error <= 10 * tolerance(dtype), error
+
+
+def plain_logits(model, tokens, is_relu):
+    """Logits [T, vocabulary] of a GPT-2 whose heads are mixed, written out; dead rows as in the folded basis."""
+    ids = torch.tensor(tokens)
+    x = model.transformer.wte(ids) + model.transformer.wpe(torch.arange(len(ids)))
+    for block, flags in zip(model.transformer.h, is_relu, strict=True):
+        n_head, n_embd = len(flags), x.shape[-1]
+        q, k, v = (
+            y.view(len(ids), n_head, -1).transpose(0, 1)[None]
+            for y in block.attn.c_attn(block.ln_1(x)).split(n_embd, -1)
+        )
+        bias = block.ln_1.bias @ block.attn.c_attn.weight[:, 2 * n_embd :] + block.attn.c_attn.bias[2 * n_embd :]
+        bias = bias.view(1, n_head, 1, -1)
+        z = naive.mixed_attention(q, k, v - bias, flags) + bias
+        x = x + block.attn.c_proj(z[0].transpose(0, 1).flatten(1))
+        x = x + block.mlp(block.ln_2(x))
+    return model.lm_head(model.transformer.ln_f(x)).detach()
 
 
 def cases(device, interpreted):
@@ -179,6 +236,7 @@ def cases(device, interpreted):
     add("mixed, decoding", mixed, shape=(1, 6, 1, 16), n_keys=111, n_visible=visible)
     add("mixed, all softmax, decoding", mixed, shape=(1, 6, 1, 16), n_keys=111, is_relu=(False,) * 6)
     add("mixed, all softmax", mixed, is_relu=(False,) * 6, strategy="lists")
+    add("decoding of a GPT-2", gpt2)
     add("gradients through autograd", through_autograd)
     add("gradients of mixed heads", mixed_through_autograd)
     return found

@@ -1,0 +1,328 @@
+"""Speed of ReLU attention beside softmax's: `python -m kernels.bench --out build/bench/kernels.json`.
+
+Contenders alternate within one run. Every kernel of ours is first held against float64 on sampled query rows; one
+that disagrees gets no speed. FLOPs are 4 B H T² d forward, halved since causal, and 2.5 times that backward.
+"""
+
+import argparse
+import json
+import math
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kernels import measure, naive
+from lib import dispatch
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+N_LAYER, N_HEAD = 12, 12
+SAMPLED_ROWS = 48
+
+
+def forward_flops(q):
+    n_batch, n_head, length, d_head = q.shape
+    return 2 * n_batch * n_head * length**2 * d_head
+
+
+def inputs(shape, kind, device, n_keys=None):
+    """q [B, H, T, d], k and v [B, H, S, d] of normal numbers, from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    n_batch, n_head, length, d_head = shape
+    shapes = (shape, (n_batch, n_head, n_keys or length, d_head), (n_batch, n_head, n_keys or length, d_head))
+    return [torch.randn(s, generator=generator).to(device, TYPES[kind]) for s in shapes]
+
+
+def disagreement(run, q, k, v, is_relu=None):
+    """Relative error in norm of `run()` against float64, on sampled rows of the first and last head."""
+    z = run()
+    n_queries, n_keys = q.shape[2], k.shape[2]
+    rows = torch.unique(torch.linspace(0, n_queries - 1, SAMPLED_ROWS).long())
+    error = size = 0.0
+    for batch, head in {(0, 0), (q.shape[0] - 1, q.shape[1] - 1)}:
+        query, keys, values = (x[batch, head].cpu().double() for x in (q, k, v))
+        scores = query[rows] @ keys.T * q.shape[3] ** -0.5
+        seen = torch.arange(n_keys)[None] <= rows[:, None] + n_keys - n_queries
+        if is_relu is None or is_relu[head]:
+            w = torch.relu(scores) * seen
+            pattern = w / w.sum(-1, keepdim=True).clamp(min=1e-8)
+        else:
+            pattern = scores.masked_fill(~seen, -math.inf).softmax(-1)
+        want = pattern @ values
+        error += (z[batch, head, rows.to(z.device)].cpu().double() - want).square().sum()
+        size += want.square().sum()
+    return float((error / size).sqrt())
+
+
+class Bench:
+    """Collects rows and what could not run, on one device."""
+
+    def __init__(self, device, budget):
+        self.device, self.budget = device, budget
+        self.backend = dispatch.resolve("auto", device)
+        self.rates = measure.rates(device)
+        self.rows, self.skipped = [], []
+
+    def usable(self, name, contenders):
+        """Those that run here; the others are noted with their reason."""
+        kept = {}
+        for label, run in contenders.items():
+            try:
+                run()
+                measure.synchronize(self.device)
+                kept[label] = run
+            except (RuntimeError, NotImplementedError, ImportError) as error:
+                self.skipped.append({"name": name, "contender": label, "reason": str(error).splitlines()[0][:200]})
+        return kept
+
+    def compare(self, name, ours, rivals, error, flops, kind):
+        """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance."""
+        allowed = naive.tolerance(TYPES[kind])
+        row = {
+            "name": name,
+            "ratio": None,
+            "agrees": error <= allowed,
+            "error": error,
+            "allowed": allowed,
+            "backend": self.backend,
+        }
+        self.rows.append(row)
+        if row["agrees"]:
+            times = measure.alternating({"relu": ours, **rivals}, self.device, self.budget)
+            softmax = {label: t for label, t in times.items() if label.startswith("sdpa")}
+            fastest = min(softmax, key=lambda label: softmax[label]["ms"])
+            rate = flops / (times["relu"]["ms"] / 1e3)
+            row |= {
+                "ratio": times[fastest]["ms"] / times["relu"]["ms"],
+                "rival": fastest,
+                "tflops": rate / 1e12,
+                "share_of_matmul": rate / self.rates[f"matmul_{kind}"],
+                "times": times,
+            }
+        print(line(row), flush=True)
+
+    def attention(self, name, shape, kind):
+        """Causal attention of one shape against every softmax and every other way to ReLU."""
+        q, k, v = inputs(shape, kind, self.device)
+        ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
+        rivals = softmax_rivals(self.device, q, k, v)
+        if shape[2] <= 2048:
+            rivals["naive"] = partial(naive.relu_attention, q, k, v)
+        if self.device == "cuda":
+            rivals["flex"] = partial(flex_log_relu(shape[2], self.device), q, k, v)
+        with torch.no_grad():
+            rivals = self.usable(name, rivals)
+            self.compare(name, ours, rivals, disagreement(ours, q, k, v), forward_flops(q), kind)
+
+    def backward(self, name, shape):
+        """Gradients of q, k and v from a stored forward pass."""
+        leaves = [x.requires_grad_() for x in inputs(shape, "bf16", self.device)]
+        grad = torch.randn(shape, dtype=torch.bfloat16, device=self.device)
+        ours = _gradients(dispatch.relu_attention(*leaves, backend=self.backend), leaves, grad)
+        rivals = {}
+        for label, context in softmax_backends(self.device).items():
+            try:
+                with context():
+                    z = F.scaled_dot_product_attention(*leaves, is_causal=True)
+                rivals[label] = _gradients(z, leaves, grad)
+            except RuntimeError as error:
+                self.skipped.append({"name": name, "contender": label, "reason": str(error).splitlines()[0][:200]})
+        # The last head of the last batch, whole, in float64.
+        exact = [x[-1:, -1:].detach().double().requires_grad_() for x in leaves]
+        wanted = torch.autograd.grad(naive.relu_attention(*exact), exact, grad[-1:, -1:].double())
+        error = max(
+            float((got[-1:, -1:].double() - want).norm() / want.norm())
+            for got, want in zip(ours(), wanted, strict=True)
+        )
+        self.compare(name, ours, self.usable(name, rivals), error, 2.5 * forward_flops(leaves[0]), "bf16")
+
+    def mixed(self, name, shape, n_relu):
+        """All layers of a model of 144 heads, `n_relu` of them ReLU, against all softmax."""
+        q, k, v = inputs(shape, "bf16", self.device)
+        layers = scattered(n_relu)
+
+        def ours():
+            for flags in layers:
+                if any(flags):
+                    z = dispatch.mixed_attention(q, k, v, flags, backend=self.backend)
+                else:
+                    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return z
+
+        def all_softmax(context):
+            with context():
+                for _ in layers:
+                    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return z
+
+        rivals = {label: partial(all_softmax, context) for label, context in softmax_backends(self.device).items()}
+        with torch.no_grad():
+            error = disagreement(ours, q, k, v, layers[-1])
+            self.compare(name, ours, self.usable(name, rivals), error, N_LAYER * forward_flops(q), "bf16")
+
+    def decoding_step(self, name, shape, n_keys):
+        """One query row against a cache of `n_keys`."""
+        q, k, v = inputs(shape, "bf16", self.device, n_keys)
+        ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
+        rivals = {"sdpa": partial(F.scaled_dot_product_attention, q, k, v)}
+        with torch.no_grad():
+            error = disagreement(ours, q, k, v)
+            self.compare(name, ours, rivals, error, 4 * q.numel() * n_keys, "bf16")
+
+    def decoding(self, name, n_relu, n_prompt=64, n_new=128):
+        """Greedy decoding of GPT-2 small's shape (drawn weights), batch 1, bf16: one CUDA graph per token."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        from kernels.gpt2_decoding import GraphDecoder
+        from lib.interventions import Plan, apply
+
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config()).eval().to(self.device, torch.bfloat16)
+        layers = scattered(n_relu)
+        decoder = GraphDecoder(model, layers)
+        prompt = torch.arange(n_prompt) * 97 % model.config.vocab_size
+        tokens = decoder.generate(prompt, n_new)
+        heads = [(layer, head) for layer, flags in enumerate(layers) for head, flag in enumerate(flags) if flag]
+        with torch.no_grad(), apply(model.float(), Plan.of("relu", heads), backend="naive"):
+            want = model(tokens[None, :-1].long()).logits[0, -1].double()
+        error = float((decoder.logits.double() - want).norm() / want.norm())
+        allowed = 10 * naive.tolerance(torch.bfloat16)
+        row = {
+            "name": name,
+            "ratio": None,
+            "agrees": error <= allowed,
+            "error": error,
+            "allowed": allowed,
+            "backend": self.backend,
+        }
+        self.rows.append(row)
+        if row["agrees"]:
+            n_steps = n_prompt + n_new - 1
+            times = measure.alternating(
+                {
+                    "graph": lambda: decoder.generate(prompt, n_new),
+                    "no graph": lambda: decoder.generate(prompt, n_new, graph=False),
+                },
+                self.device,
+                self.budget,
+            )
+            seconds_per_token = times["graph"]["ms"] / 1e3 / n_steps
+            bound = decoder.bytes_per_token(n_steps / 2) / self.rates["copy"]
+            row |= {
+                "ratio": times["no graph"]["ms"] / times["graph"]["ms"],
+                "tokens_per_s": 1 / seconds_per_token,
+                "share_of_bandwidth": bound / seconds_per_token,
+                "steps": n_steps,
+                "times": times,
+            }
+        print(line(row), flush=True)
+
+
+def _gradients(z, leaves, grad):
+    return lambda: torch.autograd.grad(z, leaves, grad, retain_graph=True)
+
+
+def scattered(n_relu):
+    """Per layer, which heads are ReLU: `n_relu` of the heads of layers 1 to 11, drawn once and for all."""
+    order = torch.randperm((N_LAYER - 1) * N_HEAD, generator=torch.Generator().manual_seed(0))[:n_relu] + N_HEAD
+    chosen = set(order.tolist())
+    return [tuple(layer * N_HEAD + head in chosen for head in range(N_HEAD)) for layer in range(N_LAYER)]
+
+
+def softmax_backends(device):
+    """`{label: context manager}` of PyTorch's softmax attentions to try on a device."""
+    if device != "cuda":
+        return {"sdpa": nullcontext}
+    names = {"sdpa flash": "FLASH_ATTENTION", "sdpa efficient": "EFFICIENT_ATTENTION", "sdpa cudnn": "CUDNN_ATTENTION"}
+    return {label: partial(sdpa_kernel, getattr(SDPBackend, name)) for label, name in names.items()}
+
+
+def softmax_rivals(device, q, k, v):
+    """Softmax attention by each backend; the one that builds T x T only where that is small."""
+    contexts = softmax_backends(device)
+    if device == "cuda" and q.shape[0] * q.shape[1] * q.shape[2] ** 2 < 2**31:
+        contexts["sdpa math"] = partial(sdpa_kernel, SDPBackend.MATH)
+
+    def run(context):
+        with context():
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return {label: partial(run, context) for label, context in contexts.items()}
+
+
+def flex_log_relu(length, device):
+    """FlexAttention computing the same: softmax(log relu(s)) = relu(s) / row sum. Compiled, causal blocks skipped."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def log_relu(score, batch, head, query, key):
+        return torch.where(score > 0, torch.log(score), -float("inf"))
+
+    def causal(batch, head, query, key):
+        return query >= key
+
+    mask = create_block_mask(causal, None, None, length, length, device=device)
+    return partial(torch.compile(flex_attention, dynamic=False), score_mod=log_relu, block_mask=mask)
+
+
+def line(row):
+    """One row as printed."""
+    if not row["agrees"]:
+        return f"{row['name']:24} disagrees with float64: {row['error']:.1e}, allowed {row['allowed']:.1e}; no speed"
+    if "tokens_per_s" in row:
+        return (
+            f"{row['name']:24} {row['tokens_per_s']:8.0f} tokens/s, {row['share_of_bandwidth']:.0%} of the "
+            f"bandwidth bound, {row['ratio']:.2f}x without a graph"
+        )
+    own, rival = row["times"]["relu"], row["times"][row["rival"]]
+    return (
+        f"{row['name']:24} {row['ratio']:5.2f}x  {own['ms']:9.3f} ms [{own['ms_q20']:.3f}, {own['ms_q80']:.3f}]  "
+        f"{row['rival']} {rival['ms']:9.3f} ms [{rival['ms_q20']:.3f}, {rival['ms_q80']:.3f}]  "
+        f"{row['tflops']:.3f} TFLOP/s, {row['share_of_matmul']:.0%} of the product rate"
+    )
+
+
+def run(device, budget=3.0):
+    """Every row that `device` can measure, with the machine it was measured on."""
+    bench = Bench(device, budget)
+    if device != "cuda":
+        for kind in TYPES:
+            for length in (1024, 4096):
+                bench.attention(f"{device}_{kind}_{length}", (1, 12, length, 64), kind)
+    else:
+        bench.attention("gpu_gpt2_1024", (1, 12, 1024, 64), "bf16")
+        for length in (1024, 2048, 4096, 8192, 16384):
+            bench.attention(f"gpu_bf16_{length}", (16384 // length, 32, length, 64), "bf16")
+        for length in (1024, 4096, 16384):
+            bench.backward(f"gpu_backward_{length}", (16384 // length, 32, length, 64))
+        for n_relu in (30, 70):
+            for n_batch, length in ((1, 1024), (16, 1024), (4, 4096)):
+                bench.mixed(f"gpu_mixed_{n_relu}_{n_batch}x{length}", (n_batch, N_HEAD, length, 64), n_relu)
+        for n_keys in (256, 1024):
+            bench.decoding_step(f"gpu_step_{n_keys}", (1, 12, 1, 64), n_keys)
+        for n_relu in (0, 30, 70):
+            bench.decoding(f"gpu_decode_gpt2_{n_relu}", n_relu)
+    return {**measure.machine(device), "rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("build/bench/kernels.json"))
+    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the first of these that is here")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds for each row")
+    arguments = parser.parse_args()
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = arguments.device or next(name for name, there in here.items() if there)
+    if not here[device]:
+        parser.error(f"device '{device}' is not there: choose one of {', '.join(n for n in here if here[n])}")
+    result = run(device, arguments.budget)
+    for skipped in result["skipped"]:
+        print("skipped", skipped["name"], skipped["contender"], "-", skipped["reason"])
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
