@@ -72,7 +72,7 @@
     const target = document.getElementById(id);
     if (!target) return;
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
-    target.scrollIntoView();
+    target.scrollIntoView({ block: target.classList.contains("r") ? "center" : "start" });
   }
 
   function followContents() {
