@@ -78,7 +78,7 @@ class Bench:
                 self.skipped.append({"name": name, "contender": label, "reason": str(error).splitlines()[0][:200]})
         return kept
 
-    def compare(self, name, ours, rivals, error, flops, kind):
+    def compare(self, name, ours, rivals, error, flops, kind, backend=None):
         """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance."""
         allowed = naive.tolerance(TYPES[kind])
         row = {
@@ -87,7 +87,7 @@ class Bench:
             "agrees": error <= allowed,
             "error": error,
             "allowed": allowed,
-            "backend": self.backend,
+            "backend": backend or self.backend,
         }
         self.rows.append(row)
         if row["agrees"]:
@@ -121,7 +121,8 @@ class Bench:
         """Gradients of q, k and v from a stored forward pass."""
         leaves = [x.requires_grad_() for x in inputs(shape, "bf16", self.device)]
         grad = torch.randn(shape, dtype=torch.bfloat16, device=self.device)
-        ours = _gradients(dispatch.relu_attention(*leaves, backend=self.backend), leaves, grad)
+        backend = dispatch.resolve("auto", self.device, gradients=True)
+        ours = _gradients(dispatch.relu_attention(*leaves, backend=backend), leaves, grad)
         rivals = {}
         for label, context in softmax_backends(self.device).items():
             try:
@@ -137,7 +138,7 @@ class Bench:
             float((got[-1:, -1:].double() - want).norm() / want.norm())
             for got, want in zip(ours(), wanted, strict=True)
         )
-        self.compare(name, ours, self.usable(name, rivals), error, 2.5 * forward_flops(leaves[0]), "bf16")
+        self.compare(name, ours, self.usable(name, rivals), error, 2.5 * forward_flops(leaves[0]), "bf16", backend)
 
     def mixed(self, name, shape, n_relu):
         """All layers of a model of 144 heads, `n_relu` of them ReLU, against all softmax."""
