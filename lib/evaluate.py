@@ -29,7 +29,7 @@ from lib.store import digest
 
 METRIC_VERSION = "nll-1"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-LOGITS_BLOCK = 2**23  # logits held at once by one worker
+LOGITS_BLOCK = 2**22  # logits held at once by one worker
 MAX_WORKERS = 8
 
 

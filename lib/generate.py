@@ -6,6 +6,8 @@ text does not depend on the rows beside it. Without the cache it is the publishe
 sequence again for every token.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,9 @@ from lib.architectures import adapter
 from lib.errors import InputError
 from lib.interventions import CONSTANT_MODES, Plan, apply, mode_z, weights
 
-CACHE_BYTES = 3 * 2**27  # keys and values held at once
-PREFILL_TOKENS = 2048  # prompt tokens in one forward pass
-SCORED_LOGITS = 2**23  # logits held at once
+CACHE_BYTES = 15 * 2**25  # keys and values held at once
+PREFILL_TOKENS = 1024  # prompt tokens in one forward pass
+SCORED_LOGITS = 2**22  # logits held at once
 
 
 @torch.inference_mode()
@@ -44,10 +46,9 @@ def generate(
         return _recompute(model, prompts, n_new, plan, means, temperature, draws, backend)
     backend = dispatch.resolve(backend, arch.device)
     decoder = _Decoder(arch, plan, means, backend)
-    group = max(1, CACHE_BYTES // decoder.cache_bytes(n_prompt + n_new))
     parts = [
-        decoder.generate(prompts[start : start + group], n_new, temperature, draws[start : start + group])
-        for start in range(0, n_rows, group)
+        decoder.generate(prompts[rows], n_new, temperature, draws[rows])
+        for rows in decoder.groups(n_rows, n_prompt + n_new)
     ]
     return torch.cat(parts).to(torch.int32).numpy(force=True)
 
@@ -66,8 +67,7 @@ def continuation_nll(model, sequences, n_scored):
             f"{arch.n_positions} in all"
         )
     decoder = _Decoder(arch, Plan(), None, dispatch.resolve("auto", arch.device))
-    group = max(1, CACHE_BYTES // decoder.cache_bytes(sequences.shape[1]))
-    parts = [decoder.judge(sequences[at : at + group], n_scored) for at in range(0, len(sequences), group)]
+    parts = [decoder.judge(sequences[rows], n_scored) for rows in decoder.groups(*sequences.shape)]
     return torch.cat(parts).numpy(force=True)
 
 
@@ -94,10 +94,13 @@ class _Decoder:
         self.arch, self.backend = arch, backend
         self.layers = [self._layer(plan.layer(layer), layer, means) for layer in range(arch.n_layer)]
 
-    def cache_bytes(self, n_max):
-        """Size of one row's cache."""
+    def groups(self, n_rows, n_max):
+        """Slices of rows, as equal as can be, whose caches of `n_max` positions fit `CACHE_BYTES`."""
         arch = self.arch
-        return 2 * arch.n_layer * arch.n_kv_head * arch.d_head * n_max * arch.dtype.itemsize
+        row_bytes = 2 * arch.n_layer * arch.n_kv_head * arch.d_head * n_max * arch.dtype.itemsize
+        n_groups = -(-n_rows // max(1, CACHE_BYTES // row_bytes))
+        ends = [n_rows * i // n_groups for i in range(n_groups + 1)]
+        return [slice(*pair) for pair in pairwise(ends)]
 
     def generate(self, prompts, n_new, temperature, draws):
         cache, logits = self.prefill(prompts, prompts.shape[1] + n_new)
