@@ -1,0 +1,109 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from lib import recovery
+from lib.interventions import Plan
+from lib.store import Store
+
+RELU = Plan.of("relu", [(1, 0), (2, 3)])
+
+
+@pytest.fixture
+def run(tmp_path):
+    setup = {"parameters": {"dtype": "float32"}, "model": {"fingerprint": "f"}, "backend": "naive", "device": "cpu"}
+    return SimpleNamespace(model=tiny_models.gpt2(), store=Store(tmp_path, 2**20), setup=setup)
+
+
+@pytest.fixture
+def generator(run):
+    return recovery.Generator(run)
+
+
+PROMPTS = tiny_models.tokens(3, 6).numpy()
+
+
+@torch.no_grad()
+def scored(model, text, n_scored):
+    """PPL of the last tokens of one text, by a plain forward pass."""
+    ids = torch.as_tensor(text, dtype=torch.long)
+    logp = model(ids[None]).logits[0, :-1].double().log_softmax(-1)
+    return float((-logp[torch.arange(len(ids) - 1), ids[1:]][-n_scored:]).mean().exp())
+
+
+@torch.no_grad()
+def greedy(model, text, n_new):
+    ids = torch.as_tensor(text, dtype=torch.long)
+    for _ in range(n_new):
+        ids = torch.cat([ids, model(ids[None]).logits[0, -1].argmax()[None]])
+    return ids.numpy()
+
+
+def test_refining_appends_and_rescores_all_that_was_written(run, generator):
+    texts, ppl = recovery.refine(generator, PROMPTS, Plan(), 4, 3)
+    assert texts.shape == (3, 6 + 12)
+    assert ppl.shape == (3, 3)
+    for row, prompt in zip(range(3), PROMPTS, strict=True):
+        assert texts[row].tolist() == greedy(run.model, prompt, 12).tolist()
+        for k in range(3):
+            expected = scored(run.model, texts[row, : 6 + 4 * (k + 1)], 4 * (k + 1))
+            assert ppl[k, row] == pytest.approx(expected, rel=1e-5)
+
+
+def test_changed_heads_write_and_the_unmodified_model_judges(run, generator):
+    zeroed = Plan.of("zero", [(layer, head) for layer in (0, 1, 2) for head in range(4)])
+    texts, ppl = recovery.refine(generator, PROMPTS, zeroed, 8, 1)
+    assert not np.array_equal(texts, recovery.refine(generator, PROMPTS, Plan(), 8, 1)[0])
+    for row in range(3):
+        assert ppl[0, row] == pytest.approx(scored(run.model, texts[row], 8), rel=1e-5)
+
+
+def test_samples_belong_to_their_prompt(run, generator):
+    ppl, tokens = recovery.sample(generator, PROMPTS, RELU, 5, 4, 0.8, 10)
+    assert ppl.shape == (3, 4)
+    assert tokens.shape == (3, 4, 5)
+    for row in range(3):
+        for column in range(4):
+            text = np.concatenate([PROMPTS[row], tokens[row, column]])
+            assert ppl[row, column] == pytest.approx(scored(run.model, text, 5), rel=1e-5)
+    assert len({tuple(sample) for sample in tokens.reshape(-1, 5)}) > 6
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(generator):
+    _, tokens = recovery.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 10)
+    _, fewer = recovery.sample(generator, PROMPTS[:1], Plan(), 5, 4, 0.8, 10)
+    assert np.array_equal(fewer[0], tokens[0])
+    _, other = recovery.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 11)
+    assert not np.array_equal(other, tokens)
+
+
+def test_what_was_generated_is_kept(run, generator, monkeypatch):
+    first = recovery.sample(generator, PROMPTS, RELU, 5, 2, 0.8, 10)
+    monkeypatch.setattr(recovery, "generate", lambda *args, **kwargs: pytest.fail("generated again"))
+    monkeypatch.setattr(recovery, "continuation_nll", lambda *args: pytest.fail("scored again"))
+    again = recovery.sample(recovery.Generator(run), PROMPTS, RELU, 5, 2, 0.8, 10)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"plan": Plan()},
+        {"temperature": 0.9},
+        {"seed": 11},
+        {"n_new": 6},
+        {"fingerprint": "g"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_anything_else_is_generated_anew(run, generator, monkeypatch, other):
+    given = {"plan": RELU, "n_new": 5, "n_samples": 2, "temperature": 0.8, "seed": 10}
+    recovery.sample(generator, PROMPTS, **given)
+    calls, own = [], recovery.generate
+    monkeypatch.setattr(recovery, "generate", lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs))
+    run.setup["model"]["fingerprint"] = other.pop("fingerprint", "f")
+    recovery.sample(recovery.Generator(run), PROMPTS, **given | other)
+    assert calls == [1]

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from lib import cost, dispatch, speed
+from lib.interventions import Plan
+
+TOKENS = tiny_models.tokens(2, 40).numpy()
+PLANS = {
+    0: Plan(),
+    3: Plan.of("relu", [(1, 0), (1, 2), (2, 3)]),
+    8: Plan.of("relu", [(a, h) for a in (1, 2) for h in range(4)]),
+}
+
+
+def test_everything_takes_turns_after_a_turn_that_does_not_count(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    calls = []
+    seconds = speed.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, "cpu")
+    assert "".join(calls) == "ab" * 4
+    assert {name: own.tolist() for name, own in seconds.items()} == {"a": [1, 1, 1], "b": [1, 1, 1]}
+
+
+def test_rows_of_p1(monkeypatch):
+    """Four tokens in 2 s against 1 s: speeds, and changes against the first condition of the same protocol."""
+    plans = {"baseline": Plan(), "relu_3": PLANS[3]}
+    taken = {
+        ("baseline", "recomputed"): 2.0,
+        ("relu_3", "recomputed"): 4.0,
+        ("baseline", "cached"): 1.0,
+        ("relu_3", "cached"): 0.5,
+    }
+    monkeypatch.setattr(
+        speed, "alternate", lambda actions, runs, device: {cell: np.full(runs, taken[cell]) for cell in actions}
+    )
+    protocols = {"recomputed": (False, "naive"), "cached": (True, "cpu")}
+    rows = speed.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
+    found = {(row["condition"], row["protocol"]): row for row in rows}
+    assert {cell: row["tok_per_s"] for cell, row in found.items()} == {cell: 4 / s for cell, s in taken.items()}
+    assert {cell: row["relative"] for cell, row in found.items()} == {
+        ("baseline", "recomputed"): 0,
+        ("relu_3", "recomputed"): -0.5,
+        ("baseline", "cached"): 0,
+        ("relu_3", "cached"): 1,
+    }
+    assert found["relu_3", "cached"]["ms_per_tok"] == pytest.approx(125)
+    assert [row["backend"] for row in rows] == ["sdpa", "naive", "sdpa", "cpu"]
+    assert [row["n_linearized"] for row in rows] == [0, 3, 0, 3]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_ladder_measures_what_the_model_computes(family):
+    """Prefill under a plan is the model's own; attention and layer agree with it where they can be seen."""
+    model = tiny_models.MAKERS[family]()
+    ladder = speed.Ladder(model, "cpu", TOKENS, PLANS, "naive", 0, runs=2, n_new=4)
+    with torch.inference_mode():
+        ids = torch.as_tensor(TOKENS[:1], dtype=torch.long)
+        seen = model(ids, output_hidden_states=True).hidden_states[1]
+        layer = max(range(3), key=lambda at: sum(ladder.relu_heads(8, at)))
+        assert layer == 1
+        q, k, v = ladder.arch.qkv(1, ladder.resid)
+        z = dispatch.relu_attention(q, k, v, backend="naive")
+        assert torch.allclose(ladder.attend(8, 1, "naive"), z, atol=1e-5)
+        assert ladder.resid.shape == seen.shape
+        assert torch.allclose(ladder.prefill(0, "naive")[0, -1], model(ids).logits[0, -1], atol=1e-4)
+    rows = ladder.rows()
+    assert [(row["what"], row["n_linearized"]) for row in rows] == [
+        (what, n) for what in ("attention", "one layer", "prefill", "decoding") for n in (0, 3, 8)
+    ]
+    assert all(row["agrees"] and row["seconds"] > 0 for row in rows)
+    assert all(row["speedup"] == 1 for row in rows if row["n_linearized"] == 0)
+
+
+def test_a_kernel_that_disagrees_has_no_speed(monkeypatch):
+    ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
+    own = dispatch.mixed_attention
+
+    def wrong(*args, backend, **kwargs):
+        return own(*args, backend="naive", **kwargs) * (1.001 if backend == "cpu" else 1)
+
+    monkeypatch.setattr(dispatch, "mixed_attention", wrong)
+    row = next(row for row in ladder.rows() if row["what"] == "attention" and row["n_linearized"] == 3)
+    assert not row["agrees"]
+    assert row["error"] > speed.TOLERANCE[torch.float32]
+    assert "speedup" not in row
+
+
+def test_errors_are_relative_and_never_nan():
+    one = torch.ones(4)
+    assert speed.relative_error(one * 1.5, one) == pytest.approx(0.5)
+    assert speed.relative_error(one * float("nan"), one) == float("inf")
+
+
+def test_machine_rates_and_the_points_under_them():
+    flops, bytes_per_second = speed.machine_rates(torch.float32, "cpu", size=64, runs=3)
+    assert flops > 1e6
+    assert bytes_per_second > 1e6
+    shape = cost.Shape(n_layer=2, n_head=4, n_kv_head=2, d_head=8, n_embd=32, n_inner=48, vocab_size=97)
+    rows = [{"what": "attention", "n_linearized": 3, "agrees": True, "seconds": 0.5}]
+    rows += [rows[0] | {"agrees": False}, rows[0] | {"what": "prefill"}]
+    (point,) = speed.roofline_points(rows, shape, 100, 4)
+    moved = 4 * 2 * 100 * 8 * (4 + 4 + 2 + 2)  # float32: q and z of four heads, k and v of two, in each of two layers
+    total = cost.attention_flops(shape, 0, 100, 3)
+    assert point == {"n_linearized": 3, "intensity": total / moved, "rate": total / 0.5}
