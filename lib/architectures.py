@@ -88,7 +88,7 @@ class Decoder:
         """
         with self._lock:
             if layer not in self._value_bias:
-                self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype)
+                self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype).to(self.device)
             return self._value_bias[layer]
 
     def attention_out(self, layer, resid, z):
@@ -163,7 +163,8 @@ class GPT2(Decoder):
     def _make_value_bias(self, layer):
         block = self.body.h[layer]
         weight, bias = block.attn.c_attn.weight[:, -self.n_embd :], block.attn.c_attn.bias[-self.n_embd :]
-        return (block.ln_1.bias.double() @ weight.double() + bias.double()).view(self.n_head, self.d_head)
+        norm_bias, weight, bias = (x.cpu().double() for x in (block.ln_1.bias, weight, bias))
+        return (norm_bias @ weight + bias).view(self.n_head, self.d_head)
 
 
 class Llama(Decoder):
@@ -221,4 +222,4 @@ class Llama(Decoder):
     def _make_value_bias(self, layer):
         proj = self.attention(layer).v_proj
         bias = torch.zeros_like(proj.weight[:, 0]) if proj.bias is None else proj.bias
-        return bias.double().view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
+        return bias.view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)

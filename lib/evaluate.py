@@ -104,7 +104,7 @@ class Evaluator:
         for _ in self.compute(lost, label="mean outputs of heads"):
             pass
         total = np.sum([self._z_sums[chunk] for chunk in range(n_chunks)], axis=0)
-        return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.arch.device, self.dtype)
+        return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.dtype).to(self.arch.device)
 
     def _run_all(self, tasks, means, bar, n_workers, n_threads):
         before, stop = torch.get_num_threads(), Event()
@@ -147,7 +147,7 @@ class Evaluator:
         return scores, jobs
 
     def _key(self, plan, chunk, means):
-        used = [torch.as_tensor(means[at][head]).double().tolist() for at, head, mode in plan.heads if mode == "mean"]
+        used = [torch.as_tensor(means[at][head]).tolist() for at, head, mode in plan.heads if mode == "mean"]
         kernel = self.backend if any(mode in KERNEL_MODES for *_, mode in plan.heads) else None
         return digest(*self._base_key("score", chunk), kernel, plan.key(), np.array(used))
 
@@ -191,7 +191,7 @@ class Evaluator:
             by_edit.setdefault(tuple(plan.layer(layer).items()), []).append(plan)
         z, changed = self._layer_z(layer, resid, by_edit)
         if z_sums is not None and () in by_edit:
-            z_sums.append(z[0].double().sum(0).view(self.arch.n_head, self.arch.d_head).numpy(force=True))
+            z_sums.append(z[0].cpu().double().sum(0).view(self.arch.n_head, self.arch.d_head).numpy())
         # the unchanged branch first: the baseline's z sums are whole before anything else is scored
         for edit in sorted(by_edit):
             edited = self._edited(z, layer, edit, changed, means)

@@ -236,9 +236,12 @@ def _choose(logits, temperature, draws):
     """Token ids [B] for logits [B, vocab_size]: the largest, or the one on which the row's draw falls."""
     if temperature == 0:
         return logits.argmax(-1)
+    device = logits.device
+    if device.type == "mps":  # has no float64
+        logits = logits.cpu()
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     at = draws.to(logits.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1).to(device)
 
 
 def _checked_sequences(sequences, arch):
