@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lib import dispatch
 from lib.architectures import adapter
 from lib.errors import InputError
-from lib.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z
+from lib.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z, pick
 from lib.store import digest
 
 METRIC_VERSION = "nll-1"
@@ -214,7 +214,7 @@ class Evaluator:
             heads = sorted(set(range(arch.n_head)) - edited)
             kv = [head // group for head in heads]
             z[:, heads] = F.scaled_dot_product_attention(
-                q[:, heads], k[:, kv], v[:, kv], is_causal=True, scale=scale
+                pick(q, heads), pick(k, kv), pick(v, kv), is_causal=True, scale=scale
             )
         needed = {}
         for head, mode in sorted({change for edit in by_edit for change in edit}):
@@ -224,7 +224,8 @@ class Evaluator:
         for mode, heads in needed.items():
             kv = [head // group for head in heads]
             bias = arch.value_bias(layer)[heads, None]
-            found = mode_z(mode, q[:, heads], k[:, kv], v[:, kv] - bias, scale=scale, backend=self.backend) + bias
+            folded = pick(v, kv) - bias
+            found = mode_z(mode, pick(q, heads), pick(k, kv), folded, scale=scale, backend=self.backend) + bias
             changed |= {(head, mode): found[0, i] for i, head in enumerate(heads)}
         return z.transpose(1, 2).flatten(2), changed
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lib import dispatch
 from lib.architectures import adapter
 from lib.errors import InputError
-from lib.interventions import CONSTANT_MODES, Plan, apply, mode_z, weights
+from lib.interventions import CONSTANT_MODES, Plan, apply, mode_z, pick, weights
 
 CACHE_BYTES = 15 * 2**25  # keys and values held at once
 PREFILL_TOKENS = 1024  # prompt tokens in one forward pass
@@ -185,7 +185,8 @@ class _Decoder:
         )
         for mode, heads in modes.items():
             kv = [head // group for head in heads]
-            z[:, heads] = mode_z(mode, q[:, heads], keys[:, kv], values[:, kv], scale=scale, backend=self.backend)
+            parts = pick(q, heads), pick(keys, kv), pick(values, kv)
+            z[:, heads] = mode_z(mode, *parts, scale=scale, backend=self.backend)
         return z
 
     def _one_query(self, q, keys, values, modes, scale):

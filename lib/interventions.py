@@ -113,6 +113,11 @@ def mode_z(mode, q, k, v, *, scale, mask=None, backend="auto"):
     return z
 
 
+def pick(x, heads):
+    """The given heads of x [B, H, T, d], in that order; a copy of whole rows, which indexing does not make."""
+    return torch.stack([x[:, head] for head in heads], dim=1)
+
+
 def weights(mode, scores):
     """Row-normalised attention weights of visible `scores` [..., S]; for `factored` give relu(q) · relu(k)ᵀ scale."""
     w = {"relu": torch.relu, "l1": torch.abs}.get(mode, lambda x: x)(scores)
@@ -170,8 +175,8 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
     z = torch.empty_like(query)
     if softmax:
         whole = len(softmax) == n_head
-        q = query if whole else query[:, softmax]
-        k, v = (x if whole else x[:, [head // group for head in softmax]] for x in (key, value))
+        q = query if whole else pick(query, softmax)
+        k, v = (x if whole else pick(x, [head // group for head in softmax]) for x in (key, value))
         plain = causal and query.shape[2] in (1, key.shape[2])
         z[:, softmax] = F.scaled_dot_product_attention(
             q, k, v, attn_mask=None if plain else attention_mask, is_causal=plain and query.shape[2] > 1,
@@ -181,7 +186,7 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
         kv_heads = [head // group for head in heads]
         bias = edits.value_bias[heads, None]
         z[:, heads] = bias + mode_z(
-            mode, query[:, heads], key[:, kv_heads], value[:, kv_heads] - bias,
+            mode, pick(query, heads), pick(key, kv_heads), pick(value, kv_heads) - bias,
             scale=scaling, mask=None if causal else attention_mask, backend=edits.backend,
         )
     return z.transpose(1, 2), None
