@@ -29,24 +29,30 @@ class Generator:
             self.store.put(key, tokens)
         return tokens
 
-    def ppl(self, texts, n_scored):
-        """PPL of the last `n_scored` tokens of each row under the unmodified model, float64 [B]."""
+    def nll(self, texts, n_scored):
+        """Negative log-likelihoods of the last `n_scored` tokens of each row under the unmodified model, float64."""
         texts = np.ascontiguousarray(texts, dtype=np.int32)
         key = digest("continuation", *self.identity, texts.tobytes(), n_scored)
         nll = self.store.get(key)
         if nll is None:
             nll = continuation_nll(self.model, texts, n_scored)
             self.store.put(key, nll)
-        return np.exp(nll.astype(np.float64).mean(axis=1))
+        return nll.astype(np.float64)
+
+    def ppl(self, texts, n_scored):
+        """PPL of the last `n_scored` tokens of each row under the unmodified model, float64 [B]."""
+        return np.exp(self.nll(texts, n_scored).mean(axis=1))
 
 
 def refine(generator, prompts, plan, n_new, iterations):
-    """Greedy text appended `iterations` times: `(texts [B, P + iterations · n_new], PPLs [iterations, B])`."""
-    texts, ppl = prompts, []
-    for k in range(1, iterations + 1):
-        texts = np.concatenate([texts, generator.continue_texts(texts, n_new, plan)], axis=1)
-        ppl.append(generator.ppl(texts, n_new * k))
-    return texts, np.stack(ppl)
+    """Greedy text appended `iterations` times: `(texts [B, P + iterations · n_new], PPLs [iterations, B])`.
+
+    Greedy text is the same wherever it is interrupted, and so are the scores of its tokens: it is written in one go
+    and judged once.
+    """
+    texts = np.concatenate([prompts, generator.continue_texts(prompts, n_new * iterations, plan)], axis=1)
+    nll = generator.nll(texts, n_new * iterations)
+    return texts, np.stack([np.exp(nll[:, : n_new * k].mean(axis=1)) for k in range(1, iterations + 1)])
 
 
 def sample(generator, prompts, plan, n_new, n_samples, temperature, seed):
