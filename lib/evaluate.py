@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lib import dispatch
 from lib.architectures import adapter
 from lib.errors import InputError
-from lib.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z, pick
+from lib.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z, pick, softmax_z
 from lib.store import digest
 
 METRIC_VERSION = "nll-1"
@@ -209,13 +209,11 @@ class Evaluator:
         edited = set.intersection(*({head for head, _ in edit} for edit in by_edit))
         z = torch.empty_like(q)
         if not edited:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=group > 1)
+            z = softmax_z(q, k, v, scale=scale)
         elif len(edited) < arch.n_head:
             heads = sorted(set(range(arch.n_head)) - edited)
             kv = [head // group for head in heads]
-            z[:, heads] = F.scaled_dot_product_attention(
-                pick(q, heads), pick(k, kv), pick(v, kv), is_causal=True, scale=scale
-            )
+            z[:, heads] = softmax_z(pick(q, heads), pick(k, kv), pick(v, kv), scale=scale)
         needed = {}
         for head, mode in sorted({change for edit in by_edit for change in edit}):
             if mode not in CONSTANT_MODES:

@@ -113,6 +113,17 @@ def mode_z(mode, q, k, v, *, scale, mask=None, backend="auto"):
     return z
 
 
+def softmax_z(q, k, v, *, scale):
+    """Causal softmax z [B, n, T, d] of q [B, n, T, d] and k, v [B, n_kv, T, d].
+
+    bfloat16 is computed in float32 on a CPU, where PyTorch is no slower at that.
+    """
+    settings = {"is_causal": True, "scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **settings).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, **settings)
+
+
 def pick(x, heads):
     """The given heads of x [B, H, T, d], in that order; a copy of whole rows, which indexing does not make."""
     return torch.stack([x[:, head] for head in heads], dim=1)
