@@ -11,8 +11,10 @@ are cores, each by a thread of its own: small products gain more from that than 
 """
 
 import copy
+import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
 from threading import Event
 from typing import NamedTuple
 
@@ -108,13 +110,16 @@ class Evaluator:
 
     def _run_all(self, tasks, means, bar, n_workers, n_threads):
         before, stop = torch.get_num_threads(), Event()
-        pool = ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,))
+        pool = _pool(n_workers, n_threads, os.getpid())
+        futures = [pool.submit(self._run, task, means, bar, stop) for task in tasks]
         try:
-            for future in [pool.submit(self._run, task, means, bar, stop) for task in tasks]:
+            for future in futures:
                 yield from future.result()
         finally:
             stop.set()
-            pool.shutdown(cancel_futures=True)
+            for future in futures:
+                future.cancel()
+            wait(futures)
             torch.set_num_threads(before)
 
     def _run(self, task, means, bar, stop=None):
@@ -257,6 +262,15 @@ def _workers(device):
     n_threads = torch.get_num_threads() if device.type == "cpu" else 1
     n_workers = min(n_threads, MAX_WORKERS)
     return n_workers, n_threads // n_workers
+
+
+@lru_cache(maxsize=4)
+def _pool(n_workers, n_threads, process_id):
+    """Threads that last: the memory that the allocator and the matrix library keep for a thread is not freed with it.
+
+    A forked process inherits no threads, hence `process_id`.
+    """
+    return ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,))
 
 
 def _tasks(jobs, n_workers):

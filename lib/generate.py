@@ -135,8 +135,9 @@ class _Decoder:
         for start in range(0, len(unique), step):
             part = _Cache(self.arch, len(unique[start : start + step]), prompts.shape[1])
             logits.append(self.logits(self.advance(unique[start : start + step], part)[:, -1]))
-            rows = ((row_of >= start) & (row_of < start + step)).nonzero()[:, 0]
-            cache.content[:, :, rows, :, : prompts.shape[1]] = part.content[:, :, row_of[rows] - start]
+            for row, source in enumerate((row_of - start).tolist()):
+                if 0 <= source < part.content.shape[2]:
+                    cache.content[:, :, row, :, : prompts.shape[1]] = part.content[:, :, source]
         cache.length = prompts.shape[1]
         return cache, torch.cat(logits)[row_of]
 
