@@ -36,7 +36,7 @@ class Stage:
 class Recipe:
     """Everything that decides the trained weights, apart from the text."""
 
-    stages: tuple[Stage, ...] = (Stage(128, 6_000_000), Stage(256, 2_000_000), Stage(1024, 1_500_000))
+    stages: tuple[Stage, ...] = (Stage(128, 6_000_000), Stage(256, 1_200_000), Stage(1024, 800_000))
     batch_tokens: int = 4096
     matrix_lr: float = 0.02
     other_lr: float = 3e-3
