@@ -309,7 +309,8 @@ def _checked_tokens(tokens, arch):
 
 def _progress(label, n_tokens):
     """One bar counting scored tokens; rarely redrawn where every redraw would be a new line."""
-    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    by_hand = "ipykernel" in sys.modules and "EXPERIMENT10_PIPELINE" not in os.environ
+    live = sys.stderr.isatty() or by_hand or os.environ.get("EXPERIMENT10_TERMINAL") == "1"
     return tqdm(
         total=n_tokens, desc=label or "scores", unit="tok", unit_scale=True, dynamic_ncols=True,
         mininterval=0.5 if live else 20, miniters=1, maxinterval=60, disable=n_tokens == 0, file=sys.stderr,

@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -242,6 +243,19 @@ def check_model(values):
             read_head(values["focus_head"], *shape[:2])
 
 
+@contextmanager
+def kernel_environment():
+    """What kernels inherit while the pipeline starts them; a notebook that has a section run stays as it was."""
+    before = dict(os.environ)
+    terminal = str(int(sys.stderr.isatty()))
+    os.environ |= {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0", "EXPERIMENT10_TERMINAL": terminal}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
 def execute(profile, nb):
     """Runs one notebook; its executed copy takes the old one's place only when every cell has run.
 
@@ -256,19 +270,20 @@ def execute(profile, nb):
     failed = profile.folder / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(nb.path),
-            str(failed),
-            parameters=profile.parameters(nb),
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            cwd=str(NOTEBOOKS),
-            coalesce_streams=True,
-            stderr_file=sys.stderr,
-            log_output=False,
-            config=Config({"KernelManager": {"transport_encryption": "required"}}),
-        )
+        with kernel_environment():
+            papermill.execute_notebook(
+                str(nb.path),
+                str(failed),
+                parameters=profile.parameters(nb),
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                cwd=str(NOTEBOOKS),
+                coalesce_streams=True,
+                stderr_file=sys.stderr,
+                log_output=False,
+                config=Config({"KernelManager": {"transport_encryption": "required"}}),
+            )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
@@ -315,9 +330,6 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
     wanted = closure(notebooks, names or list(notebooks))
     check_overrides(profile.overrides, wanted if overrides else list(notebooks.values()))
     check_model(profile.values)
-    for word in ("EXPERIMENT10_PIPELINE", "PYTHONHASHSEED"):
-        os.environ[word] = "0"
-    os.environ["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
     stale = set()
     for nb in wanted:
         rerun = [name for name in nb.needs if dry and name in stale]

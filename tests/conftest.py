@@ -12,6 +12,9 @@ import pytest
 # Read where transformers and datasets are imported, so these imports come later: no test reaches for the network.
 CACHE = tempfile.TemporaryDirectory()
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHE.name}
+# `make test` hands its own settings on, which would change what a `make` run by a test prints.
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(name, None)
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -326,7 +326,7 @@ def test_v1_at_gpt2_small_s_true_size(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config())
+    model = GPT2LMHeadModel(GPT2Config()).eval()
     assert sum(p.numel() for p in model.parameters()) == 124_439_808
     model.save_pretrained(tmp_path / "random-gpt2")
     for name in ("vocab.json", "merges.txt"):
