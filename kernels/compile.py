@@ -1,7 +1,8 @@
 """Compile every Triton kernel for GPUs that need not be here: `python -m kernels.compile`.
 
 Prints registers per thread, spilled bytes (NVIDIA) or registers (AMD) and shared memory for sm_80, sm_90 and
-gfx942. NVIDIA's numbers come from the `cuobjdump` that Triton brings, AMD's from the assembly's own notes.
+gfx942, and marks what is over a limit. NVIDIA's numbers come from the `cuobjdump` that Triton brings, AMD's from the
+assembly's own notes.
 """
 
 import argparse
@@ -44,6 +45,8 @@ def jobs(target, thorough=True):
     yield "query_gradient", "bf16", 64, QUERY_TILES[0], "relu"
     yield "partial", "bf16", 64, DECODE_TILES[0], "branch"
     yield "merge", "bf16", 64, MERGE_TILE, "branch"
+    yield "prepare", "bf16", 64, PREPARE_TILE, "relu"
+    yield from ((kernel, "bf16", 64, PRODUCT_TILE, "branch") for kernel in ("product", "largest", "advance"))
     if not thorough:
         return
     yield from (("forward", "bf16", 64, tile, "branch") for tile in (FORWARD_TILES if every else FORWARD_TILES[:1]))
@@ -54,10 +57,6 @@ def jobs(target, thorough=True):
     yield from (("query_gradient", "bf16", 64, tile, "relu") for tile in (QUERY_TILES[1:] if every else []))
     yield "key_gradients", "fp32", 64, EXACT_BACKWARD_TILES[0], "relu"
     yield "query_gradient", "fp32", 64, EXACT_BACKWARD_TILES[0], "relu"
-    yield "prepare", "bf16", 64, PREPARE_TILE, "relu"
-    yield "product", "bf16", 64, PRODUCT_TILE, "branch"
-    yield "largest", "bf16", 64, PRODUCT_TILE, "branch"
-    yield "advance", "bf16", 64, PRODUCT_TILE, "branch"
 
 
 MODULES = {
@@ -68,8 +67,8 @@ MODULES = {
 }
 
 
-def compiled(target, kernel, kind, d_head, tile, mode):
-    """One row of the table, as a dict."""
+def built(target, kernel, kind, d_head, tile, mode):
+    """What Triton compiles: `asm` by form, `metadata`."""
     function = getattr(MODULES[kernel], kernel)
     names = list(inspect.signature(function.fn).parameters)
     constants = _constants(target, kernel, kind, d_head, tile, mode)
@@ -83,7 +82,12 @@ def compiled(target, kernel, kind, d_head, tile, mode):
     }
     source = ASTSource(function, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    result = triton.compile(source, target=TARGETS[target], options=options)
+    return triton.compile(source, target=TARGETS[target], options=options)
+
+
+def compiled(target, kernel, kind, d_head, tile, mode):
+    """One row of the table, as a dict."""
+    result = built(target, kernel, kind, d_head, tile, mode)
     usage = _nvidia_usage(result.asm["cubin"]) if "cubin" in result.asm else _amd_usage(result.asm["amdgcn"])
     return {
         "target": target,
@@ -150,6 +154,17 @@ def table(thorough=True):
     return [compiled(target, *job) for target in TARGETS for job in jobs(target, thorough)]
 
 
+def exceeded(row):
+    """Which limits a row breaks."""
+    target = row["target"]
+    limits = {
+        "registers": 512 if target.startswith("gfx") else 255,
+        "spilled": SPILL_LIMIT[target],
+        "shared": SHARED_LIMIT[target],
+    }
+    return [name for name, limit in limits.items() if row[name] > limit]
+
+
 def line(row):
     """One row of the printed table."""
     tile = row["tile"]
@@ -157,6 +172,7 @@ def line(row):
     return (
         f"{row['target']:7} {row['kernel']:15} {row['type']} d{row['d_head']:<4} {row['mode']:7} {shape:20} "
         f"registers {row['registers']:4}  spilled {row['spilled']:4}  shared {row['shared']:7,}"
+        + "".join(f"  over the limit: {name}" for name in exceeded(row))
     )
 
 

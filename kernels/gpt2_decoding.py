@@ -14,7 +14,7 @@ class GraphDecoder:
     """`generate` for a `transformers` GPT-2 whose heads are softmax or ReLU, batch 1.
 
     model: GPT2LMHeadModel on a CUDA device. is_relu: per layer, one bool per head. The value bias is folded into the
-    output bias, so a head without a positive score gives what the folded model gives. Six or seven launches per
+    output bias, so a head without a positive score gives what the folded model gives. Five or six launches per
     layer and three more; the step's position, cache and tokens live on the device, and no step waits for the host.
     """
 
@@ -33,7 +33,9 @@ class GraphDecoder:
         self.n_positions, self.n_vocab = config.n_positions, config.vocab_size
         if [len(flags) for flags in is_relu] != self.n_layer * [self.n_head]:
             raise InputError(f"is_relu has {[len(f) for f in is_relu]} entries: give {self.n_layer} x {self.n_head}")
-        self.epsilon, self.is_relu = config.layer_norm_epsilon, [tuple(flags) for flags in is_relu]
+        self.epsilon = config.layer_norm_epsilon
+        self.modes = ["relu" if all(flags) else "branch" if any(flags) else "softmax" for flags in is_relu]
+        self.is_relu = torch.tensor(is_relu, dtype=torch.int32, device=model.device)  # as long as the graph reads it
         with torch.no_grad():
             self._take_weights(model)
         device, dtype = model.device, model.dtype
@@ -120,8 +122,8 @@ class GraphDecoder:
         for layer, w in enumerate(self.layers):
             self._product(self.x, w["qkv"], w["qkv_bias"], self.q, norm=w["norm_1"], layer=layer)
             q, z = self.q.view(shape), self.z.view(shape)
-            flags, keys, values = self.is_relu[layer], self.keys[layer], self.values[layer]
-            mode = "relu" if all(flags) else "branch" if any(flags) else "softmax"
+            keys, values, mode = self.keys[layer], self.values[layer], self.modes[layer]
+            flags = self.is_relu[layer] if mode == "branch" else None
             triton_attention.decode(q, keys, values, z, self.d_head**-0.5, self.n_visible, mode, flags)
             self._product(self.z, w["out"], w["out_bias"], self.x, add=True)
             self._product(self.x, w["up"], w["up_bias"], self.hidden, norm=w["norm_2"], activation="gelu")

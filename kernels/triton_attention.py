@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 
 from kernels import triton_backward, triton_decode, triton_forward
 from kernels.inputs import checked, output_like
@@ -66,7 +67,9 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None, t
         return _through_sdpa(q, k, v, torch.empty_like(q), scale, n_visible, is_relu, tile)
     z = _unit_stride_output(q, out)
     if q.shape[2] <= DECODE_QUERIES:
-        decode(q, k, v, z, scale, n_visible, "branch" if any(is_relu) else "softmax", is_relu, tile)
+        mode = "branch" if any(is_relu) else "softmax"
+        flags = _on_device(is_relu, torch.int32, q.device) if mode == "branch" else None
+        decode(q, k, v, z, scale, n_visible, mode, flags, tile)
         return z
     runs = {
         "branch": lambda _: _forward(q, k, v, z, scale, n_visible, "branch", is_relu=is_relu, tile=tile),
@@ -84,7 +87,7 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None, t
 
 
 class ReluAttention(torch.autograd.Function):
-    """`relu_attention` with its backward kernels; keeps z and one float a row."""
+    """`relu_attention` with its backward kernels; keeps z and one float a row. Differentiates once."""
 
     @staticmethod
     def forward(ctx, q, k, v, scale, tile=None):
@@ -96,6 +99,7 @@ class ReluAttention(torch.autograd.Function):
         return z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         return (*gradients(*ctx.saved_tensors, grad, ctx.scale), None, None)
 
@@ -322,10 +326,12 @@ def _through_sdpa(q, k, v, z, scale, n_visible, is_relu, tile):
 
 
 def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits=None):
-    """z of a few query rows: `partial` over splits of the keys, then `merge` unless one split holds them all."""
+    """z of a few query rows: `partial` over splits of the keys, then `merge` unless one split holds them all.
+
+    `is_relu` is an int32 tensor [H] on the device, for mode "branch". A captured graph reads it at every replay.
+    """
     n_batch, n_head, n_queries, d_head = q.shape
     n_rows, n_keys = n_batch * n_head * n_queries, k.shape[2]
-    flags = _on_device(is_relu, torch.int32, q.device) if mode == "branch" else None
     tile = tile or DECODE_TILES[0]
     if n_splits is None:
         n_splits = _splits(n_rows, n_keys, tile.keys, q.device)
@@ -352,7 +358,7 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
         parts,
         sums,
         peaks,
-        flags,
+        is_relu,
         n_visible,
         scale,
         *q.stride()[:3],
@@ -373,7 +379,7 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
             sums,
             peaks,
             z,
-            flags,
+            is_relu,
             scale,
             *z.stride()[:3],
             BLOCK_SPLITS=triton.next_power_of_2(n_splits),

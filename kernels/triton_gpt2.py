@@ -100,15 +100,19 @@ def advance(
     N_POSITIONS: tl.constexpr,
     N_VOCAB: tl.constexpr,
 ):
-    """Append the likeliest token (inside the prompt: keep its own), move on by one, embed; grid (1,)."""
+    """Append the likeliest token (inside the prompt: keep its own), move on by one, embed; grid (1,).
+
+    Every warp reads the state; only past the barrier may the first of them write it.
+    """
     spans = tl.arange(0, BLOCK_SPANS)
     value = tl.load(best + spans, mask=spans < N_SPANS, other=-float("inf"))
     found = tl.load(where + spans, mask=spans < N_SPANS, other=N_VOCAB)
     choice = tl.min(tl.where(value == tl.max(value, 0), found, N_VOCAB), 0)
     at = tl.load(position) + 1
+    given = tl.load(tokens + at, mask=at < N_POSITIONS, other=0)
+    token = tl.where(at < tl.load(n_prompt), given, choice)
+    tl.debug_barrier()
     if at < N_POSITIONS:
-        given = tl.load(tokens + at)
-        token = tl.where(at < tl.load(n_prompt), given, choice)
         tl.store(tokens + at, token)
         dims = tl.arange(0, BLOCK_EMBD)
         word = tl.load(embedding + token.to(tl.int64) * N_EMBD + dims, mask=dims < N_EMBD, other=0.0).to(tl.float32)

@@ -1,7 +1,9 @@
 """The Triton kernels: every case in the interpreter, on a GPU where there is one, and compiled ahead of time."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -52,11 +54,28 @@ def table():
 @pytest.mark.parametrize("target", ahead_of_time.TARGETS)
 def test_compiles_without_spilling(target, table):
     rows = [row for row in table if row["target"] == target]
-    assert {row["kernel"] for row in rows} == {"forward", "key_gradients", "query_gradient", "partial", "merge"}
+    assert {row["kernel"] for row in rows} == set(ahead_of_time.MODULES)
     for row in rows:
-        assert row["shared"] <= ahead_of_time.SHARED_LIMIT[target], ahead_of_time.line(row)
-        assert row["spilled"] <= ahead_of_time.SPILL_LIMIT[target], ahead_of_time.line(row)
-        assert 0 < row["registers"] <= (512 if target.startswith("gfx") else 255), ahead_of_time.line(row)
+        assert not ahead_of_time.exceeded(row), ahead_of_time.line(row)
+        assert row["registers"] > 0, ahead_of_time.line(row)
+
+
+def test_a_row_over_a_limit_is_named():
+    row = {"target": "sm_90", "registers": 255, "spilled": 0, "shared": 232_448}
+    assert ahead_of_time.exceeded(row) == []
+    assert ahead_of_time.exceeded(row | {"spilled": 4, "shared": 232_449}) == ["spilled", "shared"]
+
+
+def test_no_warp_moves_the_position_before_all_have_read_it():
+    ptx = ahead_of_time.built("sm_90", "advance", "bf16", 64, ahead_of_time.PRODUCT_TILE, "branch").asm["ptx"]
+    names = list(inspect.signature(ahead_of_time.triton_gpt2.advance.fn).parameters)
+    (pointer,) = re.findall(rf"ld\.param\.\w+\s+(%\w+), \[advance_param_{names.index('position')}\]", ptx)
+    read, written = (
+        [found.start() for found in re.finditer(rf"{access}\.global[^;]*\[ *{pointer} ", ptx)]
+        for access in ("ld", "st")
+    )
+    assert read and written
+    assert "bar.sync" in ptx[max(read) : min(written)]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +94,10 @@ def test_interpreted(case, interpreted):
 @needs_gpu
 @pytest.mark.parametrize("case", triton_cases.cases("cpu", interpreted=False))
 def test_on_a_gpu(case):
-    triton_cases.cases("cuda", interpreted=False)[case]()
+    try:
+        triton_cases.cases("cuda", interpreted=False)[case]()
+    except triton.runtime.errors.OutOfResources as error:
+        pytest.skip(f"no such tile on this device, tuning passes it over as well: {error}")
 
 
 @needs_gpu

@@ -102,6 +102,31 @@ def mixed_through_autograd(device):
         assert error <= 2 * tolerance(FP32), error
 
 
+def twice_through_autograd(device):
+    q, k, v = (x.requires_grad_() for x in inputs((1, 2, 20, 16), device=device))
+    (first,) = torch.autograd.grad(attention.relu_attention(q, k, v).square().sum(), q, create_graph=True)
+    try:
+        first.square().sum().backward()
+    except RuntimeError as error:
+        assert "once_differentiable" in str(error)
+    else:
+        raise AssertionError("a second derivative came out of kernels that have none")
+
+
+def row_sums(device, shape, tile):
+    """What a tile keeps for the backward pass."""
+    q, k, v = inputs(shape, dtype=BF16, device=device)
+    want = shape[3] ** -0.5 * torch.relu(q.double() @ k.double().mT).tril().sum(-1)
+    runs = []
+    for _ in range(2):
+        sums = torch.full(q.shape[:3], float("nan"), dtype=FP32, device=device)
+        attention._forward(q, k, v, torch.empty_like(q), shape[3] ** -0.5, shape[2], "relu", row_sums=sums, tile=tile)
+        error = float((sums - want).norm() / want.norm())
+        assert error <= tolerance(BF16), f"row sums are off by {error:.1e}, allowed {tolerance(BF16):.1e}"
+        runs.append(sums)
+    assert torch.equal(*runs), "two runs differ"
+
+
 def dead_rows(device, n_queries=70):
     def change(q, k, v):
         q[:, 0, ::3], k[:, 0] = -q[:, 0, ::3].abs(), k[:, 0].abs()
@@ -124,11 +149,12 @@ def splits(device):
     """A decoding step gives the same for any number of splits, up to rounding; unseen keys are never read."""
     q, k, v = inputs((1, 4, 1, 16), 200, 2, device=device)
     k[:, :, 131:] = v[:, :, 131:] = float("nan")
-    for mode, flags in (("relu", None), ("branch", (True, False, True, False))):
+    mixed_heads = (True, False, True, False)
+    for mode, flags_of in (("relu", (True,) * 4), ("branch", mixed_heads), ("softmax", (False,) * 4)):
+        flags = torch.tensor(flags_of, dtype=torch.int32, device=device) if mode == "branch" else None
         for n_splits in (1, 3):
             z = torch.full_like(q, float("nan"))
-            attention.decode(q, k, v, z, 0.25, 131, mode, flags, None, n_splits=n_splits)
-            flags_of = flags or (True,) * 4
+            attention.decode(q, k, v, z, 0.25, 131, mode, flags, n_splits=n_splits)
             close(
                 z,
                 q,
@@ -189,13 +215,27 @@ def cases(device, interpreted):
     for i, tile in enumerate(FORWARD_TILES):
         add(f"forward tile {i}", forward, dtype=BF16, shape=size, tile=tile)
         if not interpreted or i < 2:
-            add(f"branch tile {i}", mixed, dtype=BF16, shape=(1, 6, *size[2:]), tile=tile, strategy="branch")
+            few = (1, 6, *size[2:])
+            add(f"branch tile {i}", mixed, dtype=BF16, shape=few, tile=tile, strategy="branch")
+            add(f"softmax tile {i}", mixed, dtype=BF16, shape=few, tile=tile, is_relu=6 * (False,), strategy="lists")
+            add(f"row sums tile {i}", row_sums, shape=size, tile=tile)
+        for d_head in () if interpreted else (16, 32, 80, 128):
+            add(f"forward tile {i} d_head {d_head}", forward, dtype=BF16, shape=(1, 4, 1000, d_head), tile=tile)
+            add(
+                f"branch tile {i} d_head {d_head}",
+                mixed,
+                dtype=BF16,
+                shape=(1, 6, 1000, d_head),
+                tile=tile,
+                strategy="branch",
+            )
     for i, tile in enumerate(EXACT_TILES):
         add(f"exact tile {i}", forward, shape=size, tile=tile)
         add(f"float16 tile {i}", forward, dtype=FP16, shape=size, tile=tile)
     size = (1, 2, 70, 16) if interpreted else (2, 12, 1000, 64)
     for i, tile in enumerate(dict.fromkeys(QUERY_TILES + KEY_TILES)):
-        add(f"backward tile {i}", backward, dtype=BF16, shape=size, tile=tile)
+        for d_head in size[3:] if interpreted else (16, 32, 64, 80, 128):
+            add(f"backward tile {i} d_head {d_head}", backward, dtype=BF16, shape=(*size[:3], d_head), tile=tile)
     for i, tile in enumerate(EXACT_BACKWARD_TILES):
         add(f"exact backward tile {i}", backward, shape=size, tile=tile)
         add(f"float16 backward tile {i}", backward, dtype=FP16, shape=size, tile=tile)
@@ -239,6 +279,7 @@ def cases(device, interpreted):
     add("decoding of a GPT-2", gpt2)
     add("gradients through autograd", through_autograd)
     add("gradients of mixed heads", mixed_through_autograd)
+    add("no second derivatives", twice_through_autograd)
     return found
 
 
