@@ -4,9 +4,9 @@ For each block of query rows: the scores of the keys it can see into one preallo
 diagonal columns cut by `tril_`, the row sums, the product with the values. The scale folds out, since
 relu(c x) = c relu(x): it is applied to the row sums and to z.
 
-Threads take whole heads (or strips of their blocks), and both products are made head by head on one thread, from
-packed and equally aligned copies. So the bits of a head's z depend on its own q, k and v alone: not on the heads
-beside it, the batch, the number of threads or the layout of the inputs.
+Threads take whole heads (or strips of their blocks), and both products are batched ones on one thread, from packed
+and equally aligned copies. So the bits of a head's z depend on its own q, k and v alone: not on the heads beside it,
+the batch, the number of threads or the layout of the inputs.
 """
 
 import os
@@ -44,8 +44,8 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     def work(_):
         with torch.inference_mode():
             scratch = _Scratch(torch.float32 if q.dtype == torch.float16 else q.dtype)
-            for heads, strip in tasks:
-                _compute(q, k, v, z, scale, n_visible, heads, strip, scratch)
+            for task in tasks:
+                _compute(q, k, v, z, scale, n_visible, task, scratch)
 
     with _one_thread_each():
         if n_threads == 1:
@@ -62,21 +62,19 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
 
 
 def _tasks(q, n_keys, n_threads):
-    """`(heads, (first row, end row))`, longest first: enough of them for every thread.
+    """`(batch, (first head, end head), (first row, end row))`, longest first: enough of them for every thread.
 
-    Heads are pairs (b, h); those of one task share each of its elementwise operations. Blocks of query rows are
-    the same however they are dealt out.
+    Heads of one task share each of its operations. Blocks of query rows are the same however they are dealt out.
     """
     n_batch, n_head, n_queries, _ = q.shape
-    heads = [(b, h) for b in range(n_batch) for h in range(n_head)]
     rows = ROWS.get(q.dtype, DEFAULT_ROWS)
     head_bytes = min(rows, n_queries) * n_keys * max(q.element_size(), 2)
-    together = max(1, min(BUFFER_BYTES // head_bytes, -(-len(heads) // n_threads)))
-    groups = [heads[i : i + together] for i in range(0, len(heads), together)]
+    together = max(1, min(BUFFER_BYTES // head_bytes, -(-n_batch * n_head // n_threads)))
+    groups = [(b, (h, min(h + together, n_head))) for b in range(n_batch) for h in range(0, n_head, together)]
     n_blocks = -(-n_queries // rows)
     n_strips = min(n_blocks, -(-n_threads // len(groups)))
     cuts = [n_blocks * i // n_strips * rows for i in range(n_strips)] + [n_queries]
-    return [(group, strip) for strip in reversed(list(pairwise(cuts))) for group in groups]
+    return [(*group, strip) for strip in reversed(list(pairwise(cuts))) for group in groups]
 
 
 class _Scratch:
@@ -93,35 +91,30 @@ class _Scratch:
         return self.flat[name].as_strided((n_heads, n_rows, n_columns), (step, n_columns, 1))
 
     def packed(self, name, matrices):
-        """A copy of equally shaped matrices."""
-        copy = self.take(name, len(matrices), *matrices[0].shape)
-        for target, matrix in zip(copy.unbind(), matrices, strict=True):
-            target.copy_(matrix)
-        return copy
+        """A copy of matrices [heads, rows, columns]."""
+        return self.take(name, *matrices.shape).copy_(matrices)
 
 
-def _compute(q, k, v, z, scale, n_visible, heads, strip, scratch):
-    """Rows `strip` of some heads; query row i sees keys 0 ... n_visible - T + i."""
-    (first_row, end_row), rows, group = strip, ROWS.get(q.dtype, DEFAULT_ROWS), q.shape[1] // k.shape[1]
+def _compute(q, k, v, z, scale, n_visible, task, scratch):
+    """Some rows of some heads of one batch entry; query row i sees keys 0 ... n_visible - T + i."""
+    batch, (first_head, end_head), (first_row, end_row) = task
+    rows, group, n_heads = ROWS.get(q.dtype, DEFAULT_ROWS), q.shape[1] // k.shape[1], end_head - first_head
     first_key, n_keys, d_head = n_visible - q.shape[2], n_visible - q.shape[2] + end_row, q.shape[3]
-    queries = scratch.packed("q", [q[b, h, first_row:end_row] for b, h in heads]).unbind()
-    keys = scratch.packed("k", [k[b, h // group, :n_keys] for b, h in heads]).mT.unbind()
-    values = scratch.packed("v", [v[b, h // group, :n_keys] for b, h in heads]).unbind()
+    heads = slice(first_head, end_head)
+    kv_heads = heads if group == 1 else [head // group for head in range(first_head, end_head)]
+    queries = scratch.packed("q", q[batch, heads, first_row:end_row])
+    keys = scratch.packed("k", k[batch, kv_heads, :n_keys]).mT
+    values = scratch.packed("v", v[batch, kv_heads, :n_keys])
     for start in range(first_row, end_row, rows):
         stop = min(start + rows, end_row)
         n_rows, n_keys = stop - start, first_key + stop
-        w = scratch.take("w", len(heads), n_rows, n_keys)
-        product = scratch.take("z", len(heads), n_rows, d_head)
-        for query, key, scores in zip(queries, keys, w.unbind(), strict=True):
-            torch.mm(query[start - first_row : stop - first_row], key[:, :n_keys], out=scores)
+        w = scratch.take("w", n_heads, n_rows, n_keys)
+        torch.bmm(queries[:, start - first_row : stop - first_row], keys[:, :, :n_keys], out=w)
         w.relu_()
         if n_rows > 1:
             w[:, :, first_key + start :].tril_()
-        for scores, value, result in zip(w.unbind(), values, product.unbind(), strict=True):
-            torch.mm(scores, value[:n_keys], out=result)
-        product = product * _normaliser(w, scale)
-        for (b, h), result in zip(heads, product.unbind(), strict=True):
-            z[b, h, start:stop] = result
+        product = torch.bmm(w, values[:, :n_keys], out=scratch.take("z", n_heads, n_rows, d_head))
+        torch.mul(product, _normaliser(w, scale), out=z[batch, heads, start:stop])
 
 
 def _normaliser(w, scale):

@@ -12,7 +12,6 @@ are cores, each by a thread of its own: small products gain more from that than 
 
 import copy
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from threading import Event
@@ -21,12 +20,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from lib import dispatch
 from lib.architectures import adapter
 from lib.errors import InputError
 from lib.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z, pick, softmax_z
+from lib.memory import keep_freed
+from lib.progress import progress
 from lib.store import digest
 
 METRIC_VERSION = "nll-1"
@@ -52,6 +52,7 @@ class Evaluator:
     """
 
     def __init__(self, model, tokens, store, *, model_key, dtype="float32", backend="auto"):
+        keep_freed()
         self.dtype = _dtype(dtype)
         model = model if model.dtype == self.dtype else copy.deepcopy(model).to(self.dtype)
         self.arch = adapter(model.eval())
@@ -84,7 +85,7 @@ class Evaluator:
         for plan in {Plan(job.heads) for job in jobs}:
             plan.check(self.arch, means)
         n_workers, n_threads = _workers(self.arch.device)
-        with _progress(label, len(jobs) * self.tokens.shape[1]) as bar:
+        with progress(label or "scores", len(jobs) * self.tokens.shape[1], "tok") as bar:
             tasks = _tasks(jobs, n_workers)
             if n_workers == 1:
                 for task in tasks:
@@ -305,13 +306,3 @@ def _checked_tokens(tokens, arch):
         wrong = low if low < 0 else high
         raise InputError(f"token id {wrong} is not in this model's vocabulary: allowed are 0 to {arch.vocab_size - 1}")
     return tokens
-
-
-def _progress(label, n_tokens):
-    """One bar counting scored tokens; rarely redrawn where every redraw would be a new line."""
-    by_hand = "ipykernel" in sys.modules and "EXPERIMENT10_PIPELINE" not in os.environ
-    live = sys.stderr.isatty() or by_hand or os.environ.get("EXPERIMENT10_TERMINAL") == "1"
-    return tqdm(
-        total=n_tokens, desc=label or "scores", unit="tok", unit_scale=True, dynamic_ncols=True,
-        mininterval=0.5 if live else 20, miniters=1, maxinterval=60, disable=n_tokens == 0, file=sys.stderr,
-    )

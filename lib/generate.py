@@ -16,6 +16,7 @@ from lib import dispatch
 from lib.architectures import adapter
 from lib.errors import InputError
 from lib.interventions import CONSTANT_MODES, Plan, apply, mode_z, pick, weights
+from lib.progress import progress
 
 CACHE_BYTES = 15 * 2**25  # keys and values held at once
 PREFILL_TOKENS = 1024  # prompt tokens in one forward pass
@@ -24,12 +25,13 @@ SCORED_LOGITS = 2**22  # logits held at once
 
 @torch.inference_mode()
 def generate(
-    model, prompts, n_new, plan, *, means=None, temperature=0.0, seeds=None, cached=True, backend="auto"
+    model, prompts, n_new, plan, *, means=None, temperature=0.0, seeds=None, cached=True, backend="auto", label=""
 ):
     """`n_new` tokens after each row of `prompts` [B, P]; int32 [B, n_new].
 
     Greedy at temperature 0; else sampled, each row with its own seed from `seeds` [B]. `means` [n_layer, n_head,
     d_head] are needed by plans with `mean` heads. `cached=False` recomputes the whole sequence for each token.
+    A `label` names the work in a progress bar.
     `InputError` when prompt and new tokens do not fit the model's positions.
     """
     arch = adapter(model)
@@ -46,10 +48,11 @@ def generate(
         return _recompute(model, prompts, n_new, plan, means, temperature, draws, backend)
     backend = dispatch.resolve(backend, arch.device)
     decoder = _Decoder(arch, plan, means, backend)
-    parts = [
-        decoder.generate(prompts[rows], n_new, temperature, draws[rows])
-        for rows in decoder.groups(n_rows, n_prompt + n_new)
-    ]
+    with progress(label, n_rows * n_new if label else 0, "tok") as bar:
+        parts = [
+            decoder.generate(prompts[rows], n_new, temperature, draws[rows], bar)
+            for rows in decoder.groups(n_rows, n_prompt + n_new)
+        ]
     return torch.cat(parts).to(torch.int32).numpy(force=True)
 
 
@@ -102,11 +105,12 @@ class _Decoder:
         ends = [n_rows * i // n_groups for i in range(n_groups + 1)]
         return [slice(*pair) for pair in pairwise(ends)]
 
-    def generate(self, prompts, n_new, temperature, draws):
+    def generate(self, prompts, n_new, temperature, draws, bar):
         cache, logits = self.prefill(prompts, prompts.shape[1] + n_new)
         tokens = torch.empty(len(prompts), n_new, dtype=torch.long, device=prompts.device)
         for step in range(n_new):
             tokens[:, step] = _choose(logits, temperature, draws[:, step])
+            bar.update(len(prompts))
             if step + 1 < n_new:
                 logits = self.logits(self.advance(tokens[:, step : step + 1], cache)[:, -1])
         return tokens

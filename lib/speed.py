@@ -10,6 +10,7 @@ from lib import cost, dispatch, stats
 from lib.architectures import adapter
 from lib.generate import generate
 from lib.interventions import apply
+from lib.progress import progress
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative error in norm against the naive kernel
 
@@ -20,17 +21,19 @@ def synchronize(device):
         getattr(torch, kind).synchronize()
 
 
-def alternate(actions, runs, device):
+def alternate(actions, runs, device, label="timing"):
     """`{name: seconds [runs]}` of callables run in turn, after one untimed turn of each."""
     seconds = {name: [] for name in actions}
-    for turn in range(runs + 1):
-        for name, action in actions.items():
-            synchronize(device)
-            start = time.perf_counter()
-            action()
-            synchronize(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
+    with progress(label, (runs + 1) * len(actions), "run") as bar:
+        for turn in range(runs + 1):
+            for name, action in actions.items():
+                synchronize(device)
+                start = time.perf_counter()
+                action()
+                synchronize(device)
+                if turn:
+                    seconds[name].append(time.perf_counter() - start)
+                bar.update()
     return {name: np.array(own) for name, own in seconds.items()}
 
 
@@ -45,7 +48,8 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
         return lambda: generate(model, prompt, n_new, plan, cached=cached, backend=backend)
 
     cells = [(condition, name) for name in protocols for condition in plans]
-    seconds = alternate({cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}, runs, device)
+    actions = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
+    seconds = alternate(actions, runs, device, "generation")
     rows = []
     first = next(iter(plans))
     for condition, name in cells:
@@ -137,7 +141,7 @@ class Ladder:
                 errors = {n: relative_error(run(n, self.backend), run(n, "naive")) if n else 0.0 for n in self.plans}
                 agreeing = {n: error <= self.tolerance for n, error in errors.items()}
                 actions = {n: (lambda n=n, run=run: run(n, self.backend)) for n, agrees in agreeing.items() if agrees}
-                seconds = alternate(actions, self.runs, self.device)
+                seconds = alternate(actions, self.runs, self.device, what)
             for n, agrees in agreeing.items():
                 row = {"what": what, "n_linearized": n, "agrees": agrees, "error": errors[n]}
                 if agrees:

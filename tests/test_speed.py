@@ -33,7 +33,7 @@ def test_rows_of_p1(monkeypatch):
         ("relu_3", "cached"): 0.5,
     }
     monkeypatch.setattr(
-        speed, "alternate", lambda actions, runs, device: {cell: np.full(runs, taken[cell]) for cell in actions}
+        speed, "alternate", lambda actions, runs, device, label: {cell: np.full(runs, taken[cell]) for cell in actions}
     )
     protocols = {"recomputed": (False, "naive"), "cached": (True, "cpu")}
     rows = speed.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
