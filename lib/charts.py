@@ -605,6 +605,31 @@ def speed_and_theory(rows, theory=(), bounds=()):
     return house(alt.layer(*layers), height=320)
 
 
+def elsewhere(rows):
+    """Speed-ups timed on other machines: `[{name, device, date, ratio, ratio_ci}]`, all with a ratio."""
+    lines = [
+        estimate({"name": r["name"], "device": f"{r['device']}, {r['date']}"}, r["ratio"], r["ratio_ci"]) for r in rows
+    ]
+    names = list(dict.fromkeys(r["name"] for r in lines))
+    devices = list(dict.fromkeys(r["device"] for r in lines))
+    palette = [COLOURS[k] for k in ("fewer", "more", "mix", "identity", "l1", "mean")]
+    base = chart_of(lines).encode(
+        y=alt.Y("name:N", title=None, sort=names),
+        color=alt.Color("device:N", title=None, scale=alt.Scale(domain=devices, range=palette[: len(devices)])),
+        tooltip=[
+            tip("name:N", "kernel"),
+            tip("device:N", "device"),
+            tip("value:Q", "speed-up", ".4f"),
+            *interval_tips(".4f"),
+        ],
+    )
+    x = alt.X("value:Q", title="speed-up", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2~f"))
+    one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(x="level:Q")
+    spans = base.mark_rule(strokeWidth=1.5).encode(x="lo:Q", x2="hi:Q")
+    spots = base.mark_point(shape="diamond", filled=True, size=70).encode(x=x)
+    return house(one + spans + spots, height=max(90, 26 * len(names)))
+
+
 def roofline(points, peak, bandwidth):
     """`points` are `[{name, intensity, rate}]` (FLOP/byte, FLOP/s) under `peak` FLOP/s and `bandwidth` byte/s."""
     ridge = peak / bandwidth

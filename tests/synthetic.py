@@ -292,6 +292,13 @@ def all_charts():
         "kernel_speed": charts.speed_and_theory(
             r["K"]["rows"], r["K"]["theory"], [{"n_linearized": 132, "speedup": 1.3}]
         ),
+        "elsewhere": charts.elsewhere(
+            [
+                {"name": f"gpu_{n}", "device": "H200", "date": date, "ratio": n / 1e3, "ratio_ci": [n / 2e3, n / 500]}
+                for n in (1024, 2048)
+                for date in ("2026-01-01", "2026-03-01")
+            ]
+        ),
         "roofline": charts.roofline([{"name": "SDPA", "intensity": 40.0, "rate": 2e11}], 4e11, 2e10),
     }
 
