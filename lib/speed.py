@@ -40,27 +40,31 @@ def alternate(actions, runs, device, label="timing"):
 def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
     """Rows of P1: median tokens/s of `runs` timed generations after one untimed, with intervals over the runs.
 
-    plans: `{condition: Plan}`; protocols: `{name: (cached, backend)}`. `relative` is the change of speed against the
-    first condition under the same protocol, pair by pair.
+    plans: `{condition: Plan}`, the first without heads; protocols: `{name: (cached, backend)}`, where a name may go on
+    after a slash. What has no linearized head is measured once for all backends of a protocol. `relative` is the change
+    of speed against the first condition under the same protocol, pair by pair.
     """
 
     def action(plan, cached, backend):
         return lambda: generate(model, prompt, n_new, plan, cached=cached, backend=backend)
 
-    cells = [(condition, name) for name in protocols for condition in plans]
+    first, cells, reference = next(iter(plans)), [], {}
+    for name in protocols:
+        base = name.split("/")[0]
+        cells += [(condition, name) for condition in plans if plans[condition] or base not in reference]
+        reference.setdefault(base, (first, name))
     actions = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
     seconds = alternate(actions, runs, device, "generation")
     rows = []
-    first = next(iter(plans))
     for condition, name in cells:
-        own = seconds[condition, name]
+        own, base = seconds[condition, name], name.split("/")[0]
         rate, rate_ci = stats.median_ci(n_new / own, seed)
-        relative, relative_ci = stats.median_ci(seconds[first, name] / own - 1, seed)
+        relative, relative_ci = stats.median_ci(seconds[reference[base]] / own - 1, seed)
         rows.append(
             {
                 "condition": condition,
                 "n_linearized": len(plans[condition].heads),
-                "protocol": name.split("/")[0],
+                "protocol": base,
                 "backend": protocols[name][1] if plans[condition] else "sdpa",
                 "tok_per_s": rate,
                 "tok_per_s_ci": rate_ci,
@@ -73,7 +77,8 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
 
 
 def relative_error(value, reference):
-    """‖value − reference‖ / ‖reference‖ in float64; infinite where anything is not finite."""
+    """‖value − reference‖ / ‖reference‖ of tensors, or lists of them, in float64; infinite where one is not finite."""
+    value, reference = (torch.stack(x) if isinstance(x, list) else x for x in (value, reference))
     value, reference = value.double(), reference.double()
     error = float((value - reference).norm() / reference.norm())
     return error if np.isfinite(error) else float("inf")
@@ -99,25 +104,20 @@ class Ladder:
         chosen = self.plans[n].layer(layer)
         return [head in chosen for head in range(self.arch.n_head)]
 
-    def attend(self, n, layer, backend):
-        q, k, v = self.qkv[layer]
+    def attend(self, n, layer, backend, qkv=None):
+        q, k, v = qkv or self.qkv[layer]
         if not any(self.relu_heads(n, layer)):
             grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
         return dispatch.mixed_attention(q, k, v, self.relu_heads(n, layer), backend=backend)
 
     def attention(self, n, backend):
-        return torch.stack([self.attend(n, layer, backend) for layer in range(self.arch.n_layer)])
+        return [self.attend(n, layer, backend) for layer in range(self.arch.n_layer)]
 
     def one_layer(self, n, backend):
         """The layer that has the most ReLU heads at this n."""
         layer = max(range(self.arch.n_layer), key=lambda at: sum(self.relu_heads(n, at)))
-        q, k, v = self.arch.qkv(layer, self.resid)
-        if any(self.relu_heads(n, layer)):
-            z = dispatch.mixed_attention(q, k, v, self.relu_heads(n, layer), backend=backend)
-        else:
-            grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
+        z = self.attend(n, layer, backend, self.arch.qkv(layer, self.resid))
         return self.arch.mlp(layer, self.arch.attention_out(layer, self.resid, z.transpose(1, 2).flatten(2)))
 
     def prefill(self, n, backend):
@@ -171,3 +171,24 @@ def roofline_points(rows, shape, n_ctx, n_bytes):
                 {"n_linearized": row["n_linearized"], "intensity": flops / moved, "rate": flops / row["seconds"]}
             )
     return points
+
+
+def elsewhere(measurements):
+    """Rows of timings kept from other machines (`kernels.measured.load`), oldest first.
+
+    `[{name, device, date, file, agrees, ratio, ratio_ci, rival, tflops, share_of_matmul, tokens_per_s,
+    share_of_bandwidth}]`: None for what a row does not have; all None where the kernel disagreed with float64. The ends
+    of `ratio_ci` are quotients of the two contenders' 20 % and 80 % quantiles, the wider way round.
+    """
+    found = []
+    for measurement in measurements:
+        for row in measurement["rows"]:
+            known = {"name": row["name"], "device": measurement["device_name"], "date": measurement["date"][:10]}
+            known |= {"file": measurement["file"], "agrees": row["agrees"], "ratio_ci": None}
+            speeds = ("ratio", "rival", "tflops", "share_of_matmul", "tokens_per_s", "share_of_bandwidth")
+            known |= {key: row.get(key) if row["agrees"] else None for key in speeds}
+            if known["rival"]:
+                own, rival = row["times"]["relu"], row["times"][row["rival"]]
+                known["ratio_ci"] = [rival["ms_q20"] / own["ms_q80"], rival["ms_q80"] / own["ms_q20"]]
+            found.append(known)
+    return found

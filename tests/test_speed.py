@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import tiny_models
 import torch
 
+from kernels import measured
 from lib import cost, dispatch, speed
 from lib.interventions import Plan
 
@@ -48,6 +51,27 @@ def test_rows_of_p1(monkeypatch):
     assert found["relu_3", "cached"]["ms_per_tok"] == pytest.approx(125)
     assert [row["backend"] for row in rows] == ["sdpa", "naive", "sdpa", "cpu"]
     assert [row["n_linearized"] for row in rows] == [0, 3, 0, 3]
+
+
+def test_kernel_rows_of_p1_share_one_baseline(monkeypatch):
+    """Two backends under one protocol: the model without linearized heads is measured once, for both."""
+    plans = {"baseline": Plan(), "relu_3": PLANS[3]}
+    taken = {("baseline", "cached"): 1.0, ("relu_3", "cached"): 2.0, ("relu_3", "cached/kernel"): 0.8}
+    asked = []
+
+    def alternate(actions, runs, device, label):
+        asked.extend(actions)
+        return {cell: np.full(runs, taken[cell]) for cell in actions}
+
+    monkeypatch.setattr(speed, "alternate", alternate)
+    protocols = {"cached": (True, "naive"), "cached/kernel": (True, "cpu")}
+    rows = speed.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
+    assert asked == list(taken)
+    assert [(row["condition"], row["protocol"], row["backend"], row["relative"]) for row in rows] == [
+        ("baseline", "cached", "sdpa", 0),
+        ("relu_3", "cached", "naive", -0.5),
+        ("relu_3", "cached", "cpu", pytest.approx(0.25)),
+    ]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -104,3 +128,32 @@ def test_machine_rates_and_the_points_under_them():
     moved = 4 * 2 * 100 * 8 * (4 + 4 + 2 + 2)  # float32: q and z of four heads, k and v of two, in each of two layers
     total = cost.attention_flops(shape, 0, 100, 3)
     assert point == {"n_linearized": 3, "intensity": total / moved, "rate": total / 0.5}
+
+
+def test_timings_from_elsewhere(tmp_path):
+    """Files as the bench writes them: quotients of the wider way round, nothing of a row that disagreed."""
+    times = {"relu": {"ms": 2, "ms_q20": 1.6, "ms_q80": 2.5}, "sdpa flash": {"ms": 3, "ms_q20": 2.5, "ms_q80": 3.2}}
+    fast = {"name": "gpu_bf16_16384", "agrees": True, "ratio": 1.5, "rival": "sdpa flash", "tflops": 500.0}
+    fast |= {"share_of_matmul": 0.6, "times": times}
+    red = fast | {"name": "red", "agrees": False}
+    tokens = {
+        "name": "gpu_decode_gpt2_30",
+        "agrees": True,
+        "ratio": 3.0,
+        "tokens_per_s": 5e3,
+        "share_of_bandwidth": 0.3,
+    }
+    kept = dict.fromkeys(measured.REQUIRED, "x") | {"device_name": "a made-up GPU", "rows": [fast, red, tokens]}
+    for name, date in (("late", "2026-03-01T10:00:00+00:00"), ("early", "2026-01-01T10:00:00+00:00")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(kept | {"date": date}))
+    rows = speed.elsewhere(measured.load(tmp_path))
+    assert [(row["file"], row["date"]) for row in rows] == 3 * [("early.json", "2026-01-01")] + 3 * [
+        ("late.json", "2026-03-01")
+    ]
+    first, off, decoding = rows[:3]
+    assert first["device"] == "a made-up GPU"
+    assert (first["ratio"], first["ratio_ci"], first["tokens_per_s"]) == (1.5, [2.5 / 2.5, 3.2 / 1.6], None)
+    speeds = ("ratio", "ratio_ci", "rival", "tflops", "share_of_matmul", "tokens_per_s", "share_of_bandwidth")
+    assert [off[key] for key in speeds] == 7 * [None]
+    assert (decoding["tokens_per_s"], decoding["share_of_bandwidth"], decoding["rival"]) == (5e3, 0.3, None)
+    assert speed.elsewhere([]) == []
