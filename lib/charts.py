@@ -587,7 +587,8 @@ def speed_and_theory(rows, theory=(), bounds=()):
     palette = [COLOURS[k] for k in ("relu", "fewer", "more", "mean", "l1", "identity")]
     colours = dict(zip(kinds, palette, strict=False)) | {n: COLOURS["published"] for n in names if n not in kinds}
     x = alt.X("n:Q", title="linearized heads")
-    y = alt.Y("value:Q", title="speed-up", axis=alt.Axis(format=".2~f"), scale=alt.Scale(zero=False))
+    y_scale = log_scale(reach_of(lines, "value"))
+    y = alt.Y("value:Q", title="speed-up", axis=alt.Axis(format=".2~f", tickCount=8), scale=y_scale)
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[n] for n in names]))
     dash = dash_of([MEASURED, "theory as published", "Amdahl's bound"], legend=False)
     tips = [
