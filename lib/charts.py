@@ -614,8 +614,10 @@ def elsewhere(rows):
     names = list(dict.fromkeys(r["name"] for r in lines))
     devices = list(dict.fromkeys(r["device"] for r in lines))
     palette = [COLOURS[k] for k in ("fewer", "more", "mix", "identity", "l1", "mean")]
+    beside = {"yOffset": alt.YOffset("device:N", sort=devices)} if len(devices) > 1 else {}
     base = chart_of(lines).encode(
         y=alt.Y("name:N", title=None, sort=names),
+        **beside,
         color=alt.Color("device:N", title=None, scale=alt.Scale(domain=devices, range=palette[: len(devices)])),
         tooltip=[
             tip("name:N", "kernel"),
@@ -628,7 +630,7 @@ def elsewhere(rows):
     one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(x="level:Q")
     spans = base.mark_rule(strokeWidth=1.5).encode(x="lo:Q", x2="hi:Q")
     spots = base.mark_point(shape="diamond", filled=True, size=70).encode(x=x)
-    return house(one + spans + spots, height=max(90, 26 * len(names)))
+    return house(one + spans + spots, height=max(90, 22 * len(names) * len(devices)))
 
 
 def roofline(points, peak, bandwidth):

@@ -187,7 +187,9 @@ def elsewhere(measurements):
             known |= {"file": measurement["file"], "agrees": row["agrees"], "ratio_ci": None}
             speeds = ("ratio", "rival", "tflops", "share_of_matmul", "tokens_per_s", "share_of_bandwidth")
             known |= {key: row.get(key) if row["agrees"] else None for key in speeds}
-            if known["rival"]:
+            if known["rival"] is None:
+                known["ratio"] = None  # of a graph to none, not of ReLU to softmax
+            else:
                 own, rival = row["times"]["relu"], row["times"][row["rival"]]
                 known["ratio_ci"] = [rival["ms_q20"] / own["ms_q80"], rival["ms_q80"] / own["ms_q20"]]
             found.append(known)
