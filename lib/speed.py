@@ -151,6 +151,64 @@ class Ladder:
         return found
 
 
+def one_shape(device, dtype, backend, runs, seed, shape=(1, 12, 1024, 64)):
+    """ReLU against softmax attention alone on random q, k, v of `shape` [B, H, T, d], GPT-2 small's by default.
+
+    A row as `Ladder.rows` has them, with n_linearized all H heads and the `shape`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
+    actions = {
+        "softmax": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        "relu": lambda: dispatch.relu_attention(q, k, v, backend=backend),
+    }
+    with torch.inference_mode():
+        error = relative_error(actions["relu"](), dispatch.relu_attention(q, k, v, backend="naive"))
+        row = {"what": "attention", "n_linearized": shape[1], "shape": list(shape), "error": error}
+        row["agrees"] = error <= TOLERANCE.get(dtype, 1e-4)
+        if row["agrees"]:
+            seconds = alternate(actions, runs, device, "GPT-2's shape")
+            speedup, ends = stats.median_ci(seconds["softmax"] / seconds["relu"], seed)
+            row |= {"seconds": float(np.median(seconds["relu"])), "speedup": speedup, "speedup_ci": ends}
+    return row
+
+
+def judged(rows):
+    """`Ladder.rows` with `ms` and a `verdict` against no ReLU head: faster, slower, open, or differs where there is no
+    speed. What a row does not have is None."""
+
+    def verdict(row):
+        if row["n_linearized"] == 0:
+            return "baseline"
+        if not row["agrees"]:
+            return "differs"
+        low, high = row["speedup_ci"]
+        return "faster" if low > 1 else "slower" if high < 1 else "open"
+
+    found = []
+    for row in rows:
+        whole = {"seconds": None, "speedup": None, "speedup_ci": None} | row
+        ms = None if whole["seconds"] is None else 1000 * whole["seconds"]
+        found.append(whole | {"ms": ms, "verdict": verdict(row)})
+    return found
+
+
+def budget(rows, counts, n_heads, d_head, n_prompt, n_new):
+    """What becomes of the tokens that the published count promises for the FLOPs of `n_new`, by number of heads.
+
+    rows: `{("decoding", n): row}` of the ladder. `[{n_linearized, extra_published, extra_measured, share_real}]`:
+    tokens beyond `n_new` by the count, in the measured time, and the share (0–1) of the promised ones that is real.
+    """
+    found = []
+    for n in counts:
+        ratio = cost.published_token_ratio(n, n_heads, n_prompt + n_new // 2, d_head)
+        promised, decoding = cost.extra_tokens(ratio, n_new), rows["decoding", n]
+        real = cost.extra_tokens(1 / decoding["speedup"], n_new) if decoding["agrees"] else None
+        share = min(1.0, max(0, real) / promised) if real is not None and promised > 0 else None
+        found.append({"n_linearized": n, "extra_published": promised, "extra_measured": real, "share_real": share})
+    return found
+
+
 def machine_rates(dtype, device, size=1536, runs=5):
     """`(FLOP/s of a square matrix product, bytes/s of a copy)` measured here, medians."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -111,6 +111,46 @@ def test_a_kernel_that_disagrees_has_no_speed(monkeypatch):
     assert "speedup" not in row
 
 
+def test_one_shape_beside_softmax(monkeypatch):
+    taken = {"softmax": 3.0, "relu": 2.0}
+    monkeypatch.setattr(
+        speed, "alternate", lambda actions, runs, device, label: {k: np.full(runs, taken[k]) for k in actions}
+    )
+    row = speed.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
+    assert (row["agrees"], row["n_linearized"], row["seconds"], row["speedup"]) == (True, 2, 2, 1.5)
+    own = dispatch.relu_attention
+    monkeypatch.setattr(
+        dispatch, "relu_attention", lambda *x, backend: own(*x, backend="naive") * (1.001 if backend == "cpu" else 1)
+    )
+    row = speed.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
+    assert not row["agrees"] and "speedup" not in row
+
+
+def test_verdicts_follow_the_intervals():
+    row = {"what": "prefill", "n_linearized": 3, "agrees": True, "error": 0.0, "seconds": 0.5, "speedup": 1.1}
+    cases = {"faster": [1.01, 1.2], "open": [0.99, 1.2], "slower": [0.7, 0.99]}
+    rows = speed.judged([row | {"speedup_ci": ends} for ends in cases.values()])
+    assert [found["verdict"] for found in rows] == list(cases)
+    assert rows[0]["ms"] == 500
+    off = {"what": "prefill", "n_linearized": 3, "agrees": False, "error": 1.0}
+    none, differs = speed.judged([row | {"n_linearized": 0, "speedup_ci": [1.0, 1.0]}, off])
+    assert (none["verdict"], differs["verdict"]) == ("baseline", "differs")
+    assert [differs[key] for key in ("seconds", "speedup", "speedup_ci", "ms")] == 4 * [None]
+
+
+def test_what_becomes_of_the_promised_tokens():
+    """GPT-2 small, 30 and 70 heads: 64 / 0.9143 and 64 / 0.8 make 70 and 80 tokens; time decides how many come."""
+    at = {("decoding", 30): {"agrees": True, "speedup": 1.04}, ("decoding", 70): {"agrees": True, "speedup": 0.9}}
+    slow, none = speed.budget(at, (30, 70), 144, 64, 128, 64)
+    assert slow == {"n_linearized": 30, "extra_published": 6, "extra_measured": 2, "share_real": 1 / 3}
+    assert none == {"n_linearized": 70, "extra_published": 16, "extra_measured": -7, "share_real": 0}
+    at["decoding", 70] = {"agrees": False}
+    assert speed.budget(at, (70,), 144, 64, 128, 64)[0]["share_real"] is None
+    assert speed.budget({("decoding", 3): at["decoding", 30]}, (3,), 144, 128, 16, 64)[0]["share_real"] is None
+    at["decoding", 30]["speedup"] = 3.0
+    assert speed.budget(at, (30,), 144, 64, 128, 64)[0]["share_real"] == 1
+
+
 def test_errors_are_relative_and_never_nan():
     one = torch.ones(4)
     assert speed.relative_error(one * 1.5, one) == pytest.approx(0.5)
