@@ -111,7 +111,7 @@ def _constants(target, kernel, kind, d_head, tile, mode):
         "PRECISION": "tf32" if kind == "fp16" else "ieee",
         "FUSED": half and target.startswith("sm_"),
     }
-    heads = {"N_HEAD": 12, "N_LISTED": 12, "GROUP": 1, "D": d_head, "BLOCK_D": max(16, triton.next_power_of_2(d_head))}
+    heads = {"N_HEAD": 12, "GROUP": 1, "D": d_head, "BLOCK_D": max(16, triton.next_power_of_2(d_head))}
     forward = {"MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "partial", "heads": None}
     absent = {"is_relu": None, "SAVE": True} if mode == "relu" else {"row_sums": None, "SAVE": False}
     decoding = {"N_QUERIES": 1, "N_SPLITS": 8, "BLOCK_SPLITS": 8, "SPAN": 1024 if kernel == "largest" else 128}

@@ -264,13 +264,13 @@ def _forward(q, k, v, z, scale, n_visible, mode, is_relu=None, heads=None, row_s
             flags,
             n_queries,
             n_visible,
+            n_listed,
             scale,
             *q.stride()[:3],
             *k.stride()[:3],
             *v.stride()[:3],
             *z.stride()[:3],
             N_HEAD=n_head,
-            N_LISTED=n_listed,
             GROUP=n_head // k.shape[1],
             D=d_head,
             BLOCK_D=_block_d(d_head),
@@ -286,7 +286,8 @@ def _forward(q, k, v, z, scale, n_visible, mode, is_relu=None, heads=None, row_s
             **_arithmetic(q),
         )
 
-    key = (mode, q.device, q.dtype, d_head, n_head // k.shape[1], _bucket(q), min(n_batch * n_listed, 256))
+    n_programs = min(triton.next_power_of_2(n_batch * n_listed), 256)
+    key = (mode, q.device, q.dtype, d_head, n_head // k.shape[1], _bucket(q), n_programs)
     tiles = FORWARD_TILES if q.dtype == torch.bfloat16 else EXACT_TILES
     launch(tile or _quickest(key, tiles, launch))
 

@@ -292,7 +292,7 @@ def _softmax_tile(
     return acc / total[:, None]
 
 
-@triton.jit(do_not_specialize=["n_queries", "n_visible"])
+@triton.jit(do_not_specialize=["n_queries", "n_visible", "n_listed"])
 def forward(
     q,
     k,
@@ -303,6 +303,7 @@ def forward(
     is_relu,
     n_queries,
     n_visible,
+    n_listed,
     scale,
     stride_qb,
     stride_qh,
@@ -317,7 +318,6 @@ def forward(
     stride_zh,
     stride_zt,
     N_HEAD: tl.constexpr,
-    N_LISTED: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -340,8 +340,8 @@ def forward(
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     pair = tl.program_id(1)
-    batch = (pair // N_LISTED).to(tl.int64)
-    head = (pair % N_LISTED).to(tl.int64)
+    batch = (pair // n_listed).to(tl.int64)
+    head = (pair % n_listed).to(tl.int64)
     if LISTED:
         head = tl.load(heads + head).to(tl.int64)
     n_keys = tl.load(n_visible).to(tl.int32) if VISIBLE_ON_DEVICE else n_visible
