@@ -114,7 +114,7 @@ def _constants(target, kernel, kind, d_head, tile, mode):
     heads = {"N_HEAD": 12, "GROUP": 1, "D": d_head, "BLOCK_D": max(16, triton.next_power_of_2(d_head))}
     forward = {"MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "partial", "heads": None}
     absent = {"is_relu": None, "SAVE": True} if mode == "relu" else {"row_sums": None, "SAVE": False}
-    decoding = {"N_QUERIES": 1, "N_SPLITS": 8, "BLOCK_SPLITS": 8, "SPAN": 1024 if kernel == "largest" else 128}
+    decoding = {"N_QUERIES": 1, "ALONE": False, "BLOCK_SPLITS": 8, "SPAN": 1024}
     gpt2 = {"N_IN": 768, "BLOCK_IN": 1024, "STEP": 1024, "EPSILON": 1e-5, "NORMALISE": True, "ACTIVATION": "gelu"}
     gpt2 |= {"ADD": False, "CACHE": False, "N_EMBD": 768, "BLOCK_EMBD": 1024, "D_HEAD": 64, "N_POSITIONS": 1024}
     gpt2 |= {"N_SPANS": 50, "BLOCK_SPANS": 64, "N_VOCAB": 50257}

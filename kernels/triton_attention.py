@@ -348,7 +348,6 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
         "N_HEAD": n_head,
         "D": d_head,
         "BLOCK_D": _block_d(d_head),
-        "N_SPLITS": n_splits,
         "MODE": mode,
     }
     triton_decode.partial[(n_splits, n_rows)](
@@ -361,6 +360,7 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
         peaks,
         is_relu,
         n_visible,
+        span,
         scale,
         *q.stride()[:3],
         *k.stride()[:3],
@@ -368,7 +368,7 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
         *z.stride()[:3],
         GROUP=n_head // k.shape[1],
         KEYS=tile.keys,
-        SPAN=span,
+        ALONE=n_splits == 1,
         VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -381,6 +381,7 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
             peaks,
             z,
             is_relu,
+            n_splits,
             scale,
             *z.stride()[:3],
             BLOCK_SPLITS=triton.next_power_of_2(n_splits),

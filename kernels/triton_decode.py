@@ -12,7 +12,7 @@ from kernels.triton_forward import CLAMP, LOG2_E, Tile, load_rows
 DECODE_TILES = [Tile(1, 64, 4, 2), Tile(1, 128, 4, 2), Tile(1, 32, 2, 3)]
 
 
-@triton.jit(do_not_specialize=["n_visible"])
+@triton.jit(do_not_specialize=["n_visible", "span"])
 def partial(
     q,
     k,
@@ -23,6 +23,7 @@ def partial(
     peaks,
     is_relu,
     n_visible,
+    span,
     scale,
     stride_qb,
     stride_qh,
@@ -42,25 +43,24 @@ def partial(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     KEYS: tl.constexpr,
-    SPAN: tl.constexpr,
-    N_SPLITS: tl.constexpr,
+    ALONE: tl.constexpr,
     MODE: tl.constexpr,
     VISIBLE_ON_DEVICE: tl.constexpr,
 ):
-    """Sums over `SPAN` keys; grid (splits, batch x heads x query rows).
+    """Sums over `span` keys; grid (splits, batch x heads x query rows).
 
     `parts` [B, H, T, splits, d] holds relu(q kᵀ) v, `sums` [B, H, T, splits] the row sums; for softmax heads both
-    are relative to the `peaks` of their split. A split beyond the visible keys writes zeros. One split alone writes
-    z [B, H, T, d] itself and needs no merge.
+    are relative to the `peaks` of their split. A split beyond the visible keys writes zeros. ALONE: the one split
+    writes z [B, H, T, d] itself and needs no merge.
     """
-    split = tl.program_id(0)
+    split, n_splits = tl.program_id(0), tl.num_programs(0)
     row = tl.program_id(1).to(tl.int64)
     query = row % N_QUERIES
     head = row // N_QUERIES % N_HEAD
     batch = row // N_QUERIES // N_HEAD
     n_keys = tl.load(n_visible).to(tl.int32) if VISIBLE_ON_DEVICE else n_visible
     n_keys = n_keys - N_QUERIES + query.to(tl.int32) + 1
-    end = tl.minimum(n_keys, (split + 1) * SPAN)
+    end = tl.minimum(n_keys, (split + 1) * span)
     dims = tl.arange(0, BLOCK_D)
     place = q + batch * stride_qb + head * stride_qh + query * stride_qt + dims
     queries = tl.load(place, mask=dims < D, other=0.0).to(tl.float32)
@@ -75,7 +75,7 @@ def partial(
         relu_head = tl.load(is_relu + head) != 0
     else:
         relu_head = True
-    for start in range(split * SPAN, end, KEYS):
+    for start in range(split * span, end, KEYS):
         cols = start + tl.arange(0, KEYS)
         keys = load_rows(k, cols, end, stride_kt, D, BLOCK_D, True).to(tl.float32)
         values = load_rows(v, cols, end, stride_vt, D, BLOCK_D, True).to(tl.float32)
@@ -92,25 +92,26 @@ def partial(
             peak = new_peak
         total += tl.sum(w, 0)
         acc += tl.sum(w[:, None] * values, 0)
-    if N_SPLITS == 1:
+    if ALONE:
         if relu_head:
             total = tl.maximum(total * scale, CLAMP) / scale
         place = z + batch * stride_zb + head * stride_zh + query * stride_zt + dims
         tl.store(place, (acc / total).to(z.dtype.element_ty), mask=dims < D)
     else:
-        tl.store(parts + (row * N_SPLITS + split) * D + dims, acc, mask=dims < D)
-        tl.store(sums + row * N_SPLITS + split, total)
+        tl.store(parts + (row * n_splits + split) * D + dims, acc, mask=dims < D)
+        tl.store(sums + row * n_splits + split, total)
         if MODE != "relu":
-            tl.store(peaks + row * N_SPLITS + split, peak)
+            tl.store(peaks + row * n_splits + split, peak)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_splits"])
 def merge(
     parts,
     sums,
     peaks,
     z,
     is_relu,
+    n_splits,
     scale,
     stride_zb,
     stride_zh,
@@ -119,7 +120,6 @@ def merge(
     N_HEAD: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    N_SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     MODE: tl.constexpr,
 ):
@@ -130,9 +130,9 @@ def merge(
     batch = row // N_QUERIES // N_HEAD
     splits = tl.arange(0, BLOCK_SPLITS)
     dims = tl.arange(0, BLOCK_D)
-    inside = (splits[:, None] < N_SPLITS) & (dims[None, :] < D)
-    part = tl.load(parts + (row * N_SPLITS + splits[:, None]) * D + dims[None, :], mask=inside, other=0.0)
-    total = tl.load(sums + row * N_SPLITS + splits, mask=splits < N_SPLITS, other=0.0)
+    inside = (splits[:, None] < n_splits) & (dims[None, :] < D)
+    part = tl.load(parts + (row * n_splits + splits[:, None]) * D + dims[None, :], mask=inside, other=0.0)
+    total = tl.load(sums + row * n_splits + splits, mask=splits < n_splits, other=0.0)
     if MODE == "softmax":
         relu_head = False
     elif MODE == "branch":
@@ -144,7 +144,7 @@ def merge(
         factor = scale / tl.maximum(row_sum, CLAMP)
         result = tl.sum(part, 0) * factor
     else:
-        peak = tl.load(peaks + row * N_SPLITS + splits, mask=splits < N_SPLITS, other=-1e30)
+        peak = tl.load(peaks + row * n_splits + splits, mask=splits < n_splits, other=-1e30)
         shrink = tl.exp2(peak - tl.max(peak, 0))
         result = tl.sum(part * shrink[:, None], 0) / tl.sum(total * shrink, 0)
     place = z + batch * stride_zb + head * stride_zh + query * stride_zt + dims
