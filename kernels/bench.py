@@ -1,12 +1,16 @@
 """Speed of ReLU attention beside softmax's: `python -m kernels.bench --out build/bench/kernels.json`.
 
-Contenders alternate within one run. Every kernel of ours is first held against float64 on sampled query rows; one
-that disagrees gets no speed. FLOPs are 4 B H T² d forward, halved since causal, and 2.5 times that backward.
+Contenders alternate within one run. Every way to ReLU is first held against float64 on sampled query rows; one that
+disagrees gets no speed. FLOPs are 4 B H T² d forward, halved since causal, and 2.5 times that backward. What launches
+dominate is timed twice on a GPU: as called, and replayed from a CUDA graph (rows `..._graph`).
+
+A row that fails is named, and the others go on; the file is written after every row.
 """
 
 import argparse
 import json
 import math
+import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -64,22 +68,53 @@ class Bench:
         self.device, self.budget = device, budget
         self.backend = dispatch.resolve("auto", device)
         self.rates = measure.rates(device)
-        self.rows, self.skipped = [], []
+        self.rows, self.skipped, self.failed = [], [], []
 
-    def usable(self, name, contenders):
-        """Those that run here; the others are noted with their reason."""
+    def attempt(self, method, name, *arguments, **settings):
+        """One row, or its failure on record."""
+        try:
+            method(name, *arguments, **settings)
+        except Exception as error:
+            self.failed.append({"name": name, "reason": _reason(error)})
+            print(f"{name:24} failed: {_reason(error)}", flush=True)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def usable(self, name, contenders, prepare=lambda run: run):
+        """Those that run here, prepared; the others are noted with their reason."""
         kept = {}
         for label, run in contenders.items():
             try:
-                run()
+                prepared = prepare(run)
+                prepared()
                 measure.synchronize(self.device)
-                kept[label] = run
+                kept[label] = prepared
             except (RuntimeError, NotImplementedError, ImportError) as error:
-                self.skipped.append({"name": name, "contender": label, "reason": str(error).splitlines()[0][:200]})
+                self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
         return kept
 
-    def compare(self, name, ours, rivals, error, flops, kind, backend=None):
-        """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance."""
+    def agreeing(self, name, rivals, inputs, kind):
+        """Without those that compute ReLU as well, and wrongly."""
+        allowed, kept = naive.tolerance(TYPES[kind]), {}
+        for label, run in rivals.items():
+            error = 0.0 if label.startswith("sdpa") else disagreement(run, *inputs)
+            if error <= allowed:
+                kept[label] = run
+            else:
+                reason = f"disagrees with float64: {error:.1e}, allowed {allowed:.1e}"
+                self.skipped.append({"name": name, "contender": label, "reason": reason})
+        return kept
+
+    def replayed(self, name, ours, rivals, *rest):
+        """`compare` once more, every contender replayed from a CUDA graph: the device's time, not the host's."""
+        if self.device == "cuda":
+            self.compare(f"{name}_graph", graphed(ours), self.usable(f"{name}_graph", rivals, graphed), *rest)
+
+    def compare(self, name, ours, rivals, error, flops, kind, n_bytes=None, backend=None):
+        """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance.
+
+        `n_bytes` are those that must move at least once.
+        """
         allowed = naive.tolerance(TYPES[kind])
         row = {
             "name": name,
@@ -102,25 +137,30 @@ class Bench:
                 "share_of_matmul": rate / self.rates[f"matmul_{kind}"],
                 "times": times,
             }
+            if n_bytes:
+                row["share_of_copy"] = n_bytes / (times["relu"]["ms"] / 1e3) / self.rates["copy"]
         print(line(row), flush=True)
 
-    def attention(self, name, shape, kind):
-        """Causal attention of one shape against every softmax and every other way to ReLU."""
+    def attention(self, name, shape, kind, graph=False):
+        """Causal attention of one shape against every softmax and every other way to ReLU; `graph` adds a row."""
         q, k, v = inputs(shape, kind, self.device)
         ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
         rivals = softmax_rivals(self.device, q, k, v)
         if shape[2] <= 2048:
             rivals["naive"] = partial(naive.relu_attention, q, k, v)
         if self.device == "cuda":
-            rivals["flex"] = partial(flex_log_relu(shape[2], self.device), q, k, v)
+            rivals["flex"] = flex_log_relu(q, k, v)
         with torch.no_grad():
-            rivals = self.usable(name, rivals)
-            self.compare(name, ours, rivals, disagreement(ours, q, k, v), forward_flops(q), kind)
+            rivals = self.agreeing(name, self.usable(name, rivals), (q, k, v), kind)
+            rest = disagreement(ours, q, k, v), forward_flops(q), kind, 4 * q.numel() * q.element_size()
+            self.compare(name, ours, rivals, *rest)
+            if graph:
+                self.replayed(name, ours, rivals, *rest)
 
     def backward(self, name, shape):
         """Gradients of q, k and v from a stored forward pass."""
         leaves = [x.requires_grad_() for x in inputs(shape, "bf16", self.device)]
-        grad = torch.randn(shape, dtype=torch.bfloat16, device=self.device)
+        grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device, torch.bfloat16)
         backend = dispatch.resolve("auto", self.device, gradients=True)
         ours = _gradients(dispatch.relu_attention(*leaves, backend=backend), leaves, grad)
         rivals = {}
@@ -130,7 +170,7 @@ class Bench:
                     z = F.scaled_dot_product_attention(*leaves, is_causal=True)
                 rivals[label] = _gradients(z, leaves, grad)
             except RuntimeError as error:
-                self.skipped.append({"name": name, "contender": label, "reason": str(error).splitlines()[0][:200]})
+                self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
         # The last head of the last batch, whole, in float64.
         exact = [x[-1:, -1:].detach().double().requires_grad_() for x in leaves]
         wanted = torch.autograd.grad(naive.relu_attention(*exact), exact, grad[-1:, -1:].double())
@@ -138,9 +178,10 @@ class Bench:
             float((got[-1:, -1:].double() - want).norm() / want.norm())
             for got, want in zip(ours(), wanted, strict=True)
         )
-        self.compare(name, ours, self.usable(name, rivals), error, 2.5 * forward_flops(leaves[0]), "bf16", backend)
+        rivals, flops = self.usable(name, rivals), 2.5 * forward_flops(leaves[0])
+        self.compare(name, ours, rivals, error, flops, "bf16", backend=backend)
 
-    def mixed(self, name, shape, n_relu):
+    def mixed(self, name, shape, n_relu, graph=False):
         """All layers of a model of 144 heads, `n_relu` of them ReLU, against all softmax."""
         q, k, v = inputs(shape, "bf16", self.device)
         layers = scattered(n_relu)
@@ -161,8 +202,11 @@ class Bench:
 
         rivals = {label: partial(all_softmax, context) for label, context in softmax_backends(self.device).items()}
         with torch.no_grad():
-            error = disagreement(ours, q, k, v, layers[-1])
-            self.compare(name, ours, self.usable(name, rivals), error, N_LAYER * forward_flops(q), "bf16")
+            rest = disagreement(ours, q, k, v, layers[-1]), N_LAYER * forward_flops(q), "bf16"
+            rivals = self.usable(name, rivals)
+            self.compare(name, ours, rivals, *rest)
+            if graph:
+                self.replayed(name, ours, rivals, *rest)
 
     def decoding_step(self, name, shape, n_keys):
         """One query row against a cache of `n_keys`."""
@@ -170,8 +214,10 @@ class Bench:
         ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
         rivals = {"sdpa": partial(F.scaled_dot_product_attention, q, k, v)}
         with torch.no_grad():
-            error = disagreement(ours, q, k, v)
-            self.compare(name, ours, rivals, error, 4 * q.numel() * n_keys, "bf16")
+            n_bytes = (2 * q.numel() + k.numel() + v.numel()) * q.element_size()
+            rest = disagreement(ours, q, k, v), 4 * q.numel() * n_keys, "bf16", n_bytes
+            self.compare(name, ours, rivals, *rest)
+            self.replayed(name, ours, rivals, *rest)
 
     def decoding(self, name, n_relu, n_prompt=64, n_new=128):
         """Greedy decoding of GPT-2 small's shape (drawn weights), batch 1, bf16: one CUDA graph per token."""
@@ -254,9 +300,12 @@ def softmax_rivals(device, q, k, v):
     return {label: partial(run, context) for label, context in contexts.items()}
 
 
-def flex_log_relu(length, device):
-    """FlexAttention computing the same: softmax(log relu(s)) = relu(s) / row sum. Compiled, causal blocks skipped."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def flex_log_relu(q, k, v):
+    """FlexAttention computing the same: softmax(log relu(s)) = relu(s) / row sum. Compiled, causal blocks skipped.
+
+    Made at the first call, so that what does not run here says so there.
+    """
+    made = []
 
     def log_relu(score, batch, head, query, key):
         return torch.where(score > 0, torch.log(score), -float("inf"))
@@ -264,8 +313,33 @@ def flex_log_relu(length, device):
     def causal(batch, head, query, key):
         return query >= key
 
-    mask = create_block_mask(causal, None, None, length, length, device=device)
-    return partial(torch.compile(flex_attention, dynamic=False), score_mod=log_relu, block_mask=mask)
+    def run():
+        if not made:
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+            mask = create_block_mask(causal, None, None, q.shape[2], k.shape[2], device=q.device)
+            made.append(partial(torch.compile(flex_attention, dynamic=False), score_mod=log_relu, block_mask=mask))
+        return made[0](q, k, v)
+
+    return run
+
+
+def graphed(run):
+    """`run` recorded once as a CUDA graph; the call replays it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def _reason(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def line(row):
@@ -285,27 +359,41 @@ def line(row):
     )
 
 
-def run(device, budget=3.0):
-    """Every row that `device` can measure, with the machine it was measured on."""
+def run(device, budget=3.0, save=lambda result: None):
+    """Every row that `device` can measure, with the machine it was measured on; `save` gets them after every row."""
     bench = Bench(device, budget)
+    machine = measure.machine(device)
+
+    def result():
+        kept = {"rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped, "failed": bench.failed}
+        return machine | kept
+
+    for method, name, *arguments in jobs(device):
+        bench.attempt(getattr(bench, method), name, *arguments)
+        save(result())
+    return result()
+
+
+def jobs(device):
+    """`(method of Bench, name of the row, its arguments)`."""
     if device != "cuda":
         for kind in TYPES:
             for length in (1024, 4096):
-                bench.attention(f"{device}_{kind}_{length}", (1, 12, length, 64), kind)
-    else:
-        bench.attention("gpu_gpt2_1024", (1, 12, 1024, 64), "bf16")
-        for length in (1024, 2048, 4096, 8192, 16384):
-            bench.attention(f"gpu_bf16_{length}", (16384 // length, 32, length, 64), "bf16")
-        for length in (1024, 4096, 16384):
-            bench.backward(f"gpu_backward_{length}", (16384 // length, 32, length, 64))
-        for n_relu in (30, 70):
-            for n_batch, length in ((1, 1024), (16, 1024), (4, 4096)):
-                bench.mixed(f"gpu_mixed_{n_relu}_{n_batch}x{length}", (n_batch, N_HEAD, length, 64), n_relu)
-        for n_keys in (256, 1024):
-            bench.decoding_step(f"gpu_step_{n_keys}", (1, 12, 1, 64), n_keys)
-        for n_relu in (0, 30, 70):
-            bench.decoding(f"gpu_decode_gpt2_{n_relu}", n_relu)
-    return {**measure.machine(device), "rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped}
+                yield "attention", f"{device}_{kind}_{length}", (1, 12, length, 64), kind
+        return
+    yield "attention", "gpu_gpt2_1024", (1, 12, 1024, 64), "bf16", True
+    for length in (1024, 2048, 4096, 8192, 16384):
+        yield "attention", f"gpu_bf16_{length}", (16384 // length, 32, length, 64), "bf16"
+    for n_relu in (0, 30, 70, 132):
+        yield "decoding", f"gpu_decode_gpt2_{n_relu}", n_relu
+    for n_relu in (30, 70):
+        for n_batch, length in ((1, 1024), (16, 1024), (4, 4096)):
+            shape = (n_batch, N_HEAD, length, 64)
+            yield "mixed", f"gpu_mixed_{n_relu}_{n_batch}x{length}", shape, n_relu, n_batch == 1
+    for length in (1024, 4096, 16384):
+        yield "backward", f"gpu_backward_{length}", (16384 // length, 32, length, 64)
+    for n_keys in (256, 1024):
+        yield "decoding_step", f"gpu_step_{n_keys}", (1, 12, 1, 64), n_keys
 
 
 def main():
@@ -313,17 +401,23 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("build/bench/kernels.json"))
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the first of these that is here")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds for each row")
+    parser.add_argument("--provenance", help="who measures, and on what: kept with the figures, see kernels/measured")
     arguments = parser.parse_args()
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     device = arguments.device or next(name for name, there in here.items() if there)
     if not here[device]:
         parser.error(f"device '{device}' is not there: choose one of {', '.join(n for n in here if here[n])}")
-    result = run(device, arguments.budget)
+    words = {"provenance": arguments.provenance} if arguments.provenance else {}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(result):
+        arguments.out.write_text(json.dumps(result | words, indent=1) + "\n")
+
+    result = run(device, arguments.budget, save)
     for skipped in result["skipped"]:
         print("skipped", skipped["name"], skipped["contender"], "-", skipped["reason"])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if result["failed"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

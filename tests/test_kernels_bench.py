@@ -1,5 +1,6 @@
 """The kernel bench: what it measures, what it withholds; and measurements kept from other machines."""
 
+import inspect
 import json
 import math
 
@@ -52,7 +53,74 @@ def test_what_cannot_run_is_noted(small):
         raise RuntimeError("no such kernel\nwith a second line")
 
     assert set(small.usable("row", {"broken": broken, "fine": lambda: None})) == {"fine"}
-    assert small.skipped == [{"name": "row", "contender": "broken", "reason": "no such kernel"}]
+    assert small.skipped == [{"name": "row", "contender": "broken", "reason": "RuntimeError: no such kernel"}]
+
+
+def test_a_rival_that_computes_relu_wrongly_is_not_timed(small, monkeypatch):
+    q, k, v = bench.inputs((1, 2, 130, 16), "fp32", "cpu")
+    rivals = {"sdpa": lambda: None, "naive": lambda: naive.relu_attention(q, k, v), "flex": lambda: 1.001 * v}
+    assert set(small.agreeing("row", rivals, (q, k, v), "fp32")) == {"sdpa", "naive"}
+    (skipped,) = small.skipped
+    assert (skipped["name"], skipped["contender"]) == ("row", "flex") and "disagrees" in skipped["reason"]
+
+
+def test_graphs_are_a_row_of_their_own(small, monkeypatch):
+    """Every contender is recorded, and only what could be recorded takes part."""
+    recorded = []
+
+    def graphed(run):
+        recorded.append(run)
+        if run == "third":
+            raise RuntimeError("no capture")
+        return lambda: f"replay of {run}"
+
+    def alternating(contenders, device, budget):
+        assert {label: run() for label, run in contenders.items()} == {
+            "relu": "replay of first",
+            "sdpa flash": "replay of second",
+        }
+        return {label: {"ms": 2.0 - (label == "relu"), "ms_q20": 1, "ms_q80": 2} for label in contenders}
+
+    monkeypatch.setattr(bench, "graphed", graphed)
+    monkeypatch.setattr(measure, "alternating", alternating)
+    monkeypatch.setattr(measure, "synchronize", lambda device: None)
+    rest = "first", {"sdpa flash": "second", "sdpa cudnn": "third"}, 0.0, 1e6, "bf16", 1e3
+    small.replayed("row", *rest)
+    assert (small.rows, recorded) == ([], [])
+    small.device = "cuda"
+    small.replayed("row", *rest)
+    (row,) = small.rows
+    assert (row["name"], row["ratio"], recorded) == ("row_graph", 2.0, ["first", "second", "third"])
+    assert math.isclose(row["share_of_copy"], 1e3 / 1e-3 / 1e9)
+    assert small.skipped == [{"name": "row_graph", "contender": "sdpa cudnn", "reason": "RuntimeError: no capture"}]
+
+
+def test_a_row_that_fails_stops_no_other(monkeypatch, tmp_path, capsys):
+    """Both rows leave their mark in a file that is written after each; the exit status tells."""
+    monkeypatch.setattr(measure, "rates", lambda device: {"matmul_fp32": 1e9, "copy": 1e9})
+    monkeypatch.setattr(bench, "jobs", lambda device: [("backward", "off", "no shape"), ("mixed", "whole", (1, 2), 3)])
+    monkeypatch.setattr(bench.Bench, "mixed", lambda self, name, *rest: self.rows.append({"name": name, "rest": rest}))
+    written = []
+    result = bench.run("cpu", save=lambda result: written.append(json.loads(json.dumps(result))))
+    assert [[len(at["failed"]), len(at["rows"])] for at in written] == [[1, 0], [1, 1]]
+    assert result["rows"] == [{"name": "whole", "rest": ((1, 2), 3)}]
+    assert result["failed"][0]["name"] == "off" and "off" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["bench", "--out", str(tmp_path / "x.json"), "--provenance", "a test"])
+    assert bench.main() == 1
+    kept = json.loads((tmp_path / "x.json").read_text())
+    assert kept["provenance"] == "a test" and not [key for key in measured.REQUIRED if not kept.get(key)]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])
+def test_jobs_fit_what_they_call(device):
+    """What no test here can run is at least called rightly, and no two rows share a name."""
+    names = []
+    for method, name, *arguments in bench.jobs(device):
+        inspect.signature(getattr(bench.Bench, method)).bind(None, name, *arguments)
+        names.append(name)
+    assert len(set(names)) == len(names)
+    if device == "cpu":
+        assert names == ["cpu_fp32_1024", "cpu_fp32_4096", "cpu_bf16_1024", "cpu_bf16_4096"]
 
 
 def test_disagreement_sees_the_mask():

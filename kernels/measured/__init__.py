@@ -1,7 +1,7 @@
 """Timings from other machines, kept as dated files: one JSON of `kernels.bench` each, with its provenance.
 
-A file is named `<date>-<device>.json` and is what the bench wrote plus `provenance`: who ran it, from which commit,
-with which command. Nothing here is typed by hand or estimated.
+A file is named `<date>-<device>.json` and is what `python -m kernels.bench --provenance WORDS --out FILE` wrote; the
+words say who ran it, and from which commit. Nothing here is typed by hand or estimated. Notebook K shows what it finds.
 """
 
 import json
