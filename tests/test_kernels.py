@@ -1,6 +1,9 @@
 """ReLU attention: the definition itself, the blocked CPU kernel, and the dispatch table."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -242,3 +245,29 @@ def test_dispatch_takes_the_branch_that_it_names(backend, module, monkeypatch):
 
     monkeypatch.setattr(importlib.import_module(module), "relu_attention", lambda *a, **k: "this one")
     assert dispatch.relu_attention(*inputs(), backend=backend) == "this one"
+
+
+REPORT_ONLY = (
+    *("papermill", "nbformat", "nbclient", "nbconvert", "IPython", "ipykernel"),
+    *("altair", "vl_convert", "matplotlib_fontja", "typst", "jsonschema", "datasets", "triton"),
+)
+MEASURING = (
+    *("lib.bench", "lib.speed", "lib.evaluate", "lib.generate", "lib.interventions", "lib.phases", "lib.recovery"),
+    *("lib.training", "kernels.bench"),
+)
+
+
+def test_what_measures_needs_no_report_tools():
+    """On a machine that only measures, `lib` and `kernels` run as they are, beside torch and transformers."""
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {REPORT_ONLY}:
+            raise ImportError(name + " is not there")
+sys.meta_path.insert(0, Absent())
+import {", ".join(MEASURING)}
+"""
+    root = Path(__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
