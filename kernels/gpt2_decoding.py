@@ -10,6 +10,16 @@ from lib.errors import InputError
 PRODUCT_ROWS, PRODUCT_STEP, VOCAB_SPAN = 4, 1024, 1024
 
 
+def is_plain(config):
+    """Whether a `transformers` configuration is GPT-2 as published."""
+    return (
+        config.model_type == "gpt2"
+        and config.activation_function == "gelu_new"
+        and config.scale_attn_weights
+        and not config.scale_attn_by_inverse_layer_idx
+    )
+
+
 class GraphDecoder:
     """`generate` for a `transformers` GPT-2 whose heads are softmax or ReLU, batch 1.
 
@@ -20,11 +30,7 @@ class GraphDecoder:
 
     def __init__(self, model, is_relu):
         config = model.config
-        if (
-            config.model_type != "gpt2"
-            or config.activation_function != "gelu_new"
-            or (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights)
-        ):
+        if not is_plain(config):
             raise InputError(f"model '{config.model_type}' is no plain GPT-2: decode it with lib.generate")
         if model.device.type != "cuda" and not INTERPRETED:
             raise InputError(f"the model is on '{model.device}': a graph needs a cuda device")

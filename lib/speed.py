@@ -40,13 +40,18 @@ def alternate(actions, runs, device, label="timing"):
 def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
     """Rows of P1: median tokens/s of `runs` timed generations after one untimed, with intervals over the runs.
 
-    plans: `{condition: Plan}`, the first without heads; protocols: `{name: (cached, backend)}`, where a name may go on
-    after a slash. What has no linearized head is measured once for all backends of a protocol. `relative` is the change
-    of speed against the first condition under the same protocol, pair by pair.
+    plans: `{condition: Plan}`, the first without heads; protocols: `{name: (how, backend)}`, where a name may go on
+    after a slash, and how is False (recomputed), True (cached) or "graph" (`graph_decoder`, left out where its tokens
+    are not the naive form's). What has no linearized head is measured once for all backends of a protocol. `relative`
+    is the change of speed against the first condition under the same protocol, pair by pair.
     """
 
-    def action(plan, cached, backend):
-        return lambda: generate(model, prompt, n_new, plan, cached=cached, backend=backend)
+    def action(plan, how, backend):
+        if how != "graph":
+            return lambda: generate(model, prompt, n_new, plan, cached=how, backend=backend)
+        decoder = graph_decoder(model, plan)
+        got, wanted = decoder.generate(prompt[0], n_new)[-n_new:], generate(model, prompt, n_new, plan, backend="naive")
+        return (lambda: decoder.generate(prompt[0], n_new)) if got.tolist() == wanted[0].tolist() else None
 
     first, cells, reference = next(iter(plans)), [], {}
     for name in protocols:
@@ -54,9 +59,10 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
         cells += [(condition, name) for condition in plans if plans[condition] or base not in reference]
         reference.setdefault(base, (first, name))
     actions = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
+    actions = {cell: run for cell, run in actions.items() if run and actions[reference[cell[1].split("/")[0]]]}
     seconds = alternate(actions, runs, device, "generation")
     rows = []
-    for condition, name in cells:
+    for condition, name in actions:
         own, base = seconds[condition, name], name.split("/")[0]
         rate, rate_ci = stats.median_ci(n_new / own, seed)
         relative, relative_ci = stats.median_ci(seconds[reference[base]] / own - 1, seed)
@@ -65,7 +71,7 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
                 "condition": condition,
                 "n_linearized": len(plans[condition].heads),
                 "protocol": base,
-                "backend": protocols[name][1] if plans[condition] else "sdpa",
+                "backend": protocols[name][1] if plans[condition] or protocols[name][0] == "graph" else "sdpa",
                 "tok_per_s": rate,
                 "tok_per_s_ci": rate_ci,
                 "ms_per_tok": 1000 / rate,
@@ -74,6 +80,24 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
             }
         )
     return rows
+
+
+def has_graphs(model, backend):
+    """Whether `graph_decoder` can run: a plain GPT-2 on a CUDA device, and the Triton kernels chosen."""
+    if adapter(model).device.type != "cuda" or backend != "triton":
+        return False
+    from kernels.gpt2_decoding import is_plain
+
+    return is_plain(model.config)
+
+
+def graph_decoder(model, plan):
+    """Greedy decoding under a plan of ReLU heads, one CUDA graph per token."""
+    from kernels.gpt2_decoding import GraphDecoder
+
+    arch = adapter(model)
+    chosen = [plan.layer(layer) for layer in range(arch.n_layer)]
+    return GraphDecoder(model, [[head in heads for head in range(arch.n_head)] for heads in chosen])
 
 
 def relative_error(value, reference):
@@ -87,7 +111,8 @@ def relative_error(value, reference):
 class Ladder:
     """Speed of attention, one layer, prefill and decoding with more and more ReLU heads, `plans` being `{n: Plan}`.
 
-    Every number of heads is checked against the naive kernel before it is timed; one that disagrees has no speed.
+    Every number of heads is checked against the naive kernel before it is timed; one that disagrees has no speed. Where
+    there are CUDA graphs, decoding by them is one more row.
     """
 
     def __init__(self, model, device, tokens, plans, backend, seed, runs=7, n_prompt=64, n_new=32):
@@ -96,6 +121,7 @@ class Ladder:
         self.tokens = torch.as_tensor(tokens[:1], dtype=torch.long, device=device)
         self.prompt, self.n_new = tokens[:1, : min(n_prompt, tokens.shape[1] // 2)], min(n_new, tokens.shape[1] // 2)
         self.tolerance = TOLERANCE.get(model.dtype, 1e-4)
+        self.decoders = {}
         with torch.inference_mode():
             self.resid = self.arch.embed(self.tokens)
             self.qkv = [self.arch.qkv(layer, self.resid) for layer in range(self.arch.n_layer)]
@@ -128,18 +154,32 @@ class Ladder:
         tokens = generate(self.model, self.prompt, self.n_new, self.plans[n], backend=backend)
         return torch.as_tensor(tokens)
 
+    def graph(self, n, backend):
+        """`decoding` by a CUDA graph per token; the naive form has none."""
+        if backend == "naive":
+            return self.decoding(n, backend)
+        if n not in self.decoders:
+            self.decoders[n] = graph_decoder(self.model, self.plans[n])
+        return self.decoders[n].generate(self.prompt[0], self.n_new)[None, -self.n_new :].cpu()
+
     def rows(self):
         """`[{what, n_linearized, agrees, seconds, speedup, speedup_ci}]`; the speed-up is against no ReLU head."""
-        found = []
-        for what, run in {
+        kinds = {
             "attention": self.attention,
             "one layer": self.one_layer,
             "prefill": self.prefill,
             "decoding": self.decoding,
-        }.items():
+        }
+        if has_graphs(self.model, self.backend):
+            kinds["graph"] = self.graph
+        found = []
+        for what, run in kinds.items():
             with torch.inference_mode():
-                errors = {n: relative_error(run(n, self.backend), run(n, "naive")) if n else 0.0 for n in self.plans}
-                agreeing = {n: error <= self.tolerance for n, error in errors.items()}
+                errors = {
+                    n: relative_error(run(n, self.backend), run(n, "naive")) if n or what == "graph" else 0.0
+                    for n in self.plans
+                }
+                agreeing = {n: max(errors[0], error) <= self.tolerance for n, error in errors.items()}
                 actions = {n: (lambda n=n, run=run: run(n, self.backend)) for n, agrees in agreeing.items() if agrees}
                 seconds = alternate(actions, self.runs, self.device, what)
             for n, agrees in agreeing.items():

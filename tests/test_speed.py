@@ -7,6 +7,7 @@ import torch
 
 from kernels import measured
 from lib import cost, dispatch, speed
+from lib.generate import generate
 from lib.interventions import Plan
 
 TOKENS = tiny_models.tokens(2, 40).numpy()
@@ -72,6 +73,50 @@ def test_kernel_rows_of_p1_share_one_baseline(monkeypatch):
         ("relu_3", "cached", "naive", -0.5),
         ("relu_3", "cached", "cpu", pytest.approx(0.25)),
     ]
+
+
+class FakeGraph:
+    """What `graph_decoder` gives, without a GPU; `wrong` decoders change the last token."""
+
+    def __init__(self, model, plan, wrong=False):
+        self.model, self.plan, self.wrong = model, plan, wrong
+
+    def generate(self, prompt, n_new):
+        new = generate(self.model, prompt[None], n_new, self.plan, backend="naive")[0]
+        new[-1] += self.wrong
+        return torch.as_tensor(np.concatenate([prompt, new]))
+
+
+@pytest.mark.parametrize(("off", "shown"), [(None, ["baseline", "relu_3"]), ("relu", ["baseline"]), ("baseline", [])])
+def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, off, shown):
+    model, plans = tiny_models.gpt2(), {"baseline": Plan(), "relu_3": PLANS[3]}
+
+    def decoder(model, plan):
+        return FakeGraph(model, plan, wrong=off == ("relu" if plan else "baseline"))
+
+    monkeypatch.setattr(speed, "graph_decoder", decoder)
+    protocols = {"cached/naive": (True, "naive"), "graph/triton": ("graph", "triton")}
+    rows = speed.measure(model, "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
+    assert [row["condition"] for row in rows if row["protocol"] == "cached"] == ["baseline", "relu_3"]
+    found = [row for row in rows if row["protocol"] == "graph"]
+    assert [row["condition"] for row in found] == shown
+    assert all(row["backend"] == "triton" for row in found)
+    assert not shown or found[0]["relative"] == 0
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_graphs_on_the_ladder(monkeypatch, wrong):
+    monkeypatch.setattr(speed, "has_graphs", lambda model, backend: True)
+    monkeypatch.setattr(speed, "graph_decoder", lambda model, plan: FakeGraph(model, plan, wrong and not plan))
+    ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
+    rows = {row["n_linearized"]: row for row in ladder.rows() if row["what"] == "graph"}
+    assert list(rows) == [0, 3, 8]
+    assert [row["agrees"] for row in rows.values()] == 3 * [not wrong]
+    assert all(("speedup" in row) != wrong for row in rows.values())
+
+
+def test_graphs_need_a_gpu():
+    assert not speed.has_graphs(tiny_models.gpt2(), "triton")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -19,6 +19,9 @@ from kernels.naive import tolerance
 from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
 from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
+from lib.generate import generate
+from lib.interventions import Plan
+from lib.speed import graph_decoder
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SIX_HEADS = (True, False, True, True, False, False)
@@ -186,6 +189,18 @@ def gpt2(device, dtype=FP32):
     assert error <= 10 * tolerance(dtype), error
 
 
+def under_a_plan(device):
+    """The decoder that the report times gives the tokens of cached generation."""
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
+    )
+    model, plan = GPT2LMHeadModel(config).eval().to(device), Plan.of("relu", [(0, 1), (1, 0), (1, 3)])
+    prompt = torch.tensor([5, 17, 3, 40]).numpy()
+    tokens = graph_decoder(model, plan).generate(prompt, 6, graph=device == "cuda")
+    assert tokens[4:].tolist() == generate(model, prompt[None], 6, plan, backend="naive")[0].tolist()
+
+
 def plain_logits(model, tokens, is_relu):
     """Logits [T, vocabulary] of a GPT-2 whose heads are mixed, written out; dead rows as in the folded basis."""
     ids = torch.tensor(tokens)
@@ -277,6 +292,7 @@ def cases(device, interpreted):
     add("mixed, all softmax, decoding", mixed, shape=(1, 6, 1, 16), n_keys=111, is_relu=(False,) * 6)
     add("mixed, all softmax", mixed, is_relu=(False,) * 6, strategy="lists")
     add("decoding of a GPT-2", gpt2)
+    add("decoding under a plan", under_a_plan)
     add("gradients through autograd", through_autograd)
     add("gradients of mixed heads", mixed_through_autograd)
     add("no second derivatives", twice_through_autograd)
