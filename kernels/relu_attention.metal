@@ -30,7 +30,7 @@ kernel void relu_forward(
     constant long& v_batch, constant long& v_head, constant long& v_row,
     constant long& z_batch, constant long& z_head, constant long& z_row,
     uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],
-    uint thread [[thread_index_in_threadgroup]])
+    uint index [[thread_index_in_threadgroup]])
 {
     threadgroup float4 queries[ROWS][D_VECTORS];
     threadgroup float4 tile[KEYS][D_VECTORS];  // keys, then the values of the same positions
@@ -46,13 +46,13 @@ kernel void relu_forward(
     v += batch * v_batch + head / kv_group * v_head;
     z += batch * z_batch + head * z_head;
 
-    for (uint i = thread; i < ROWS * D_PADDED; i += THREADS) {
+    for (uint i = index; i < ROWS * D_PADDED; i += THREADS) {
         const uint row = i / D_PADDED, dim = i % D_PADDED;
         const bool inside = first_row + row < n_queries && dim < D_HEAD;
         queries[row][dim / 4][dim % 4] = inside ? float(q[(first_row + row) * q_row + dim]) : 0.0f;
     }
 
-    const uint own_row = thread / 16 * ROWS_OWNED, column = thread % 16;
+    const uint own_row = index / 16 * ROWS_OWNED, column = index % 16;
     float result[ROWS_OWNED][D_OWNED], row_sum[ROWS_OWNED];
     for (uint r = 0; r < ROWS_OWNED; r++) {
         row_sum[r] = 0.0f;
@@ -62,7 +62,7 @@ kernel void relu_forward(
     const long end = min(n_keys, first_key + first_row + ROWS);
     for (long start = 0; start < end; start += KEYS) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (uint i = thread; i < KEYS * D_PADDED; i += THREADS) {
+        for (uint i = index; i < KEYS * D_PADDED; i += THREADS) {
             const uint key = i / D_PADDED, dim = i % D_PADDED;
             const bool inside = start + key < end && dim < D_HEAD;
             tile[key][dim / 4][dim % 4] = inside ? float(k[(start + key) * k_row + dim]) : 0.0f;
@@ -86,7 +86,7 @@ kernel void relu_forward(
             }
         threadgroup_barrier(mem_flags::mem_threadgroup);
 
-        for (uint i = thread; i < KEYS * D_PADDED; i += THREADS) {
+        for (uint i = index; i < KEYS * D_PADDED; i += THREADS) {
             const uint key = i / D_PADDED, dim = i % D_PADDED;
             const bool inside = start + key < end && dim < D_HEAD;
             tile[key][dim / 4][dim % 4] = inside ? float(v[(start + key) * v_row + dim]) : 0.0f;
@@ -127,7 +127,7 @@ kernel void relu_decode(
     constant long& k_batch, constant long& k_head, constant long& k_row,
     constant long& v_batch, constant long& v_head, constant long& v_row,
     uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],
-    uint thread [[thread_index_in_threadgroup]])
+    uint index [[thread_index_in_threadgroup]])
 {
     threadgroup float query[D_PADDED];
     threadgroup float quarters[DECODE_KEYS][4];
@@ -141,9 +141,9 @@ kernel void relu_decode(
     q += batch * q_batch + head * q_head + query_row * q_row;
     k += batch * k_batch + head / kv_group * k_head;
     v += batch * v_batch + head / kv_group * v_head;
-    if (thread < D_PADDED) query[thread] = thread < D_HEAD ? float(q[thread]) : 0.0f;
+    if (index < D_PADDED) query[index] = index < D_HEAD ? float(q[index]) : 0.0f;
 
-    const uint quarter = thread % 4, key = thread / 4, dim = thread % D_PADDED, strip = thread / D_PADDED;
+    const uint quarter = index % 4, key = index / 4, dim = index % D_PADDED, strip = index / D_PADDED;
     float result = 0.0f, total = 0.0f;
     for (long start = begin; start < end; start += DECODE_KEYS) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -152,23 +152,23 @@ kernel void relu_decode(
             for (uint d = quarter; d < D_HEAD; d += 4) score += query[d] * float(k[(start + key) * k_row + d]);
         quarters[key][quarter] = score;
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (thread < DECODE_KEYS) {
-            const float sum = quarters[thread][0] + quarters[thread][1] + quarters[thread][2] + quarters[thread][3];
-            weights[thread] = max(sum, 0.0f);
+        if (index < DECODE_KEYS) {
+            const float sum = quarters[index][0] + quarters[index][1] + quarters[index][2] + quarters[index][3];
+            weights[index] = max(sum, 0.0f);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (strip < STRIPS && dim < D_HEAD)
             for (long j = strip; j < DECODE_KEYS && start + j < end; j += STRIPS)
                 result += weights[j] * float(v[(start + j) * v_row + dim]);
-        if (thread == 0)
+        if (index == 0)
             for (uint j = 0; j < DECODE_KEYS; j++) total += weights[j];
     }
     if (strip < STRIPS) strips[strip][dim] = result;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    if (thread < D_HEAD) {
+    if (index < D_HEAD) {
         float sum = 0.0f;
-        for (uint s = 0; s < STRIPS; s++) sum += strips[s][thread];
-        parts[(row * groups.x + group.x) * D_HEAD + thread] = sum;
+        for (uint s = 0; s < STRIPS; s++) sum += strips[s][index];
+        parts[(row * groups.x + group.x) * D_HEAD + index] = sum;
     }
-    if (thread == 0) part_sums[row * groups.x + group.x] = total;
+    if (index == 0) part_sums[row * groups.x + group.x] = total;
 }

@@ -19,16 +19,16 @@ GRIDS = """
 extern "C" void forward_grid(uint x, uint y, ELEMENT* q, ELEMENT* k, ELEMENT* v, ELEMENT* z, int* visible, long n,
     float scale, long a, long b, long c, long d, long e, long f, long g, long h, long i, long j, long l, long m,
     long o, long p, long r) {
-    launch(x, y, THREADS, [=](uint3 group, uint thread) {
+    launch(x, y, THREADS, [=](uint3 group, uint index) {
         relu_forward(q, k, v, z, visible, n, scale, a, b, c, d, e, f, g, h, i, j, l, m, o, p, r, group,
-                     uint3{x, y, 1}, thread); });
+                     uint3{x, y, 1}, index); });
 }
 extern "C" void decode_grid(uint x, uint y, ELEMENT* q, ELEMENT* k, ELEMENT* v, float* parts, float* sums,
     int* visible, long n, long span, long a, long b, long c, long d, long e, long f, long g, long h, long i, long j,
     long l, long m) {
-    launch(x, y, DECODE_THREADS, [=](uint3 group, uint thread) {
+    launch(x, y, DECODE_THREADS, [=](uint3 group, uint index) {
         relu_decode(q, k, v, parts, sums, visible, n, span, a, b, c, d, e, f, g, h, i, j, l, m, group,
-                    uint3{x, y, 1}, thread); });
+                    uint3{x, y, 1}, index); });
 }
 """
 
