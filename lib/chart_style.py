@@ -294,9 +294,9 @@ def percent_axis(values=None):
     return alt.Axis(format=".2~p", **({"values": values} if values else {}))
 
 
-def signed_ticks(values):
-    """Ticks 1, 3, 10, 30, ... per mille on both sides of zero, as far as the values go."""
-    steps = [s * 10**e for e in range(-3, 4) for s in (1, 3)]
+def signed_ticks(values, least=0.001):
+    """Ticks 1, 3, 10, 30, ... per mille on both sides of zero, from `least` as far as the values go."""
+    steps = [s * 10**e for e in range(-3, 4) for s in (1, 3) if s * 10**e >= least]
     top, bottom = max(values), min(values)
     positive = [s for s in steps if s <= top * 1.5]
     negative = [-s for s in steps if bottom < 0 and s <= -bottom * 1.5]
@@ -309,6 +309,18 @@ def ratio_ticks(rows):
     steps = [0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]
     wanted = [s for s in steps if low * 0.95 <= s <= top * 1.05]
     return [s for s in wanted if s not in (1.2,)] if top > 3 else wanted
+
+
+def speed_ticks(values):
+    """Ticks of a speed-up's logarithmic axis: at every fifth below one and a half, at 2, 3, 5, 10, ... above."""
+    steps = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 30, 50, 100]
+    low, high = min(*values, 1), max(*values, 1)
+    return [s for s in steps if low * 0.9 <= s <= high * 1.1]
+
+
+def roofline_colours(n):
+    """Softmax in the baseline's ink, then the conditions' colours in the order of their ReLU heads."""
+    return [COLOURS[k] for k in ("baseline", "fewer", "more", "mix", "identity", "l1")][:n]
 
 
 def legend_values(top):

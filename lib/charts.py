@@ -36,8 +36,10 @@ from lib.chart_style import (
     ranked_name,
     ratio_ticks,
     reach_of,
+    roofline_colours,
     series_rows,
     signed_ticks,
+    speed_ticks,
     statistic_tips,
     symlog_scale,
     threshold_lines,
@@ -145,7 +147,7 @@ def layer_means(zero, mean=None, published_zero=None):
         y=alt.Y(
             "value:Q",
             title="mean change of PPL",
-            axis=percent_axis(values=signed_ticks([r["value"] for r in rows])),
+            axis=percent_axis(values=signed_ticks([r["value"] for r in rows], 0.003)),
             scale=symlog_scale([r["value"] for r in rows], 0.005),
         ),
         xOffset=alt.XOffset("condition:N", sort=list(map(NAMES.get, series))),
@@ -164,7 +166,7 @@ def layer_means(zero, mean=None, published_zero=None):
     return house(alt.layer(*layers), height=280)
 
 
-def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0)):
+def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0), what="changed heads"):
     """PPL ratio against the number of changed heads for every method, logarithmic, with bands and threshold lines.
 
     `curves` and `published` map a condition (`zero`, `mean`, `relu`, `mix`, `factored`, `2K`, `full`) to
@@ -173,7 +175,7 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0)):
     rows = [r for key, points in curves.items() for r in curve_rows(key, points, MEASURED)]
     ghosts = [r for key, points in (published or {}).items() for r in curve_rows(key, points, PUBLISHED)]
     keys = list(dict.fromkeys([*curves, *(published or {})]))
-    x = alt.X("n:Q", title="changed heads")
+    x = alt.X("n:Q", title=what, scale=alt.Scale(nice=False, padding=10))
     y = alt.Y(
         "ratio:Q",
         title="PPL relative to the baseline",
@@ -184,7 +186,7 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0)):
     tips = [
         tip("condition:N", "condition"),
         tip("source:N", "source"),
-        tip("n:Q", "changed heads"),
+        tip("n:Q", what),
         tip("ratio:Q", "PPL relative to the baseline", ".6f"),
         tip("ppl:Q", "PPL", ".6f"),
         *interval_tips(".6f"),
@@ -220,7 +222,7 @@ def methods(heads, published=None):
         "value:Q",
         title="change of PPL",
         scale=symlog_scale([r["value"] for r in rows], 0.002),
-        axis=percent_axis(values=signed_ticks([r["value"] for r in rows])),
+        axis=percent_axis(values=signed_ticks([r["value"] for r in rows], 0.003)),
     )
     y = alt.Y("method:N", title=None, sort=[NAMES[k] for k in keys])
     ticks = (
@@ -237,6 +239,7 @@ def methods(heads, published=None):
         "statistic:N",
         title=None,
         scale=alt.Scale(domain=["mean change of PPL", "median"], range=["diamond", "triangle-down"]),
+        legend=alt.Legend(symbolFillColor=COLOURS["published"], symbolStrokeColor=COLOURS["published"]),
     )
     spots = (
         chart_of(marks)
@@ -255,38 +258,41 @@ def methods(heads, published=None):
     return house(alt.layer(*layers), height=70 * len(keys))
 
 
-def flops_saved(saved, curves, thresholds=(1.1, 1.5, 2.0)):
+def flops_saved(saved, curves, published=None, thresholds=(1.1, 1.5, 2.0)):
     """PPL ratio against the share of attention FLOPs that the published count saves; `saved` is `[{n, saved}]`."""
     share = {row["n"]: row["saved"] for row in saved}
-    rows = [
-        r | {"saved": share[r["n"]]}
-        for key, points in curves.items()
-        for r in curve_rows(key, points, MEASURED)
-        if r["n"] in share
-    ]
-    x = alt.X("saved:Q", title="attention FLOPs saved", axis=alt.Axis(format=".0%"))
+
+    def placed(kind, source):
+        return [
+            r | {"saved": share[r["n"]]}
+            for key, points in (kind or {}).items()
+            for r in curve_rows(key, points, source)
+            if r["n"] in share
+        ]
+
+    rows, ghosts = placed(curves, MEASURED), placed(published, PUBLISHED)
+    x = alt.X(
+        "saved:Q",
+        title="attention FLOPs saved",
+        axis=alt.Axis(format=".0%", tickCount=10),
+        scale=alt.Scale(nice=False, padding=10),
+    )
     y = alt.Y(
         "ratio:Q",
         title="PPL relative to the baseline",
-        scale=log_scale(reach_of(rows, "ratio")),
-        axis=alt.Axis(values=ratio_ticks(rows), format="~g"),
+        scale=log_scale(reach_of(rows + ghosts, "ratio")),
+        axis=alt.Axis(values=ratio_ticks(rows + ghosts), format="~g"),
     )
-    line = (
-        chart_of(rows)
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=40))
-        .encode(
-            x=x,
-            y=y,
-            color=colour_of(list(curves)),
-            tooltip=[
-                tip("condition:N", "condition"),
-                tip("n:Q", "linearized heads"),
-                tip("saved:Q", "attention FLOPs saved", ".4%"),
-                tip("ratio:Q", "PPL relative to the baseline", ".6f"),
-            ],
-        )
-    )
-    return house(threshold_lines(thresholds, "y") + line, height=300)
+    tips = [
+        tip("condition:N", "condition"),
+        tip("source:N", "source"),
+        tip("n:Q", "linearized heads"),
+        tip("saved:Q", "attention FLOPs saved", ".4%"),
+        tip("ratio:Q", "PPL relative to the baseline", ".6f"),
+        *interval_tips(".6f"),
+    ]
+    layers = [threshold_lines(thresholds, "y"), *curve_layers(rows, ghosts, x, y, colour_of(list(curves)), tips)]
+    return house(alt.layer(*layers), height=300)
 
 
 def baseline(v1, published=None):
@@ -452,7 +458,7 @@ def zero_and_mean(v3, published=None):
 def ladder(v4, published=None, thresholds=(1.1, 1.5, 2.0)):
     """V4: PPL ratio by linearized heads on 2K and on all tokens; `published` maps `2K` and `full` to its rows."""
     curves = {"2K": v4["cumulative_2k"], "full": v4["cumulative"]}
-    return cumulative(curves, published, thresholds)
+    return cumulative(curves, published, thresholds, "linearized heads")
 
 
 def generation_speed(p1, published=None):
@@ -586,9 +592,10 @@ def speed_and_theory(rows, theory=(), bounds=()):
     names = list(dict.fromkeys(r["what"] for r in lines))
     palette = [COLOURS[k] for k in ("relu", "fewer", "more", "mean", "l1", "identity")]
     colours = dict(zip(kinds, palette, strict=False)) | {n: COLOURS["published"] for n in names if n not in kinds}
-    x = alt.X("n:Q", title="linearized heads")
-    y_scale = log_scale(reach_of(lines, "value"))
-    y = alt.Y("value:Q", title="speed-up", axis=alt.Axis(format=".2~f", tickCount=8), scale=y_scale)
+    x = alt.X("n:Q", title="linearized heads", scale=alt.Scale(nice=False, padding=10))
+    reach = reach_of(lines, "value")
+    axis = alt.Axis(format=".2~f", values=speed_ticks(reach))
+    y = alt.Y("value:Q", title="speed-up", axis=axis, scale=log_scale(reach))
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[n] for n in names]))
     dash = dash_of([MEASURED, "theory as published", "Amdahl's bound"], legend=False)
     tips = [
@@ -643,8 +650,9 @@ def roofline(points, peak, bandwidth):
         {"intensity": ridge, "rate": peak},
         {"intensity": right, "rate": peak},
     ]
-    x = alt.X("intensity:Q", title="FLOP per byte", scale=alt.Scale(type="log", nice=False))
-    y = alt.Y("rate:Q", title="FLOP per second", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"))
+    x = alt.X("intensity:Q", title="FLOP per byte", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=5))
+    rates = [*(p["rate"] for p in points), *(r["rate"] for r in roof)]
+    y = alt.Y("rate:Q", title="FLOP per second", scale=log_scale(rates), axis=alt.Axis(format="~s", tickCount=5))
     names = list(dict.fromkeys(p["name"] for p in points))
     line = chart_of(roof).mark_line(color=COLOURS["published"], strokeWidth=2).encode(x=x, y=y)
     spots = (
@@ -654,7 +662,9 @@ def roofline(points, peak, bandwidth):
             x=x,
             y=y,
             color=alt.Color(
-                "name:N", title="kernel", scale=alt.Scale(domain=names, range=list(COLOURS.values())[1:][: len(names)])
+                "name:N",
+                title=None,
+                scale=alt.Scale(domain=names, range=roofline_colours(len(names))),
             ),
             tooltip=[
                 tip("name:N", "kernel"),
