@@ -1,6 +1,7 @@
 """The document as a book in one language, set by Typst."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from report.words import SUBTITLE, TITLE, word
 
 TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
 MANY_MARKS = 3000
+LINES_ON_ONE_PAGE = 34
+LONG_WORD = re.compile(r"\S{40}")
 
 
 def write(document, lang, files=()):
@@ -83,7 +86,8 @@ def output_pieces(document, output, meta, lang, later, folder):
         yield lambda texts: texts[number]
     elif meta.kind == "quote":
         content = output.data[QUOTE_MIME]
-        yield lambda texts: f"#generated({quoted(content['label'])}, {quoted(content['text'])})"
+        text = LONG_WORD.sub("\\g<0>\N{ZERO WIDTH SPACE}", content["text"])
+        yield lambda texts: f"#generated({quoted(content['label'])}, {quoted(text)})"
     elif meta.kind == "figure":
         number = later(plain_paragraphs(meta["caption"]))
         spec = output.data[VEGALITE_MIME]
@@ -97,9 +101,12 @@ def output_pieces(document, output, meta, lang, later, folder):
         number = later(plain_paragraphs(meta["caption"]))
         note = later(plain_paragraphs(meta["note"]))
         content = output.data[TABLE_MIME]
+        lines = sum(1 + any(cell.get("interval") for cell in row) for row in content["rows"])
+        whole = "false" if lines <= LINES_ON_ONE_PAGE else "true"
         yield lambda texts: (
+            f"#[#show figure: set block(breakable: {whole})\n"
             f"#figure(kind: table, {data_table(content, texts[note])}, caption: [{texts[number]}])"
-            f" <tab-{meta.name}-{lang}>"
+            f" <tab-{meta.name}-{lang}>]"
         )
 
 
@@ -149,8 +156,8 @@ def colophon(document, lang):
     cells = ", ".join(f"[#{quoted(name)}], [#{quoted(value)}]" for name, value in rows)
     header = f"{quoted(word('item', lang))}, {quoted(word('value', lang))}"
     return (
-        f"#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
-        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})"
+        f"#block(breakable: false)[#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
+        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})]"
     )
 
 

@@ -151,6 +151,7 @@ def texts(document):
 
     def add(holder, key, source, cell, lang, level=2):
         meta = cell.metadata.report
+        source = markdown.without_typed_spaces(source) if lang == "ja" else source
         places.append((holder, key))
         found.append(markdown.Text(source, lang, meta.section, meta.get("anchor", f"sec-{meta.section}"), level))
 

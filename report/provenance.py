@@ -37,10 +37,6 @@ def rows(document):
     record = latest(document)
     setup = document.setup
     model, corpus = setup.get("model", {}), setup.get("corpus", {})
-    commit = record.get("commit") or "—"
-    if record.get("dirty"):
-        commit += " (+)"
-    machine = record.get("machine", {})
     times = [s["provenance"].get("times", {}) for s in document.sections.values() if s["provenance"]]
     backends = dict.fromkeys(str(s["provenance"].get("backend")) for s in document.sections.values() if s["provenance"])
     parameters = setup.get("parameters") or record.get("parameters", {})
@@ -48,15 +44,16 @@ def rows(document):
         ("profile", record.get("profile")),
         ("model", _with_print(model)),
         ("corpus", _with_print(corpus, corpus.get("split"))),
-        ("commit", commit),
-        ("machine", ", ".join(f"{k} {v}" for k, v in machine.items())),
+        ("commit", record.get("commit") or "—"),
+        ("dirty", "✓" if record.get("dirty") else None),
+        ("machine", ", ".join(f"{v} cores" if k == "cores" else str(v) for k, v in record.get("machine", {}).items())),
         ("device", record.get("device")),
         ("backend", ", ".join(b for b in backends if b not in ("None", "none"))),
         ("seed", record.get("seed")),
         ("started", min((str(t.get("started")) for t in times if t.get("started")), default=None)),
         ("seconds", f"{sum(t.get('seconds', 0) for t in times):,.0f} s" if times else None),
         ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
-        ("parameters", ", ".join(f"{k} = {v}" for k, v in parameters.items())),
+        ("parameters", ", ".join(f"{k} = {v}" for k, v in parameters.items() if v != "")),
     ]
     return [(key, str(value)) for key, value in found if value not in (None, "", {})]
 

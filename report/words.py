@@ -30,8 +30,8 @@ TITLE = {
     "en": "Experiment 10: validation on all tokens, and the results of Phase 3",
 }
 SUBTITLE = {
-    "ja": "attentionヘッドをゼロにし、平均に固定し、softmaxを外すと、GPT-2は何を失うか",
-    "en": "What GPT-2 loses when its attention heads are zeroed, fixed at their mean, or stripped of softmax",
+    "ja": "attentionヘッドをゼロや平均に置き換え、softmaxを外すと、何が失われるか",
+    "en": "What is lost when attention heads are zeroed, fixed at their mean, or stripped of softmax",
 }
 WORDS = {
     "summary": ("要約", "Summary"),
@@ -53,12 +53,12 @@ WORDS = {
     "top": ("先頭へ", "To the top"),
     "file": ("ファイル", "File"),
     "bytes": ("バイト数", "Bytes"),
-    "digest": ("SHA-256(先頭)", "SHA-256 (beginning)"),
+    "digest": ("SHA-256（先頭）", "SHA-256 (beginning)"),
     "profile": ("プロファイル", "Profile"),
     "model": ("モデル", "Model"),
     "corpus": ("コーパス", "Corpus"),
     "commit": ("コミット", "Commit"),
-    "dirty": ("未コミットの変更あり", "with uncommitted changes"),
+    "dirty": ("未コミットの変更", "Uncommitted changes"),
     "machine": ("計算機", "Machine"),
     "device": ("デバイス", "Device"),
     "backend": ("実装", "Backend"),
