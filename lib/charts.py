@@ -99,7 +99,10 @@ def rank_law(heads, law, published=None):
     axes = {
         "x": alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", nice=False)),
         "y": alt.Y(
-            "size:Q", title="size of the change of PPL", scale=log_scale([r["size"] for r in rows]), axis=percent_axis()
+            "size:Q",
+            title="size of the change of PPL",
+            scale=log_scale([r["size"] for r in rows + lines]),
+            axis=percent_axis(),
         ),
     }
     points = (

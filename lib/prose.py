@@ -137,11 +137,15 @@ def table(name, caption_ja, caption_en, columns, rows, published=None, note_ja="
                     text = "—" if value is None else plain(value, own.removesuffix(" ci"), lang)
                     line.append({"text": text, "numeric": True})
         content = {
-            "columns": heads, "rows": cells, "caption": fill(captions[lang], lang, values),
+            "columns": heads,
+            "rows": cells,
+            "caption": fill(captions[lang], lang, values),
             "note": fill(notes[lang], lang, values),
         }
-        show({TABLE_MIME: content, "text/html": table_html(content), "text/plain": table_text(content)},
-             {"lang": lang, "table": name})
+        show(
+            {TABLE_MIME: content, "text/html": table_html(content), "text/plain": table_text(content)},
+            {"lang": lang, "table": name},
+        )
 
 
 def figure(name, chart, caption_ja, caption_en, alt_ja, alt_en, strings=None, **values):
@@ -161,8 +165,12 @@ def figure(name, chart, caption_ja, caption_en, alt_ja, alt_en, strings=None, **
         with replacing(figure_path(name, lang)) as partial:
             partial.write_bytes(png)
         alt = plain_text(fill(alts[lang], lang, values))
-        bundle = {VEGALITE_MIME: spec, VEGALITE_OLD_MIME: spec, "image/png": base64.b64encode(png).decode(),
-                  "text/plain": alt}
+        bundle = {
+            VEGALITE_MIME: spec,
+            VEGALITE_OLD_MIME: spec,
+            "image/png": base64.b64encode(png).decode(),
+            "text/plain": alt,
+        }
         show(bundle, {"lang": lang, "figure": name, "alt": alt, "caption": fill(captions[lang], lang, values)})
 
 

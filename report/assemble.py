@@ -41,8 +41,13 @@ def files_of(results):
     found = []
     for path in sorted(p for p in results.rglob("*") if p.is_file() and not p.name.startswith(".")):
         content = path.read_bytes()
-        found.append({"path": f"{results.name}/{path.relative_to(results).as_posix()}", "bytes": len(content),
-                      "digest": hashlib.sha256(content).hexdigest()[:16]})
+        found.append(
+            {
+                "path": f"{results.name}/{path.relative_to(results).as_posix()}",
+                "bytes": len(content),
+                "digest": hashlib.sha256(content).hexdigest()[:16],
+            }
+        )
     return found
 
 

@@ -49,9 +49,15 @@ def write(document, lang, files=()):
 
 def whole(document, lang, pieces, files):
     details = {
-        "lang": lang, "title": TITLE[lang], "subtitle": SUBTITLE[lang], "run-line": provenance.run_line(document, lang),
-        "short": provenance.short(document), "contents-title": word("contents", lang),
-        "abstract-title": word("summary", lang), "figure-word": word("figure", lang), "table-word": word("table", lang),
+        "lang": lang,
+        "title": TITLE[lang],
+        "subtitle": SUBTITLE[lang],
+        "run-line": provenance.run_line(document, lang),
+        "short": provenance.short(document),
+        "contents-title": word("contents", lang),
+        "abstract-title": word("summary", lang),
+        "figure-word": word("figure", lang),
+        "table-word": word("table", lang),
     }
     named = ", ".join(f"{key}: {quoted(value)}" for key, value in details.items())
     opening = f'#import "template.typ": *\n\n#show: report.with({named}, abstract: [\n{pieces["abstract"]}\n])'
@@ -93,9 +99,11 @@ def output_pieces(document, output, meta, lang, later, folder):
         spec = output.data[VEGALITE_MIME]
         file = picture(spec, folder, f"{meta.name}-{lang}")
         share = min(94, round(94 * spec.get("width", chart_style.WIDTH) / chart_style.WIDTH))
-        yield lambda texts: (
-            f"#figure(image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}), caption: [{texts[number]}])"
-            f" <fig-{meta.name}-{lang}>"
+        yield (
+            lambda texts: (
+                f"#figure(image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}), caption: [{texts[number]}])"
+                f" <fig-{meta.name}-{lang}>"
+            )
         )
     elif meta.kind == "table":
         number = later(plain_paragraphs(meta["caption"]))
@@ -103,10 +111,12 @@ def output_pieces(document, output, meta, lang, later, folder):
         content = output.data[TABLE_MIME]
         lines = sum(1 + any(cell.get("interval") for cell in row) for row in content["rows"])
         whole = "false" if lines <= LINES_ON_ONE_PAGE else "true"
-        yield lambda texts: (
-            f"#[#show figure: set block(breakable: {whole})\n"
-            f"#figure(kind: table, {data_table(content, texts[note])}, caption: [{texts[number]}])"
-            f" <tab-{meta.name}-{lang}>]"
+        yield (
+            lambda texts: (
+                f"#[#show figure: set block(breakable: {whole})\n"
+                f"#figure(kind: table, {data_table(content, texts[note])}, caption: [{texts[number]}])"
+                f" <tab-{meta.name}-{lang}>]"
+            )
         )
 
 
@@ -122,8 +132,10 @@ def picture(spec, folder, name):
 def data_table(content, note):
     """A call of the template's `data-table`."""
     columns = content["columns"]
-    widest = [max([_width(column["text"]) / 2] + [_cell_width(row[i]) for row in content["rows"]])
-              for i, column in enumerate(columns)]
+    widest = [
+        max([_width(column["text"]) / 2] + [_cell_width(row[i]) for row in content["rows"]])
+        for i, column in enumerate(columns)
+    ]
     long = [i for i, width in enumerate(widest) if width > 34]
     size = 9 if sum(widest) < 70 or long else 8 if sum(widest) < 84 else 7
     tracks = ", ".join("1fr" if i in long else "auto" for i in range(len(columns)))

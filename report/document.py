@@ -185,8 +185,12 @@ def texts(document):
 
 def describe(document, output, cell):
     """What an output is: a sentence, a figure, a table, a quotation, or plain text that goes under its code."""
-    meta = NotebookNode(kind="plain", lang=output.get("metadata", {}).get("lang"), cell=cell.metadata.report.anchor,
-                        label=cell.metadata.report.label)
+    meta = NotebookNode(
+        kind="plain",
+        lang=output.get("metadata", {}).get("lang"),
+        cell=cell.metadata.report.anchor,
+        label=cell.metadata.report.label,
+    )
     if output.output_type != "display_data" or meta.lang not in LANGUAGES:
         return meta
     data, named = output.data, output.metadata
@@ -205,8 +209,10 @@ def describe(document, output, cell):
 def group_code(document):
     """Marks where a row of folded code cells with nothing visible between them begins and ends."""
     cells = document.notebook.cells
-    follows = [cell.cell_type == "code" and before.cell_type == "code" and not _visible(cell)
-               for before, cell in zip(cells, cells[1:], strict=False)]
+    follows = [
+        cell.cell_type == "code" and before.cell_type == "code" and not _visible(cell)
+        for before, cell in zip(cells, cells[1:], strict=False)
+    ]
     for i, cell in enumerate(cells):
         if cell.cell_type == "code":
             cell.metadata.report.begins = i == 0 or not follows[i - 1]
@@ -264,8 +270,11 @@ def resolve(document, text, reference, inlines):
     kind, name = reference.groups()
     lang = text.lang or "en"
     if kind == "sec":
-        known = [cell.metadata.report.section for cell in document.notebook.cells if cell.metadata.report.kind == "open"
-                 and cell.metadata.report.get("section")]
+        known = [
+            cell.metadata.report.section
+            for cell in document.notebook.cells
+            if cell.metadata.report.kind == "open" and cell.metadata.report.get("section")
+        ]
         if name not in known:
             raise InputError(f"{text.section}: refers to the section {name!r}; there are {', '.join(known)}")
         return markdown.anchor_link(f"#sec-{name}", "", inlines or [markdown.string(name)])
@@ -289,15 +298,21 @@ def collect_headings(document):
                     words = (markdown.string(title),)
                     document.headings.append(markdown.Heading(meta.level, anchor, words, lang, meta.name))
         groups = [(meta, meta.lang)] if "blocks" in meta else []
-        groups += [(o.metadata.report, o.metadata.report.lang) for o in cell.get("outputs", [])
-                   if "blocks" in o.get("metadata", {}).get("report", {})]
+        groups += [
+            (o.metadata.report, o.metadata.report.lang)
+            for o in cell.get("outputs", [])
+            if "blocks" in o.get("metadata", {}).get("report", {})
+        ]
         for holder, lang in groups:
             for block in holder["blocks"]:
                 if block["t"] == "Header":
                     count += 1
                     block["c"][1] = [f"h-{meta.section}-{count}", [], []]
-                    document.headings.append(markdown.Heading(
-                        block["c"][0], f"h-{meta.section}-{count}", tuple(block["c"][2]), lang, meta.section))
+                    document.headings.append(
+                        markdown.Heading(
+                            block["c"][0], f"h-{meta.section}-{count}", tuple(block["c"][2]), lang, meta.section
+                        )
+                    )
 
 
 def _is_summary(cell):

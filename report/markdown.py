@@ -23,7 +23,8 @@ UNFILLED = re.compile(r"(?<!\\)\{[A-Za-z_][\w.]*(?:\[[^\]]*\][\w.]*)*(?::[^{}\s]
 NO_ATTRIBUTES = ["", [], []]
 WIDE = "ぁ-んァ-ヶー一-龠々"
 # Between Japanese and anything else the typesetters set a narrow space of their own.
-TYPED_SPACE = re.compile(rf"(?<=[{WIDE}])(?: |\n)(?=[A-Za-z0-9Δα-ω|`{{\[(+−$])|(?<=[A-Za-z0-9Δα-ω|`%\])$ᵀ])(?: |\n)(?=[{WIDE}])")
+LETTERS = r"A-Za-z0-9\u0391-\u03c9|`"
+TYPED_SPACE = re.compile(rf"(?<=[{WIDE}])(?: |\n)(?=[{LETTERS}{{\[(+−])|(?<=[{LETTERS}%\])ᵀ])(?: |\n)(?=[{WIDE}])")
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,12 @@ def _clean_node(node, link, header):
     if kind == "Header":
         return [header(content[0], clean(content[2], link, header))]
     if kind == "Table":
-        content = [NO_ATTRIBUTES, content[1], [[{"t": "AlignDefault"}, {"t": "ColWidthDefault"}] for _ in content[2]],
-                   *content[3:]]
+        content = [
+            NO_ATTRIBUTES,
+            content[1],
+            [[{"t": "AlignDefault"}, {"t": "ColWidthDefault"}] for _ in content[2]],
+            *content[3:],
+        ]
         return [{"t": kind, "c": [clean(part, link, header) for part in content]}]
     if content is None:
         return [node]

@@ -32,17 +32,28 @@ def write(document, files):
     config = Config()
     config.HTMLExporter.display_data_priority = [VEGALITE_MIME, TABLE_MIME, QUOTE_MIME, "text/markdown", "text/plain"]
     exporter = HTMLExporter(config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)])
-    resources = {"page": {
-        "words": {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in WORDS.items()},
-        "title": TITLE, "subtitle": SUBTITLE, "short": provenance.short(document),
-        "run_line": {lang: provenance.run_line(document, lang) for lang in LANGUAGES},
-        "contents": {lang: contents(document, lang) for lang in LANGUAGES},
-        "results": {name: Markup(view(name, section["data"], document.referenced))
-                    for name, section in document.sections.items()},
-        "anchors": document.referenced, "makers": document.makers,
-        "files": files, "provenance": provenance.rows(document), "again": provenance.again(document),
-        "policy_mark": Markup(POLICY_MARK), "style_mark": Markup(STYLE_MARK), "script_mark": Markup(SCRIPT_MARK),
-    }}
+    resources = {
+        "page": {
+            "words": {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in WORDS.items()},
+            "title": TITLE,
+            "subtitle": SUBTITLE,
+            "short": provenance.short(document),
+            "run_line": {lang: provenance.run_line(document, lang) for lang in LANGUAGES},
+            "contents": {lang: contents(document, lang) for lang in LANGUAGES},
+            "results": {
+                name: Markup(view(name, section["data"], document.referenced))
+                for name, section in document.sections.items()
+            },
+            "anchors": document.referenced,
+            "makers": document.makers,
+            "files": files,
+            "provenance": provenance.rows(document),
+            "again": provenance.again(document),
+            "policy_mark": Markup(POLICY_MARK),
+            "style_mark": Markup(STYLE_MARK),
+            "script_mark": Markup(SCRIPT_MARK),
+        }
+    }
     for output, still in stills:
         output.metadata.report.still = still
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
@@ -96,10 +107,16 @@ def chart_data(document):
 
 def contents(document, lang):
     """Entries of the table of contents: headings of levels 2 and 3."""
-    entries = [{"level": h.level, "anchor": h.anchor, "text": h.text}
-               for h in document.headings if h.lang in (lang, None) and h.level <= 3]
-    return [*entries, {"level": 2, "anchor": f"h-files-{lang}", "text": word("files", lang)},
-            {"level": 2, "anchor": f"h-provenance-{lang}", "text": word("provenance", lang)}]
+    entries = [
+        {"level": h.level, "anchor": h.anchor, "text": h.text}
+        for h in document.headings
+        if h.lang in (lang, None) and h.level <= 3
+    ]
+    return [
+        *entries,
+        {"level": 2, "anchor": f"h-files-{lang}", "text": word("files", lang)},
+        {"level": 2, "anchor": f"h-provenance-{lang}", "text": word("provenance", lang)},
+    ]
 
 
 def with_assets(html, specs):
@@ -108,10 +125,17 @@ def with_assets(html, specs):
     style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
     scripts = [bundle(), (TEMPLATES / "page" / "page.js").read_text(encoding="utf-8")]
     data = {**specs, "titles": TITLE}
-    policy = "; ".join([
-        "default-src 'none'", f"script-src {' '.join(map(source_hash, scripts))}", f"style-src {source_hash(style)}",
-        "img-src data:", "font-src data:", "base-uri 'none'", "form-action 'none'",
-    ])
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {' '.join(map(source_hash, scripts))}",
+            f"style-src {source_hash(style)}",
+            "img-src data:",
+            "font-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
     blocks = [
         f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
     ]
