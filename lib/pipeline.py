@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -37,6 +37,10 @@ class Notebook:
     needs: tuple[str, ...]
     parameters: tuple[str, ...]
     digest: str
+
+    @property
+    def measures_times(self):
+        return "speed_runs" in self.parameters
 
 
 def sha(*parts):
@@ -256,34 +260,69 @@ def kernel_environment():
         os.environ |= before
 
 
-def execute(profile, nb):
+class Kernels:
+    """Kernels for one notebook after another, the next one started ahead.
+
+    Starting one and importing what all sections import takes a core some seconds, which a section that computes can
+    spare; a section that measures times cannot.
+    """
+
+    ARGUMENTS = [
+        "--IPKernelApp.exec_lines=import lib.charts, lib.evaluate, lib.generate, lib.prose, lib.stats",
+        "--HistoryManager.hist_file=:memory:",
+    ]
+
+    def __init__(self):
+        self.spare = None
+
+    def take(self):
+        kernel, self.spare = self.spare or self._start(), None
+        return kernel
+
+    def start_ahead(self):
+        self.spare = self.spare or self._start()
+
+    def close(self):
+        if self.spare is not None:
+            self.spare.shutdown_kernel(now=True)
+
+    def _start(self):
+        from jupyter_client import KernelManager
+        from traitlets.config import Config
+
+        config = Config({"KernelManager": {"transport_encryption": "required"}})
+        kernel = KernelManager(kernel_name="python3", config=config)
+        with kernel_environment():
+            kernel.start_kernel(cwd=str(NOTEBOOKS), extra_arguments=self.ARGUMENTS)
+        return kernel
+
+
+def execute(profile, nb, kernel):
     """Runs one notebook; its executed copy takes the old one's place only when every cell has run.
 
     Returns the files that it wrote under `results/`.
     Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
     """
     import papermill
-    from traitlets.config import Config
 
     target = profile.executed(nb)
     before = profile.result_files()
     failed = profile.folder / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with kernel_environment():
-            papermill.execute_notebook(
-                str(nb.path),
-                str(failed),
-                parameters=profile.parameters(nb),
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                cwd=str(NOTEBOOKS),
-                coalesce_streams=True,
-                stderr_file=sys.stderr,
-                log_output=False,
-                config=Config({"KernelManager": {"transport_encryption": "required"}}),
-            )
+        papermill.execute_notebook(
+            str(nb.path),
+            str(failed),
+            parameters=profile.parameters(nb),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(NOTEBOOKS),
+            coalesce_streams=True,
+            stderr_file=sys.stderr,
+            log_output=False,
+            km=kernel,
+        )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
@@ -292,6 +331,8 @@ def execute(profile, nb):
     except Exception as error:
         what = f"its kernel stopped ({type(error).__name__}: {error})"
         raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
+    finally:
+        kernel.shutdown_kernel(now=True)
     executed = nbformat.read(failed, as_version=4)
     for i, cell in enumerate(executed.cells):
         if cell.cell_type != "code" or not cell.source.strip():
@@ -331,20 +372,24 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
     check_overrides(profile.overrides, wanted if overrides else list(notebooks.values()))
     check_model(profile.values)
     stale = set()
-    for nb in wanted:
-        rerun = [name for name in nb.needs if dry and name in stale]
-        reason = profile.fresh(nb) or (f"{rerun[0]} runs again" if rerun else None)
-        if reason is None:
-            continue
-        stale.add(nb.name)
-        if dry:
-            print(f"would run {nb.name:12} {reason}")
-            continue
-        print(f"{nb.name:12} {reason}", flush=True)
-        started = time.time()
-        written = execute(profile, nb)
-        profile.record(nb, profile.key(nb), written)
-        print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
+    with closing(Kernels()) as kernels:
+        for at, nb in enumerate(wanted):
+            rerun = [name for name in nb.needs if dry and name in stale]
+            reason = profile.fresh(nb) or (f"{rerun[0]} runs again" if rerun else None)
+            if reason is None:
+                continue
+            stale.add(nb.name)
+            if dry:
+                print(f"would run {nb.name:12} {reason}")
+                continue
+            print(f"{nb.name:12} {reason}", flush=True)
+            started = time.time()
+            kernel = kernels.take()
+            if at + 1 < len(wanted) and not nb.measures_times:
+                kernels.start_ahead()
+            written = execute(profile, nb, kernel)
+            profile.record(nb, profile.key(nb), written)
+            print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
     if stale and not dry:
         print(f"store: {open_store()}", flush=True)
     if not stale:

@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+from unittest import mock
 
 import measured
 import nbformat
@@ -164,7 +165,7 @@ class TestFreshness:
         """Names of what has run; `values` says what each section measures."""
         self.names, self.values = [], {"a": 1, "b": 1, "c": 1}
 
-        def execute(profile, nb):
+        def execute(profile, nb, kernel):
             self.names.append(nb.name)
             record = {"section": nb.name, "parameters": {}, "provenance": measured.PROVENANCE}
             results.write_json(profile.section(nb.name), record | {"data": {"value": self.values[nb.name]}}, "section")
@@ -176,6 +177,7 @@ class TestFreshness:
             return [profile.section(nb.name), figure]
 
         monkeypatch.setattr(pl, "execute", execute)
+        monkeypatch.setattr(pl.Kernels, "_start", lambda kernels: mock.Mock())
         self.write = notebooks
         self.write("a")
         self.write("b", needs=["a"], parameters=["samples = 5"])
