@@ -262,18 +262,22 @@ def methods(heads, published=None):
 
 
 def flops_saved(saved, curves, published=None, thresholds=(1.1, 1.5, 2.0)):
-    """PPL ratio against the share of attention FLOPs that the published count saves; `saved` is `[{n, saved}]`."""
+    """PPL ratio against the share of attention FLOPs that the published count saves; `saved` is `[{n, saved}]`.
+
+    `published` maps a condition to `[{n, ratio, saved}]`, for the savings depend on the model's shape.
+    """
     share = {row["n"]: row["saved"] for row in saved}
-
-    def placed(kind, source):
-        return [
-            r | {"saved": share[r["n"]]}
-            for key, points in (kind or {}).items()
-            for r in curve_rows(key, points, source)
-            if r["n"] in share
-        ]
-
-    rows, ghosts = placed(curves, MEASURED), placed(published, PUBLISHED)
+    rows = [
+        r | {"saved": share[r["n"]]}
+        for key, points in curves.items()
+        for r in curve_rows(key, points, MEASURED)
+        if r["n"] in share
+    ]
+    ghosts = [
+        r | {"saved": p["saved"]}
+        for key, points in (published or {}).items()
+        for r, p in zip(curve_rows(key, points, PUBLISHED), points, strict=True)
+    ]
     x = alt.X(
         "saved:Q",
         title="attention FLOPs saved",
