@@ -284,17 +284,24 @@ class Kernels:
 
     def close(self):
         if self.spare is not None:
-            self.spare.shutdown_kernel(now=True)
+            stop(self.spare)
 
     def _start(self):
-        from jupyter_client import KernelManager
+        from jupyter_client import AsyncKernelManager
+        from jupyter_core.utils import run_sync
         from traitlets.config import Config
 
         config = Config({"KernelManager": {"transport_encryption": "required"}})
-        kernel = KernelManager(kernel_name="python3", config=config)
+        kernel = AsyncKernelManager(kernel_name="python3", config=config)
         with kernel_environment():
-            kernel.start_kernel(cwd=str(NOTEBOOKS), extra_arguments=self.ARGUMENTS)
+            run_sync(kernel.start_kernel)(cwd=str(NOTEBOOKS), extra_arguments=self.ARGUMENTS)
         return kernel
+
+
+def stop(kernel):
+    from jupyter_core.utils import run_sync
+
+    run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def execute(profile, nb, kernel):
@@ -332,7 +339,7 @@ def execute(profile, nb, kernel):
         what = f"its kernel stopped ({type(error).__name__}: {error})"
         raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
     finally:
-        kernel.shutdown_kernel(now=True)
+        stop(kernel)
     executed = nbformat.read(failed, as_version=4)
     for i, cell in enumerate(executed.cells):
         if cell.cell_type != "code" or not cell.source.strip():

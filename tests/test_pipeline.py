@@ -1,7 +1,6 @@
 import json
 import shutil
 import subprocess
-from unittest import mock
 
 import measured
 import nbformat
@@ -177,7 +176,7 @@ class TestFreshness:
             return [profile.section(nb.name), figure]
 
         monkeypatch.setattr(pl, "execute", execute)
-        monkeypatch.setattr(pl.Kernels, "_start", lambda kernels: mock.Mock())
+        monkeypatch.setattr(pl.Kernels, "_start", lambda kernels: None)
         self.write = notebooks
         self.write("a")
         self.write("b", needs=["a"], parameters=["samples = 5"])
