@@ -126,10 +126,10 @@ def dash_of(sources, legend=True):
     )
 
 
-def shape_of(sources):
+def shape_of(sources, **legend):
     """Solid circles, published diamonds; `sources` as far as they occur."""
     shapes = {MEASURED: "circle", "first N": "triangle-up", PUBLISHED: "diamond"}
-    symbol = alt.Legend(symbolFillColor="transparent", symbolStrokeColor=COLOURS["published"])
+    symbol = alt.Legend(symbolFillColor="transparent", symbolStrokeColor=COLOURS["published"], **legend)
     return alt.Shape(
         "source:N", title=None, scale=alt.Scale(domain=sources, range=[shapes[k] for k in sources]), legend=symbol
     )
@@ -205,7 +205,7 @@ def line_chart(
     if hollow:
         marks = [r for r in rows if r["source"] == hollow]
         points = chart_of(marks).mark_point(size=60, strokeWidth=1.5)
-        layers.append(points.encode(x=x, y=y, color=colour, tooltip=tips, shape=shape_of([hollow])))
+        layers.append(points.encode(x=x, y=y, color=colour, tooltip=tips, shape=shape_of([hollow], orient="bottom")))
     chart = alt.layer(*layers)
     return chart if hollow else house(chart, height)
 

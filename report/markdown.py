@@ -64,8 +64,9 @@ def read(texts):
 
 
 def without_typed_spaces(source):
-    """Japanese Markdown without the spaces and line ends that stand between Japanese and other letters."""
-    return TYPED_SPACE.sub("", source)
+    """Japanese Markdown without spaces and line ends between Japanese and other letters, headings apart."""
+    parts = source.split("\n\n")
+    return "\n\n".join(part if part.lstrip().startswith("#") else TYPED_SPACE.sub("", part) for part in parts)
 
 
 def refuse_marks(text):

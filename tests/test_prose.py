@@ -229,6 +229,26 @@ def test_quoted_text_is_data_and_not_markup(shown):
         assert metadata["lang"] in ("ja", "en")
 
 
+def test_a_long_quotation_is_cut_after_its_first_lines(shown):
+    prose.quote(
+        "\n".join(map(str, range(50))),
+        ja="冒頭（{row.condition:condition}）",
+        en="Start ({row.condition:condition})",
+        row={"condition": "relu_30"},
+    )
+    contents = [bundle[prose.QUOTE_MIME] for bundle, _ in shown]
+    assert [content["label"] for content in contents] == ["冒頭（ReLU 30ヘッド）", "Start (ReLU 30 heads)"]
+    assert all(content["text"].split("\n") == [*map(str, range(prose.QUOTED_LINES)), "…"] for content in contents)
+
+
+def test_a_column_can_give_each_row_its_own_format(shown):
+    rows = [{"what": "a", "value": 0.5, "form": "+.0%"}, {"what": "b", "value": 2.0, "form": ".2f"}]
+    columns = [("what", "名", "Name", "s"), ("value", "値", "Value", lambda row: row["form"])]
+    prose.table("t", "表。", "Table.", columns=columns, rows=rows, published={"value": [0.25, None]})
+    texts = [[cell["text"] for cell in row] for row in shown[1][0][prose.TABLE_MIME]["rows"]]
+    assert texts == [["a", "+50%", "+25%"], ["b", "2.00", "—"]]
+
+
 def test_glossary_has_both_languages_and_no_term_avoids_another():
     for name, term in prose.glossary().items():
         assert term["ja"], name

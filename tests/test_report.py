@@ -248,6 +248,12 @@ def blocks_of(text):
     )
 
 
+def test_japanese_has_one_spacing_whatever_was_typed():
+    text = "## V1 全トークン\n\n2K の トークンで `tokens.npy` を\nPPL 比 $r$ の GPT-2 small と"
+    expected = "## V1 全トークン\n\n2Kの トークンで`tokens.npy`をPPL比 $r$ のGPT-2 smallと"
+    assert markdown.without_typed_spaces(text) == expected
+
+
 @pytest.mark.parametrize(
     "text",
     [
