@@ -154,6 +154,16 @@ class Ladder:
         tokens = generate(self.model, self.prompt, self.n_new, self.plans[n], backend=backend)
         return torch.as_tensor(tokens)
 
+    def attention_share(self):
+        """Share (0–1) of the prefill's time that attention takes without ReLU heads: the two in turn, pair by pair."""
+        actions = {
+            "attention": lambda: self.attention(0, self.backend),
+            "prefill": lambda: self.prefill(0, self.backend),
+        }
+        with torch.inference_mode():
+            seconds = alternate(actions, self.runs, self.device, "attention's share")
+        return min(1.0, float(np.median(seconds["attention"] / seconds["prefill"])))
+
     def graph(self, n, backend):
         """`decoding` by a CUDA graph per token; the naive form has none."""
         if backend == "naive":

@@ -142,6 +142,16 @@ def test_the_ladder_measures_what_the_model_computes(family):
     assert all(row["speedup"] == 1 for row in rows if row["n_linearized"] == 0)
 
 
+def test_the_share_of_attention_is_taken_pair_by_pair(monkeypatch):
+    """A machine that slows down between the pairs leaves the share as it is."""
+    ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=3, n_new=4)
+    taken = {"attention": np.array([1.0, 10.0, 3.0]), "prefill": np.array([4.0, 40.0, 4.0])}
+    monkeypatch.setattr(speed, "alternate", lambda actions, runs, device, label: {k: taken[k] for k in actions})
+    assert ladder.attention_share() == 0.25
+    taken["prefill"] = np.array([0.5, 5.0, 1.0])
+    assert ladder.attention_share() == 1
+
+
 def test_a_kernel_that_disagrees_has_no_speed(monkeypatch):
     ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
     own = dispatch.mixed_attention
