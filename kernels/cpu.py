@@ -10,7 +10,7 @@ the batch, the number of threads or the layout of the inputs.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
@@ -41,17 +41,20 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
         n_threads = 1
     tasks = iter(_tasks(q, n_visible, n_threads))
 
-    def work(_):
+    def work():
         with torch.inference_mode():
             scratch = _Scratch(torch.float32 if q.dtype == torch.float16 else q.dtype)
             for task in tasks:
                 _compute(q, k, v, z, scale, n_visible, task, scratch)
 
     with _one_thread_each():
-        if n_threads == 1:
-            work(0)
-        else:
-            list(_pool(n_threads, os.getpid(), get_ident()).map(work, range(n_threads)))
+        others = [_pool(n_threads - 1, os.getpid(), get_ident()).submit(work) for _ in range(n_threads - 1)]
+        try:
+            work()
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
     return z
 
 
