@@ -34,7 +34,7 @@ lab: $(READY) ## JupyterLab on the notebooks
 	@cd notebooks && ../$(PY) -m jupyterlab
 
 verify: $(READY) ## the scorecard: published figures against measured ones; fails on a miss
-	@$(PY) -m lib.scorecard build/$(PROFILE)/results/data
+	@$(PY) -m lib.scorecard $(or $(EXPERIMENT10_BUILD),build)/$(PROFILE)/results/data
 
 diff: $(READY) ## compare two runs' numbers and claims: make diff A=embedded B=gpt2
 	@$(PY) -m lib.compare $(A) $(B)

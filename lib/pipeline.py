@@ -234,13 +234,16 @@ def check_overrides(overrides, notebooks):
             )
 
 
-def check_model(values):
+def check_model(values, given=()):
     """The checks that need the model's shape, before any notebook starts; a hub model is left to the set-up."""
     from lib import models
 
     if models.local_folder(values["model"]) or not models.looks_like_hub_id(values["model"]):
         shape = models.shape(models.load_config(models.model_folder(values["model"])))
         resolve_for_model(values, *shape)
+        n_heads = shape[0] * shape[1]
+        if "top_heads" in given and values["top_heads"] > n_heads:
+            raise InputError(f"top_heads: given {values['top_heads']}, allowed: at most {n_heads}, all heads")
         if values["focus_head"] != "auto":
             from lib.params import read_head
 
@@ -377,7 +380,7 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
     profile = Profile(profile_name, overrides)
     wanted = closure(notebooks, names or list(notebooks))
     check_overrides(profile.overrides, wanted if overrides else list(notebooks.values()))
-    check_model(profile.values)
+    check_model(profile.values, profile.overrides)
     stale = set()
     with closing(Kernels()) as kernels:
         for at, nb in enumerate(wanted):

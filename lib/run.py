@@ -48,7 +48,7 @@ class Run:
         self.folder = build_root() / self.profile
         self.data_folder = self.folder / "results" / "data"
         self.figures = self.folder / "results" / "figures"
-        self.results = {}
+        self.results, self.origins = {}, {}
         self.backend = "none"
         for name in needs:
             self.results[name] = self._earlier(name)
@@ -65,7 +65,9 @@ class Run:
             pipeline.run_notebooks(self.profile, [name])
         elif "EXPERIMENT10_PIPELINE" not in os.environ:
             print(f"{self.section} takes {name} from {os.path.relpath(path)}")
-        return results.read_json(path, "section")["data"]
+        record = results.read_json(path, "section")
+        self.origins[name] = record["provenance"]
+        return record["data"]
 
     @property
     def setup(self):
@@ -182,6 +184,21 @@ class Run:
         }
         results.write_json(results.section_path(self.data_folder, self.section), record, "section")
         return data
+
+    def combined_provenance(self, names):
+        """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""
+        parts = [self.origins[name] for name in names]
+        own = self.provenance()
+        backends = sorted({part["backend"] for part in parts} - {"none"})
+        times = [part["times"] for part in (*parts, own)]
+        return own | {
+            "backend": "+".join(backends) or "none",
+            "parameters": {k: v for part in parts for k, v in part["parameters"].items()} | own["parameters"],
+            "times": {
+                "started": min(part["started"] for part in times),
+                "seconds": round(sum(part["seconds"] for part in times), 2),
+            },
+        }
 
     def write(self, kind, record):
         """One of the assembled results files, `<kind>_<model>.json`, checked against its schema."""

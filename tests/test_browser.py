@@ -18,7 +18,8 @@ DRAWN = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent).eve
 JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
 # Words that are the same in both languages: numbers, names, code, and the names of the languages themselves.
 NEUTRAL = re.compile(
-    r"日本語|English|[^A-Za-zぁ-んァ-ヶ一-龠]*|\d+[GTMk]|PPL|(ReLU|L1)|L\d+H\d+.*|(phases|setup|conclusions|[VPK]\d?)( · \d+)?|"
+    r"日本語|English|[^A-Za-zぁ-んァ-ヶ一-龠]*|\d+[GTMk]|PPL|(ReLU|L1)|L\d+H\d+.*|"
+    r"(phases|setup|conclusions|[VPK]\d?)( · \d+)?|"
     r"Experiment 10.*|(baseline|relu_\d+)|attention|SDPA"
 )
 VISIBLE_TEXT = """() => {

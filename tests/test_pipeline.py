@@ -46,7 +46,7 @@ def notebooks(tmp_path, build, monkeypatch):
     folder.mkdir()
     (folder / "fake.py").write_text(FAKE_RUN)
     monkeypatch.setattr(pl, "NOTEBOOKS", folder)
-    monkeypatch.setattr(pl, "check_model", lambda values: None)
+    monkeypatch.setattr(pl, "check_model", lambda *_: None)
 
     def write(name, body="run.finish(value=1)", needs=(), parameters=("seed = 10",), tags=1, section=None):
         cells = [nbformat.v4.new_markdown_cell(f"# {name}")]
@@ -343,6 +343,7 @@ class TestBadInput:
             ({"relu_counts": "4 99"}, "relu_counts: given 99, allowed: at most 8"),
             ({"n_ctx": "129", "full_chunks": "2"}, "n_ctx: given 129, allowed: at most 128"),
             ({"focus_head": "L3H0"}, "focus_head: given L3H0, allowed: L0H0 to L2H3"),
+            ({"top_heads": "13"}, "top_heads: given 13, allowed: at most 12, all heads"),
         ],
     )
     def test_what_does_not_fit_the_model(self, build, model_folders, given, said):

@@ -84,6 +84,18 @@ class TestFiles:
         assert re.fullmatch("[0-9a-f]{64}", provenance["model"]["fingerprint"])
         assert (part_v["n_chunks"], part_v["total_tokens"]) == (4, 512)
 
+    @pytest.mark.parametrize(
+        ("kind", "sections"), [("exp10v_validation", "V1 V2 V3 V4"), ("exp10p_phase3", "P1 P2 P3 P4")]
+    )
+    def test_provenance_of_the_assembled_files(self, smoke, kind, sections):
+        folder = smoke / "results" / "data"
+        parts = [results.read_json(results.section_path(folder, name))["provenance"] for name in sections.split()]
+        whole = assembled(smoke, kind)["provenance"]
+        assert whole["backend"] == data(smoke, "setup")["backend"] != "none"
+        assert whole["times"]["seconds"] >= sum(part["times"]["seconds"] for part in parts)
+        assert whole["times"]["started"] <= min(part["times"]["started"] for part in parts)
+        assert all(part["parameters"].items() <= whole["parameters"].items() for part in parts)
+
     def test_the_page_loads_nothing_from_elsewhere(self, smoke):
         page = (smoke / "report" / "report.html").read_text(encoding="utf-8")
         assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace('href="https://', "href=(link)"))
