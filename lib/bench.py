@@ -66,10 +66,19 @@ class Row:
         middle, low, high = np.quantile(ratios, (0.5, 0.2, 0.8)).tolist() if agrees else (None, None, None)
         engine = float(np.median(self.engine))
         return {
-            "name": self.name, "ratio": middle, "q20": low, "q80": high, "agrees": agrees,
-            "max_relative_error": float(max(self.errors)), "tolerance": self.tolerance, "rounds": len(ratios),
-            "unit": self.unit, "published_s": float(np.median(self.published)), "engine_s": engine,
-            "engine_tok_per_s": self.tokens / engine if self.tokens else None, "note": self.note,
+            "name": self.name,
+            "ratio": middle,
+            "q20": low,
+            "q80": high,
+            "agrees": agrees,
+            "max_relative_error": float(max(self.errors)),
+            "tolerance": self.tolerance,
+            "rounds": len(ratios),
+            "unit": self.unit,
+            "published_s": float(np.median(self.published)),
+            "engine_s": engine,
+            "engine_tok_per_s": self.tokens / engine if self.tokens else None,
+            "note": self.note,
         }
 
 
@@ -320,9 +329,13 @@ def machine():
     """What the figures were measured on."""
     names = [line.split(":", 1)[1].strip() for line in cpu_info() if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "system": platform.system(), "python": platform.python_version(),
-        "torch": torch.__version__, "backend": dispatch.resolve("auto", "cpu"),
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "backend": dispatch.resolve("auto", "cpu"),
         "float32_gflop_per_s": product_rate(torch.float32) / 1e9,
         "bfloat16_gflop_per_s": product_rate(torch.bfloat16) / 1e9,
     }
@@ -382,17 +395,24 @@ def show(row):
     ratio = "withheld" if row["ratio"] is None else f"{row['ratio']:.2f}x [{row['q20']:.2f}, {row['q80']:.2f}]"
     speed = f", {row['engine_tok_per_s']:,.0f} tokens/s" if row["engine_tok_per_s"] else ""
     share = f", {row['share_of_product_rate']:.0%} of the product rate" if "share_of_product_rate" in row else ""
-    print(f"{row['name']:15} {ratio:24} published {row['published_s']:9.2f} s, engine {row['engine_s']:8.2f} s "
-          f"per {row['unit']}{speed}{share}, error {row['max_relative_error']:.1e}; {row['note']}", flush=True)
+    print(
+        f"{row['name']:15} {ratio:24} published {row['published_s']:9.2f} s, engine {row['engine_s']:8.2f} s "
+        f"per {row['unit']}{speed}{share}, error {row['max_relative_error']:.1e}; {row['note']}",
+        flush=True,
+    )
     return row
 
 
 def show_rest(found):
     facts, memory = found["machine"], found["memory"]
-    print(f"\n{facts['cpu']}, {facts['threads']} threads: products at {facts['float32_gflop_per_s']:.0f} GFLOP/s in "
-          f"float32, {facts['bfloat16_gflop_per_s']:.0f} in bfloat16")
-    print(f"peak memory of the engine {memory['peak_bytes'] / 1e9:.2f} GB, "
-          f"{memory['bytes_per_further_token']:,.0f} bytes for each further token")
+    print(
+        f"\n{facts['cpu']}, {facts['threads']} threads: products at {facts['float32_gflop_per_s']:.0f} GFLOP/s in "
+        f"float32, {facts['bfloat16_gflop_per_s']:.0f} in bfloat16"
+    )
+    print(
+        f"peak memory of the engine {memory['peak_bytes'] / 1e9:.2f} GB, "
+        f"{memory['bytes_per_further_token']:,.0f} bytes for each further token"
+    )
     for name, table in found["growth"].items():
         print(f"\ncost by {name.replace('_', ' ')}")
         print("  ".join(f"{key:>18}" for key in table[0]))

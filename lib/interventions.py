@@ -190,15 +190,26 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
         k, v = (x if whole else pick(x, [head // group for head in softmax]) for x in (key, value))
         plain = causal and query.shape[2] in (1, key.shape[2])
         z[:, softmax] = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if plain else attention_mask, is_causal=plain and query.shape[2] > 1,
-            dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1],
+            q,
+            k,
+            v,
+            attn_mask=None if plain else attention_mask,
+            is_causal=plain and query.shape[2] > 1,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
     for mode, heads in changed.items():
         kv_heads = [head // group for head in heads]
         bias = edits.value_bias[heads, None]
         z[:, heads] = bias + mode_z(
-            mode, pick(query, heads), pick(key, kv_heads), pick(value, kv_heads) - bias,
-            scale=scaling, mask=None if causal else attention_mask, backend=edits.backend,
+            mode,
+            pick(query, heads),
+            pick(key, kv_heads),
+            pick(value, kv_heads) - bias,
+            scale=scaling,
+            mask=None if causal else attention_mask,
+            backend=edits.backend,
         )
     return z.transpose(1, 2), None
 

@@ -11,6 +11,14 @@ def progress(label, total, unit):
     by_hand = "ipykernel" in sys.modules and "EXPERIMENT10_PIPELINE" not in os.environ
     live = sys.stderr.isatty() or by_hand or os.environ.get("EXPERIMENT10_TERMINAL") == "1"
     return tqdm(
-        total=total, desc=label, unit=unit, unit_scale=True, dynamic_ncols=True, mininterval=0.5 if live else 20,
-        miniters=1, maxinterval=60, disable=total == 0, file=sys.stderr,
+        total=total,
+        desc=label,
+        unit=unit,
+        unit_scale=True,
+        dynamic_ncols=True,
+        mininterval=0.5 if live else 20,
+        miniters=1,
+        maxinterval=60,
+        disable=total == 0,
+        file=sys.stderr,
     )

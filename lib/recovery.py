@@ -24,7 +24,13 @@ class Generator:
         tokens = self.store.get(key)
         if tokens is None:
             tokens = generate(
-                self.model, texts, n_new, plan, temperature=temperature, seeds=seeds, backend=self.backend,
+                self.model,
+                texts,
+                n_new,
+                plan,
+                temperature=temperature,
+                seeds=seeds,
+                backend=self.backend,
                 label=f"{'samples' if temperature else 'greedy texts'}, {len(plan.heads)} heads changed",
             )
             self.store.put(key, tokens)

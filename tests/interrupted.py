@@ -22,8 +22,10 @@ from lib.interventions import Plan
 from lib.store import Store
 
 KILLS = 24
-PLANS = [Plan(), *(Plan.of(mode, [(layer, head)]) for mode in ("zero", "mean", "relu") for layer in range(3)
-                   for head in range(4))]
+PLANS = [
+    Plan(),
+    *(Plan.of(mode, [(layer, head)]) for mode in ("zero", "mean", "relu") for layer in range(3) for head in range(4)),
+]
 
 
 def score(store, out):

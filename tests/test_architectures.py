@@ -12,8 +12,14 @@ from lib.errors import InputError
 from lib.reference import Reference
 
 SMALL = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
 }
 
 
@@ -35,9 +41,14 @@ def test_steps_add_up_to_the_model(make):
     torch.testing.assert_close(walk(model, ids), model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("cls, config", [
-    (MistralForCausalLM, MistralConfig(**SMALL)), (Qwen3ForCausalLM, Qwen3Config(**SMALL)),
-], ids=["mistral", "qwen3"])
+@pytest.mark.parametrize(
+    "cls, config",
+    [
+        (MistralForCausalLM, MistralConfig(**SMALL)),
+        (Qwen3ForCausalLM, Qwen3Config(**SMALL)),
+    ],
+    ids=["mistral", "qwen3"],
+)
 def test_llama_kin(cls, config):
     model, ids = cls(config).eval().requires_grad_(False), tokens(2).long()
     torch.testing.assert_close(walk(model, ids), model(ids).logits, rtol=1e-4, atol=1e-4)

@@ -13,9 +13,11 @@ from lib.reference import Reference
 from lib.store import Store
 
 HEADS = [(0, 1), (0, 3), (1, 0), (1, 2)]
-PLANS = [Plan()] + [Plan.of(mode, HEADS[:n]) for mode in MODES for n in (1, 3, 4)] + [
-    Plan.of(mode, [head]) for mode in MODES for head in HEADS[1:]
-]
+PLANS = (
+    [Plan()]
+    + [Plan.of(mode, HEADS[:n]) for mode in MODES for n in (1, 3, 4)]
+    + [Plan.of(mode, [head]) for mode in MODES for head in HEADS[1:]]
+)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -194,11 +196,14 @@ def test_logits_that_are_not_finite_name_plan_and_chunk(store):
     assert evaluator(store, model).missing([plan], 1, means)
 
 
-@pytest.mark.parametrize("ids, message", [
-    (tokens(1, CONTEXT + 1), f"n_ctx {CONTEXT + 1} is too long: this model has {CONTEXT} positions"),
-    (tokens(1) + 90, "is not in this model's vocabulary: allowed are 0 to 96"),
-    (tokens(1)[0], "give \\[n_chunks, n_ctx\\]"),
-])
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        (tokens(1, CONTEXT + 1), f"n_ctx {CONTEXT + 1} is too long: this model has {CONTEXT} positions"),
+        (tokens(1) + 90, "is not in this model's vocabulary: allowed are 0 to 96"),
+        (tokens(1)[0], "give \\[n_chunks, n_ctx\\]"),
+    ],
+)
 def test_bad_tokens_are_refused(store, ids, message):
     with pytest.raises(InputError, match=message):
         evaluator(store, ids=ids)

@@ -91,17 +91,25 @@ def test_continuations_are_scored_by_the_unmodified_model(make, n_scored):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows, n_new, settings, message", [
-    (prompts(), CONTEXT - 8, {}, f"9 prompt tokens and {CONTEXT - 8} new ones do not fit: .* at most {CONTEXT} in all"),
-    (prompts(), 0, {}, "need 1 or more new tokens"),
-    (prompts(), 2, {"temperature": 0.5}, "3 prompts to be sampled and none seeds"),
-    (prompts(), 2, {"temperature": 0.5, "seeds": [1]}, "3 prompts to be sampled and 1 seeds"),
-    (prompts(), 2, {"temperature": -1.0}, "temperature -1.0: allowed are 0"),
-    (prompts()[0], 2, {}, "give \\[B, L\\]"),
-    (prompts() + VOCAB, 2, {}, f"allowed are 0 to {VOCAB - 1}"),
-    (prompts(), 2, {"plan": Plan.of("relu", [(7, 0)])}, "head L7H0 is not in this model"),
-    (prompts(), 2, {"backend": "quantum"}, "backend 'quantum' is unknown"),
-])
+@pytest.mark.parametrize(
+    "rows, n_new, settings, message",
+    [
+        (
+            prompts(),
+            CONTEXT - 8,
+            {},
+            f"9 prompt tokens and {CONTEXT - 8} new ones do not fit: .* at most {CONTEXT} in all",
+        ),
+        (prompts(), 0, {}, "need 1 or more new tokens"),
+        (prompts(), 2, {"temperature": 0.5}, "3 prompts to be sampled and none seeds"),
+        (prompts(), 2, {"temperature": 0.5, "seeds": [1]}, "3 prompts to be sampled and 1 seeds"),
+        (prompts(), 2, {"temperature": -1.0}, "temperature -1.0: allowed are 0"),
+        (prompts()[0], 2, {}, "give \\[B, L\\]"),
+        (prompts() + VOCAB, 2, {}, f"allowed are 0 to {VOCAB - 1}"),
+        (prompts(), 2, {"plan": Plan.of("relu", [(7, 0)])}, "head L7H0 is not in this model"),
+        (prompts(), 2, {"backend": "quantum"}, "backend 'quantum' is unknown"),
+    ],
+)
 def test_bad_requests_are_refused(rows, n_new, settings, message):
     with pytest.raises(InputError, match=message):
         generate(gpt2(), rows, n_new, settings.pop("plan", Plan()), **settings)

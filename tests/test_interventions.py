@@ -186,13 +186,16 @@ def test_padded_batches_keep_their_mask():
         torch.testing.assert_close(padded, alone, **TOLERANCE)
 
 
-@pytest.mark.parametrize("heads, message", [
-    ([(3, 0, "zero")], "head L3H0 is not in this model: layers are 0 to 2, heads 0 to 3"),
-    ([(0, 4, "relu")], "head L0H4 is not in this model"),
-    ([(0, 0, "mean")], "no means were given"),
-    ([(0, 0, "relu"), (0, 0, "zero")], "head L0H0 stands twice"),
-    ([(0, 0, "softmin")], "mode 'softmin' is unknown: choose one of zero, mean"),
-])
+@pytest.mark.parametrize(
+    "heads, message",
+    [
+        ([(3, 0, "zero")], "head L3H0 is not in this model: layers are 0 to 2, heads 0 to 3"),
+        ([(0, 4, "relu")], "head L0H4 is not in this model"),
+        ([(0, 0, "mean")], "no means were given"),
+        ([(0, 0, "relu"), (0, 0, "zero")], "head L0H0 stands twice"),
+        ([(0, 0, "softmin")], "mode 'softmin' is unknown: choose one of zero, mean"),
+    ],
+)
 def test_bad_plans_are_refused(heads, message):
     with pytest.raises(InputError, match=message), apply(gpt2(), Plan(tuple(heads))):
         pass

@@ -124,8 +124,19 @@ def test_leftovers_of_killed_writers_go_and_those_of_live_ones_stay(store):
 
 
 def test_a_digest_tells_parts_apart():
-    parts = [("ab",), ("a", "b"), (1,), ("1",), (None,), (b"1",), (1.0,), (np.int32([1]),), (np.int64([1]),),
-             (np.zeros((2, 3)),), (np.zeros((3, 2)),)]
+    parts = [
+        ("ab",),
+        ("a", "b"),
+        (1,),
+        ("1",),
+        (None,),
+        (b"1",),
+        (1.0,),
+        (np.int32([1]),),
+        (np.int64([1]),),
+        (np.zeros((2, 3)),),
+        (np.zeros((3, 2)),),
+    ]
     assert len({digest(*p) for p in parts}) == len(parts)
     assert digest("a", 1, np.arange(3)) == digest("a", 1, np.arange(3))
 
