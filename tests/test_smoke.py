@@ -283,7 +283,7 @@ def test_other_parameters_change_tables_and_sentences(smoke, tmp_path, monkeypat
         assert words(before, "text/html") != words(shown[name], "text/html"), name
     sentences = "\n".join(words(shown["V3"]))
     assert "L5H7" in sentences
-    assert f"{found['V3']['zero_delta_ppl_full']:+.3f}".replace("-", "−") in sentences
+    assert f"{found['V3']['zero_delta_ppl_full']:+.1%}".replace("-", "−") in sentences
     assert "288" in "\n".join(words(shown["setup"]))
 
 
