@@ -366,8 +366,16 @@ def use_memory(shape, n_chunks):
     means = engine.means(n_chunks)
     engine.score([bench.plan(30), bench.plan(70), Plan.of("mean", bench.heads)], n_chunks, means)
     best_of_5(bench.model, np.repeat(bench.tokens(P_PROMPTS, P_PROMPT), 5, axis=0), bench.plan(70))
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(kib if platform.system() == "Darwin" else kib * 1024)
+    print(own_peak())
+
+
+def own_peak():
+    """Peak resident bytes of this process; on Linux of its own memory, `ru_maxrss` begins with its parent's."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
 
 
 def measure(shape, rounds, seed):
