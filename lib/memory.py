@@ -1,7 +1,7 @@
 """Memory that was freed is kept for the next step.
 
 glibc hands large blocks back to the system as soon as they are freed and has them zeroed again, page by page, at the
-next step of the same size: an eighth of the time of scoring one chunk after another.
+next step of the same size.
 """
 
 import ctypes
