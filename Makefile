@@ -34,25 +34,25 @@ lab: $(READY) ## JupyterLab on the notebooks
 	@cd notebooks && ../$(PY) -m jupyterlab
 
 verify: $(READY) ## the scorecard: published figures against measured ones; fails on a miss
-	@$(PY) -m lib.scorecard $(or $(EXPERIMENT10_BUILD),build)/$(PROFILE)/results/data
+	@$(PY) -m lib.claims.scorecard $(or $(EXPERIMENT10_BUILD),build)/$(PROFILE)/results/data
 
 diff: $(READY) ## compare two runs' numbers and claims: make diff A=embedded B=gpt2
-	@$(PY) -m lib.compare $(A) $(B)
+	@$(PY) -m lib.results.diff $(A) $(B)
 
 bench: $(READY) ## the engine against the published method, side by side; build/bench/engine.json
-	@$(PY) -m lib.bench --out build/bench/engine.json
+	@$(PY) -m lib.timing.engine_bench --out build/bench/engine.json
 
 bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; build/bench/kernels.json
-	@$(PY) -m kernels.bench --out build/bench/kernels.json
+	@$(PY) -m lib.timing.kernel_bench --out build/bench/kernels.json
 
 embedded-model: $(READY) ## train the embedded model again (about an hour on 2 cores)
 	@$(PY) -m lib.pipeline train $(PARAMS)
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
-	@$(PY) -m lib.scaffold $(NAME) $(NEEDS)
+	@$(PY) -m lib.pipeline.scaffold $(NAME) $(NEEDS)
 
 clean-cache: $(READY) ## empty the store of scores
-	@$(PY) -c "from lib.run import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
+	@$(PY) -c "from lib.pipeline.run import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
 
 clean: ## remove everything generated, the environment apart
 	rm -rf build

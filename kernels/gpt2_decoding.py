@@ -31,7 +31,7 @@ class GraphDecoder:
     def __init__(self, model, is_relu):
         config = model.config
         if not is_plain(config):
-            raise InputError(f"model '{config.model_type}' is no plain GPT-2: decode it with lib.generate")
+            raise InputError(f"model '{config.model_type}' is no plain GPT-2: decode it with lib.engine.generation")
         if model.device.type != "cuda" and not INTERPRETED:
             raise InputError(f"the model is on '{model.device}': a graph needs a cuda device")
         self.n_layer, self.n_head, self.n_embd = config.n_layer, config.n_head, config.n_embd

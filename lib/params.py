@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from lib.errors import InputError
+from lib.layout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "params"
 BASE_PROFILE = "embedded"
 HEAD = re.compile(r"L(\d+)H(\d+)")

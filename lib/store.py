@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-DEFAULT_LIMIT = 4 * 2**30
+from lib.layout import build_root
+
+LIMIT = 4 * 2**30
 LEFTOVER_AGE = 600  # seconds after which a temporary file has no writer any more
 KINDS = "fiu"
 
@@ -41,7 +43,7 @@ class Store:
     and the run goes on without keeping.
     """
 
-    def __init__(self, folder, limit_bytes=DEFAULT_LIMIT):
+    def __init__(self, folder, limit_bytes=LIMIT):
         self.folder = Path(folder)
         self.limit_bytes = limit_bytes
         self._warned = False
@@ -185,3 +187,8 @@ def _is_running(pid):
     except PermissionError:
         pass
     return True
+
+
+def open_store():
+    """The store of scores and generations that all profiles share."""
+    return Store(build_root() / "store")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from lib.errors import InputError
-from lib.results import replacing
+from lib.files import replacing
 from report import book, document, page
 from report.words import LANGUAGES
 

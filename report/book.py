@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typst
 
-from lib import chart_output, chart_style
-from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report import markdown, provenance
+from report.charts import render, style
+from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.words import SUBTITLE, TITLE, word
 
 TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
@@ -41,7 +41,7 @@ def write(document, lang, files=()):
         source = whole(document, lang, pieces, files)
         (folder / "book.typ").write_text(source, encoding="utf-8")
         (folder / "template.typ").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-        fonts = [str(chart_output.font_file().parent)]
+        fonts = [str(render.font_file().parent)]
         return typst.compile(
             str(folder / "book.typ"), root=str(folder), font_paths=fonts, ignore_system_fonts=True, timestamp=0
         )
@@ -98,7 +98,7 @@ def output_pieces(document, output, meta, lang, later, folder):
         number = later(plain_paragraphs(meta["caption"]))
         spec = output.data[VEGALITE_MIME]
         file = picture(spec, folder, f"{meta.name}-{lang}")
-        share = min(94, round(94 * spec.get("width", chart_style.WIDTH) / chart_style.WIDTH))
+        share = min(94, round(94 * spec.get("width", style.WIDTH) / style.WIDTH))
         yield (
             lambda texts: (
                 f"#figure(image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}), caption: [{texts[number]}])"
@@ -123,9 +123,9 @@ def output_pieces(document, output, meta, lang, later, folder):
 def picture(spec, folder, name):
     """The chart beside the book as SVG, or as PNG where it has very many marks; returns its file name."""
     if json.dumps(spec).count("{") > MANY_MARKS:
-        (folder / f"{name}.png").write_bytes(chart_output.png(spec, scale=3))
+        (folder / f"{name}.png").write_bytes(render.png(spec, scale=3))
         return f"{name}.png"
-    (folder / f"{name}.svg").write_text(chart_output.svg(spec), encoding="utf-8")
+    (folder / f"{name}.svg").write_text(render.svg(spec), encoding="utf-8")
     return f"{name}.svg"
 
 

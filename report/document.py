@@ -14,8 +14,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from lib.errors import InputError
-from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report import markdown
+from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.words import LANGUAGES, PARTS, SUMMARY_NOTEBOOK, SUMMARY_TAG, word
 
 REFERENCE = re.compile(r"#(fig|tab|sec)-(\w+)$")

@@ -14,9 +14,9 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
-from lib import chart_output
-from lib.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report import markdown, provenance
+from report.charts import render
+from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.results_view import view
 from report.words import LANGUAGES, SUBTITLE, TITLE, WORDS, word
 
@@ -100,7 +100,7 @@ def chart_data(document):
             if meta.kind == "figure":
                 meta.chart = f"chart-{meta.name}-{meta.lang}"
                 specs[meta.chart] = output.data[VEGALITE_MIME]
-                picture = chart_output.svg(output.data[VEGALITE_MIME])
+                picture = render.svg(output.data[VEGALITE_MIME])
                 stills.append((output, "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode()))
     return specs, stills
 
@@ -168,7 +168,7 @@ def bundle():
 
 def font_face(text):
     """The Japanese font cut down to the letters that occur, as a style rule."""
-    font = TTFont(chart_output.font_file(), recalcTimestamp=False)
+    font = TTFont(render.font_file(), recalcTimestamp=False)
     options = Options()
     options.layout_features = ["kern", "palt"]
     options.hinting = False
@@ -182,4 +182,4 @@ def font_face(text):
     buffer = io.BytesIO()
     font.save(buffer)
     address = "data:font/woff;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return f'@font-face{{font-family:"{chart_output.FONT}";src:url({address}) format("woff")}}\n'
+    return f'@font-face{{font-family:"{render.FONT}";src:url({address}) format("woff")}}\n'

@@ -3,7 +3,7 @@
 import html
 import json
 
-from lib.prose import anchor
+from report.prose import anchor
 
 WIDE = 100
 

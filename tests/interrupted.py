@@ -17,8 +17,8 @@ import torch
 from tiny_models import gpt2, tokens
 
 from lib import store as store_module
-from lib.evaluate import Evaluator
-from lib.interventions import Plan
+from lib.engine.interventions import Plan
+from lib.engine.scoring import Evaluator
 from lib.store import Store
 
 KILLS = 24

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from lib import cost, phases, results, stats, text_stats
-from lib.interventions import Plan
+from lib.analysis import best_of_n, bootstrap, flops, head_effects, perplexity, quick_vs_full
+from lib.engine.interventions import Plan
+from lib.results import assembled, io
 
-SHAPE = cost.Shape(n_layer=3, n_head=4, n_kv_head=4, d_head=16, n_embd=64, n_inner=256, vocab_size=512)
+SHAPE = flops.Shape(n_layer=3, n_head=4, n_kv_head=4, d_head=16, n_embd=64, n_inner=256, vocab_size=512)
 QUICK, FULL, N_CTX, SEED, DRAWS = 2, 20, 64, 7, 200
 LADDER, COUNTS, LENGTHS = [0, 2, 5, 8], [2, 5], [16, 64]
 
@@ -28,53 +29,56 @@ class Scores:
 def build():
     """`{section: data}`, as `lib.results.load` gives it."""
     scores = Scores()
-    resamplers = {n: stats.Resampler(n, N_CTX, SEED, DRAWS) for n in (QUICK, FULL)}
+    resamplers = {n: bootstrap.Resampler(n, N_CTX, SEED, DRAWS) for n in (QUICK, FULL)}
     heads = list(scores.harm)
     rankable = [place for place in heads if place[0]]
     found = {"setup": _setup()}
 
     def single(mode, places, n):
         nlls = [scores.score(Plan.of(mode, [place]))[:n] for place in places]
-        return phases.head_rows(places, nlls, scores.base[:n], resamplers[n])
+        return head_effects.head_rows(places, nlls, scores.base[:n], resamplers[n])
 
     def pile(order, mode, ns, n):
-        piles = phases.pile([(*place, mode) for place in order], ns)
-        return phases.curve(piles, {plan: scores.score(plan)[:n] for plan in piles.values()}, resamplers[n])
+        piles = head_effects.pile([(*place, mode) for place in order], ns)
+        return head_effects.curve(piles, {plan: scores.score(plan)[:n] for plan in piles.values()}, resamplers[n])
 
     data = {}
-    data["baseline_ppl"], data["baseline_ppl_ci"] = stats.ppl_ci(scores.base[:QUICK], resamplers[QUICK])
+    data["baseline_ppl"], data["baseline_ppl_ci"] = perplexity.ppl_ci(scores.base[:QUICK], resamplers[QUICK])
     modes = {"zero": heads, "mean": heads, "relu": rankable, "l1": rankable, "identity": rankable}
     for mode, places in modes.items():
         rows = single(mode, places, QUICK)
-        data[mode] = {"heads": rows, "summary": stats.summary(phases.deltas(rows))}
+        data[mode] = {"heads": rows, "summary": head_effects.summary(head_effects.deltas(rows))}
         if mode in ("zero", "mean"):
-            data[mode]["layer_means"] = stats.layer_means(places, phases.deltas(rows))
-            data[mode]["rank_law"] = stats.rank_law(phases.deltas(rows))
-            data[mode] |= pile(phases.order(rows), mode, LADDER, QUICK)
-    ranking = phases.order(data["relu"]["heads"])
+            data[mode]["layer_means"] = head_effects.layer_means(places, head_effects.deltas(rows))
+            data[mode]["rank_law"] = head_effects.rank_law(head_effects.deltas(rows))
+            data[mode] |= pile(head_effects.order(rows), mode, LADDER, QUICK)
+    ranking = head_effects.order(data["relu"]["heads"])
     data["relu"] |= pile(ranking, "relu", LADDER, QUICK)
     data["factored"] = pile(ranking, "factored", LADDER, QUICK)
-    best = phases.best_per_head({mode: data[mode]["heads"] for mode in ("relu", "l1", "identity")})
+    best = head_effects.best_per_head({mode: data[mode]["heads"] for mode in ("relu", "l1", "identity")})
     data["mix"] = {
         "best": best,
         "counts": {mode: sum(row["mode"] == mode for row in best) for mode in ("relu", "l1", "identity")},
-        "mean": sum(phases.deltas(best)) / len(best),
+        "mean": sum(head_effects.deltas(best)) / len(best),
     }
-    data |= {"ranking": ranking, "flops_saved": cost.flops_saved(LADDER, SHAPE.n_heads, N_CTX, SHAPE.d_head)}
+    data |= {"ranking": ranking, "flops_saved": flops.flops_saved(LADDER, SHAPE.n_heads, N_CTX, SHAPE.d_head)}
     found["phases"] = data
 
-    quick, quick_ci = stats.ppl_ci(scores.base[:QUICK], resamplers[QUICK])
-    full, full_ci = stats.ppl_ci(scores.base, resamplers[FULL])
-    change = stats.change(quick, full, resamplers[QUICK].ppl(scores.base[:QUICK]), resamplers[FULL].ppl(scores.base))
+    quick, quick_ci = perplexity.ppl_ci(scores.base[:QUICK], resamplers[QUICK])
+    full, full_ci = perplexity.ppl_ci(scores.base, resamplers[FULL])
+    change = perplexity.change(
+        quick, full, resamplers[QUICK].ppl(scores.base[:QUICK]), resamplers[FULL].ppl(scores.base)
+    )
     found["V1"] = {
         "ppl_2k": quick, "ppl_2k_ci": quick_ci, "ppl_full": full, "ppl_full_ci": full_ci,
         "change": change[0], "change_ci": change[1], "n_chunks_2k": QUICK, "n_chunks": FULL,
-        "tokens_2k": QUICK * N_CTX, "total_tokens": FULL * N_CTX, "sampling": stats.sampling(scores.base, QUICK, SEED),
-        "chunk_ppl": [stats.ppl(row[None]) for row in scores.base],
+        "tokens_2k": QUICK * N_CTX, "total_tokens": FULL * N_CTX,
+        "sampling": quick_vs_full.sampling(scores.base, QUICK, SEED),
+        "chunk_ppl": [perplexity.ppl(row[None]) for row in scores.base],
     }  # fmt: skip
 
     top = sorted(data["zero"]["heads"], key=lambda row: -row["delta"])[:6]
-    places = phases.places(top)
+    places = head_effects.places(top)
     a, b = single("zero", places, QUICK), single("zero", places, FULL)
     draws = [resamplers[FULL].relative(scores.score(Plan.of("zero", [p])), scores.base) for p in places]
     rows = [
@@ -84,12 +88,12 @@ def build():
             "ppl_full": y["ppl"], "delta_ppl_full": y["delta"], "delta_ppl_full_ci": y["delta_ci"],
         }
         for i, (x, y, rank, ends) in enumerate(
-            zip(a, b, stats.ranks(phases.deltas(b)), stats.ranks_ci(np.stack(draws)), strict=True)
+            zip(a, b, head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws)), strict=True)
         )
     ]  # fmt: skip
     found["V2"] = {
         "top10": rows, "same_top": rows[0]["rank_full"] == 1, "top5_same_set": True,
-        "spearman": stats.spearman(phases.deltas(a), phases.deltas(b)),
+        "spearman": head_effects.spearman(head_effects.deltas(a), head_effects.deltas(b)),
     }  # fmt: skip
 
     layer, head = places[0]
@@ -98,10 +102,10 @@ def build():
         zero, mean = (scores.score(Plan.of(mode, [(layer, head)]))[:n] for mode in ("zero", "mean"))
         base, resampler = scores.base[:n], resamplers[n]
         for name, (value, ends) in {
-            "zero_delta_ppl": stats.delta(zero, base, resampler),
-            "mean_delta_ppl": stats.delta(mean, base, resampler),
-            "reduction": stats.quotient(zero, mean, base, resampler),
-            "constant_share": stats.constant_share(zero, mean, base, resampler),
+            "zero_delta_ppl": perplexity.delta(zero, base, resampler),
+            "mean_delta_ppl": perplexity.delta(mean, base, resampler),
+            "reduction": perplexity.quotient(zero, mean, base, resampler),
+            "constant_share": perplexity.constant_share(zero, mean, base, resampler),
         }.items():
             v3 |= {f"{name}_{column}": value, f"{name}_{column}_ci": ends}
     found["V3"] = v3
@@ -112,8 +116,8 @@ def build():
         v4[table] = [{"n_linearized": row.pop("n")} | row for row in curve["cumulative"]]
         v4 |= {f"thresholds_{column}": curve["thresholds"], f"thresholds_{column}_ci": curve["thresholds_ci"]}
     found["V4"] = v4
-    found["V5"] = stats.compare(found["V1"], found["V2"], found["V3"], v4)
-    return results.plain(found | _recovery(scores))
+    found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4)
+    return io.plain(found | _recovery(scores))
 
 
 def _setup():
@@ -132,19 +136,19 @@ def _recovery(scores):
     p1, p2, p3, p4 = [], [], [], []
     for i, (condition, n) in enumerate(conditions.items()):
         shared = {"condition": condition, "n_linearized": n}
-        rate, rate_ci = stats.median_ci(rng.normal(50 - i, 1, 9), SEED, DRAWS)
+        rate, rate_ci = bootstrap.median_ci(rng.normal(50 - i, 1, 9), SEED, DRAWS)
         p1.append(shared | {
             "protocol": "recomputed", "backend": "naive", "tok_per_s": rate, "tok_per_s_ci": rate_ci,
             "ms_per_tok": 1000 / rate, "relative": -0.01 * i,
         })  # fmt: skip
-        means = [stats.mean_ci(rng.normal(level, 0.1, 20), SEED, DRAWS) for level in (2.4, 1.7, 1.4)]
+        means = [bootstrap.mean_ci(rng.normal(level, 0.1, 20), SEED, DRAWS) for level in (2.4, 1.7, 1.4)]
         p2.append(shared | {
             "ppl": [m[0] for m in means], "ppl_ci": [m[1] for m in means], "distinct_2": [0.5, 0.4, 0.3],
             "longest_repeat": [20.0, 40.0, 60.0], "repeated_4gram_share": [0.5, 0.7, 0.8],
         })  # fmt: skip
         ppl = np.exp(rng.normal(2.6 + 0.05 * i, 0.4, (20, 5)))
-        expected, expected_ci = text_stats.expected_best_of_ci(ppl, [1, 2, 5], SEED, DRAWS)
-        first = text_stats.first_best_of(ppl, [1, 2, 5])
+        expected, expected_ci = best_of_n.expected_best_of_ci(ppl, [1, 2, 5], SEED, DRAWS)
+        first = best_of_n.first_best_of(ppl, [1, 2, 5])
         p3.append(shared | {"first_n": first, "expected": expected, "expected_ci": expected_ci})
         ratios = [1 + 0.05 * i, 1 + 0.04 * i]
         p4.append(shared | {
@@ -152,14 +156,14 @@ def _recovery(scores):
             "ratio_ci": [[ratio - 0.01, ratio + 0.01] for ratio in ratios],
         })  # fmt: skip
     theory = [
-        {"n_linearized": n, "speedup": cost.published_speedup(n, SHAPE.n_heads, N_CTX, SHAPE.d_head)} for n in COUNTS
+        {"n_linearized": n, "speedup": flops.published_speedup(n, SHAPE.n_heads, N_CTX, SHAPE.d_head)} for n in COUNTS
     ]
     return {
         "P1": {"rows": p1, "theory": theory},
         "P2": {"conditions": p2},
         "P3": {
             "n": [1, 2, 5], "new_tokens": 64, "conditions": p3,
-            "equal_flops": [cost.equal_flops(SHAPE, n) for n in COUNTS],
+            "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS],
         },
         "P4": {"lengths": LENGTHS, "conditions": p4, "rise_at_longest": []},
     }  # fmt: skip
@@ -177,9 +181,9 @@ def write(folder, measured):
     """The folder `results/data` of a run: its sections and the two assembled files."""
     for section, data in measured.items():
         record = {"section": section, "parameters": {}, "data": data, "provenance": PROVENANCE}
-        results.write_json(results.section_path(folder, section), record, "section")
+        io.write_json(io.section_path(folder, section), record, "section")
     for kind, assemble in (
-        ("exp10v_validation", results.assemble_validation),
-        ("exp10p_phase3", results.assemble_phase3),
+        ("exp10v_validation", assembled.assemble_validation),
+        ("exp10p_phase3", assembled.assemble_phase3),
     ):
-        results.write_json(folder / f"{kind}_drawn.json", assemble(measured, PROVENANCE), kind)
+        io.write_json(folder / f"{kind}_drawn.json", assemble(measured, PROVENANCE), kind)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import nbformat
 
-from lib import charts, prose
+from report import prose
 from report.assemble import assemble
+from report.charts import charts
 
 HOSTILE = (
     '<img src=x onerror="window.fired=1"><script>window.fired=1</script>[x](javascript:window.fired=1)'
@@ -252,7 +253,7 @@ def hostile_rows(p1):
 
 
 def all_charts():
-    """`{name: chart}`: every figure of `lib.charts` from these results, with published ghosts."""
+    """`{name: chart}`: every figure of `report.charts.charts` from these results, with published ghosts."""
     r = results()
     ph = r["phases"]
     curves = {k: ph[k]["cumulative"] for k in ("zero", "mean", "relu", "mix", "factored")}

@@ -7,9 +7,9 @@ from tiny_models import CONTEXT, MAKERS, gpt2, llama, tokens
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from lib.architectures import adapter
+from lib.engine.reference import Reference
 from lib.errors import InputError
-from lib.reference import Reference
+from lib.model.adapters import adapter
 
 SMALL = {
     "vocab_size": 97,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lib.bench import Bench, Row, best_of_5, ppl_error, refine
+from lib.timing.engine_bench import Bench, Row, best_of_5, ppl_error, refine
 
 
 def test_no_ratio_without_agreement():

@@ -6,8 +6,8 @@ import re
 import pytest
 from synthetic import HOSTILE, all_charts, results
 
-from lib import chart_output, chart_style, charts
 from lib.errors import InputError
+from report.charts import charts, render, style
 
 CHARTS = all_charts()
 SHOWN = ("title", "text", "label")
@@ -33,7 +33,7 @@ def strings(node, key=None):
 @pytest.mark.parametrize("name", CHARTS)
 def test_chart_draws_in_both_languages(name):
     for lang in ("ja", "en"):
-        picture = chart_output.svg(chart_output.localise(CHARTS[name], lang))
+        picture = render.svg(render.localise(CHARTS[name], lang))
         assert picture.startswith("<svg")
         assert len(re.findall(r"<path|<line|<rect", picture)) > 3
         assert "NaN" not in picture
@@ -42,30 +42,28 @@ def test_chart_draws_in_both_languages(name):
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_japanese_twin_has_no_english_words(name):
-    found = set(strings(chart_output.localise(CHARTS[name], "ja")))
+    found = set(strings(render.localise(CHARTS[name], "ja")))
     english = {s for s in found if re.search(r"[a-z]{4,}", s) and not re.search("[ぁ-んァ-ヶ一-龠]", s)}
     assert english - {"attention", "SDPA", HOSTILE} == set()
 
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_english_chart_has_no_japanese(name):
-    assert not re.search("[ぁ-んァ-ヶ一-龠]", json.dumps(chart_output.localise(CHARTS[name], "en"), ensure_ascii=False))
+    assert not re.search("[ぁ-んァ-ヶ一-龠]", json.dumps(render.localise(CHARTS[name], "en"), ensure_ascii=False))
 
 
 def test_a_string_without_translation_stops():
     chart = charts.baseline(results()["V1"]).to_dict() | {"title": "a new title"}
     with pytest.raises(InputError, match="a new title"):
-        chart_output.localise(chart, "ja")
-    assert chart_output.localise(chart, "ja", {"a new title": "新しい題"})["title"] == "新しい題"
+        render.localise(chart, "ja")
+    assert render.localise(chart, "ja", {"a new title": "新しい題"})["title"] == "新しい題"
 
 
 def test_filters_compare_translated_data():
-    spec = chart_output.localise(CHARTS["zero_and_mean"], "ja")
-    assert chart_style.PUBLISHED not in json.dumps(spec, ensure_ascii=False)
-    picture = chart_output.svg(spec)
-    assert picture.count("<path") == chart_output.svg(chart_output.localise(CHARTS["zero_and_mean"], "en")).count(
-        "<path"
-    )
+    spec = render.localise(CHARTS["zero_and_mean"], "ja")
+    assert style.PUBLISHED not in json.dumps(spec, ensure_ascii=False)
+    picture = render.svg(spec)
+    assert picture.count("<path") == render.svg(render.localise(CHARTS["zero_and_mean"], "en")).count("<path")
 
 
 def test_conditions_keep_their_colour_in_every_chart():
@@ -76,13 +74,13 @@ def test_conditions_keep_their_colour_in_every_chart():
             pair = json.loads(scale)
             if all(isinstance(c, str) and c.startswith("#") for c in pair["range"]):
                 for name, colour in zip(pair["domain"], pair["range"], strict=True):
-                    if name in chart_style.NAMES.values() or "heads" in name:
+                    if name in style.NAMES.values() or "heads" in name:
                         seen.setdefault(name, set()).add(colour)
     assert seen
     assert {name: colours for name, colours in seen.items() if len(colours) > 1} == {}
 
 
-@pytest.mark.parametrize("colour", sorted(set(chart_style.COLOURS.values())))
+@pytest.mark.parametrize("colour", sorted(set(style.COLOURS.values())))
 def test_colours_stand_out_on_light_and_dark(colour):
     def luminance(code):
         parts = [int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -95,9 +93,9 @@ def test_colours_stand_out_on_light_and_dark(colour):
 
 
 def test_published_conditions_take_the_place_of_this_models():
-    assert chart_style.condition_name("relu_30", ["baseline", "relu_8", "relu_20"]) == "ReLU, 8 heads"
-    assert chart_style.condition_name("relu_70", ["baseline", "relu_8", "relu_20"]) == "ReLU, 20 heads"
-    assert chart_style.condition_name("relu_30", ["baseline", "relu_30", "relu_70"]) == "ReLU, 30 heads"
+    assert style.condition_name("relu_30", ["baseline", "relu_8", "relu_20"]) == "ReLU, 8 heads"
+    assert style.condition_name("relu_70", ["baseline", "relu_8", "relu_20"]) == "ReLU, 20 heads"
+    assert style.condition_name("relu_30", ["baseline", "relu_30", "relu_70"]) == "ReLU, 30 heads"
 
 
 @pytest.mark.parametrize(
@@ -109,12 +107,12 @@ def test_published_conditions_take_the_place_of_this_models():
     ],
 )
 def test_signs_zeros_and_missing_intervals_are_drawn(change):
-    assert "NaN" not in chart_output.svg(chart_output.localise(charts.zero_and_mean(results()["V3"] | change), "ja"))
+    assert "NaN" not in render.svg(render.localise(charts.zero_and_mean(results()["V3"] | change), "ja"))
 
 
 def test_png_is_on_white_and_holds_japanese_glyphs():
-    spec = chart_output.localise(CHARTS["baseline"], "ja")
-    blank = chart_output.localise(CHARTS["baseline"], "en")
-    assert chart_output.png(spec).startswith(b"\x89PNG")
-    assert chart_output.png(spec) != chart_output.png(blank)
-    assert chart_output.on_white(spec)["background"] == "white"
+    spec = render.localise(CHARTS["baseline"], "ja")
+    blank = render.localise(CHARTS["baseline"], "en")
+    assert render.png(spec).startswith(b"\x89PNG")
+    assert render.png(spec) != render.png(blank)
+    assert render.on_white(spec)["background"] == "white"

@@ -4,14 +4,14 @@ import re
 import measured
 import pytest
 
-from lib import claims
-from lib.published import as_results
+from lib.claims import rules
+from lib.results.published import as_results
 
-HOLDS, FAILS, OPEN = claims.HOLDS, claims.FAILS, claims.OPEN
+HOLDS, FAILS, OPEN = rules.HOLDS, rules.FAILS, rules.OPEN
 
 
 def judged(found):
-    return {claim["id"]: claim for claim in claims.evaluate(found)}
+    return {claim["id"]: claim for claim in rules.evaluate(found)}
 
 
 def verdict(found, name):
@@ -34,12 +34,12 @@ def test_the_published_figures_give_the_published_conclusions(found):
 
 
 def test_without_results_nothing_can_be_told():
-    for claim in claims.evaluate({}):
+    for claim in rules.evaluate({}):
         assert claim["verdict"] == OPEN and claim["evidence"] == {}
 
 
 def test_every_claim_speaks_both_languages(found):
-    for claim in claims.evaluate(found):
+    for claim in rules.evaluate(found):
         for text in (claim["statement"], claim["rule"]):
             assert re.search(r"[ぁ-ん]", text["ja"]) and text["ja"].endswith("。")
             assert not re.search(r"(です|ます)。", text["ja"])
@@ -48,7 +48,7 @@ def test_every_claim_speaks_both_languages(found):
 
 def test_statements_name_the_run_that_they_are_about():
     found = measured.build()
-    texts = {claim["id"]: claim["statement"]["en"] for claim in claims.evaluate(found)}
+    texts = {claim["id"]: claim["statement"]["en"] for claim in rules.evaluate(found)}
     assert "2 ReLU heads" in texts["best_of_n_recovers"] and "5 ReLU heads" in texts["best_of_n_recovers_more"]
     assert f"L{found['V3']['layer']}H{found['V3']['head']}" in texts["constant_bias"]
 
@@ -63,25 +63,25 @@ def test_statements_name_the_run_that_they_are_about():
     ],
 )
 def test_an_interval_around_the_limit_leaves_it_open(ends, verdicts):
-    assert (claims.above(ends, 1.0), claims.at_most(ends, 1.0)) == verdicts
+    assert (rules.above(ends, 1.0), rules.at_most(ends, 1.0)) == verdicts
 
 
 def test_two_intervals_that_overlap_are_not_told_apart():
-    assert claims.less((1, 2), (3, 4)) == HOLDS
-    assert claims.less((3, 4), (1, 2)) == FAILS
-    assert claims.less((1, 3), (2, 4)) == OPEN
+    assert rules.less((1, 2), (3, 4)) == HOLDS
+    assert rules.less((3, 4), (1, 2)) == FAILS
+    assert rules.less((1, 3), (2, 4)) == OPEN
 
 
 def test_all_of():
-    assert claims.all_of([HOLDS, HOLDS]) == HOLDS
-    assert claims.all_of([HOLDS, OPEN]) == OPEN
-    assert claims.all_of([OPEN, FAILS]) == FAILS
-    assert claims.all_of([]) == OPEN
+    assert rules.all_of([HOLDS, HOLDS]) == HOLDS
+    assert rules.all_of([HOLDS, OPEN]) == OPEN
+    assert rules.all_of([OPEN, FAILS]) == FAILS
+    assert rules.all_of([]) == OPEN
 
 
 def test_wilson_by_hand():
-    assert claims.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert claims.wilson(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
+    assert rules.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert rules.wilson(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_ranking_fails_when_the_leader_surely_changed(found):
@@ -248,11 +248,11 @@ def test_an_unbounded_interval_is_no_certainty(found):
 def test_evidence_is_plain_data():
     import json
 
-    json.dumps(claims.evaluate(measured.build()), allow_nan=False)
+    json.dumps(rules.evaluate(measured.build()), allow_nan=False)
 
 
 def test_no_rule_looks_at_a_timing(found):
-    before = claims.evaluate(found)
+    before = rules.evaluate(found)
     for row in found["P1"]["rows"]:
         row["tok_per_s"] = 1e6
-    assert claims.evaluate(found) == before
+    assert rules.evaluate(found) == before

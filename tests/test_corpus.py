@@ -5,8 +5,8 @@ import pytest
 from conftest import DATA, EMBEDDED, wikitext
 from datasets import Dataset
 
-from lib import corpus, models
 from lib.errors import InputError
+from lib.model import corpus, loading
 
 RAW = " \n = Valkyria = \n \n Senjō no Valkyria 3 :\tUnrecorded \n\n , commonly . \u2028 still this line \n"
 ROWS = [
@@ -162,7 +162,7 @@ def test_the_library_is_parted_without_overlap_and_always_alike():
 def test_the_held_out_library_is_long_enough_for_the_specification_s_245_chunks():
     rows, name = corpus.load_rows("cpython-stdlib", "", "heldout")
     assert name.startswith("cpython-stdlib 3.")
-    ids = corpus.encode(rows, models.load_tokenizer(EMBEDDED))
+    ids = corpus.encode(rows, loading.load_tokenizer(EMBEDDED))
     assert len(corpus.chunk(ids, 1024, 245)) == 245
     assert ids.min() >= 0
     assert ids.max() < 4096
@@ -170,7 +170,7 @@ def test_the_held_out_library_is_long_enough_for_the_specification_s_245_chunks(
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the WikiText-2 split and GPT-2's tokenizer are not beside the project")
 def test_wikitext_2_gives_the_published_number_of_tokens():
-    tokenizer = models.load_tokenizer(DATA / "gpt2-tokenizer")
+    tokenizer = loading.load_tokenizer(DATA / "gpt2-tokenizer")
     rows, _ = corpus.load_rows(str(DATA / "wikitext-2-raw-v1"), "wikitext-2-raw-v1", "validation")
     assert len(rows) == 3760
     assert rows["text"][:3] == ["", " = Homarus gammarus = \n", ""]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from tiny_models import CONTEXT, MAKERS, gpt2, tokens
 
-from lib import evaluate
+from lib.engine import scoring
+from lib.engine.interventions import MODES, Plan
+from lib.engine.reference import Reference
+from lib.engine.scoring import Evaluator
 from lib.errors import InputError
-from lib.evaluate import Evaluator
-from lib.interventions import MODES, Plan
-from lib.reference import Reference
 from lib.store import Store
 
 HEADS = [(0, 1), (0, 3), (1, 0), (1, 2)]
@@ -87,7 +87,7 @@ class Counted:
 
 
 def test_shared_layers_are_computed_once(store, monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_WORKERS", 1)
+    monkeypatch.setattr(scoring, "MAX_WORKERS", 1)
     engine = evaluator(store, ids=tokens(1))
     counted = Counted(monkeypatch, engine)
     engine.score([Plan(), Plan.of("zero", [(2, 0)]), Plan.of("relu", [(2, 0)]), Plan.of("zero", [(1, 0)])], 1)
@@ -99,13 +99,13 @@ def test_workers_share_the_chunks_and_leave_no_trace(tmp_path, monkeypatch):
     before, means = torch.get_num_threads(), torch.zeros(3, 4, 8)
     scores = {}
     for n_workers in (1, 2, 5):
-        monkeypatch.setattr(evaluate, "_workers", lambda _, n=n_workers: (n, 1))
+        monkeypatch.setattr(scoring, "_workers", lambda _, n=n_workers: (n, 1))
         engine = evaluator(Store(tmp_path / str(n_workers)))
         scores[n_workers] = engine.score(PLANS, 3, means)
         engine.means(3)
         assert torch.get_num_threads() == before
     torch.set_num_threads(1)
-    monkeypatch.setattr(evaluate, "_workers", lambda _: (1, 1))
+    monkeypatch.setattr(scoring, "_workers", lambda _: (1, 1))
     alone = evaluator(Store(tmp_path / "alone")).score(PLANS, 3, means)
     torch.set_num_threads(before)
     for plan in PLANS:
@@ -114,7 +114,7 @@ def test_workers_share_the_chunks_and_leave_no_trace(tmp_path, monkeypatch):
 
 
 def test_stopping_early_stops_the_workers(store, monkeypatch):
-    monkeypatch.setattr(evaluate, "_workers", lambda _: (2, 1))
+    monkeypatch.setattr(scoring, "_workers", lambda _: (2, 1))
     engine = evaluator(store, ids=tokens(40))
     plans = [plan for plan in PLANS if not plan.needs_means]
     coming = engine.compute(engine.missing(plans, 40))
@@ -173,7 +173,7 @@ def test_a_damaged_score_is_computed_again(store, capsys):
 
 def test_logits_are_held_a_block_at_a_time(tmp_path, monkeypatch):
     whole = evaluator(Store(tmp_path / "a")).score([Plan()], 2)[Plan()]
-    monkeypatch.setattr(evaluate, "LOGITS_BLOCK", 5 * 97)
+    monkeypatch.setattr(scoring, "LOGITS_BLOCK", 5 * 97)
     np.testing.assert_allclose(evaluator(Store(tmp_path / "b")).score([Plan()], 2)[Plan()], whole, rtol=1e-6)
 
 

@@ -3,11 +3,11 @@ import pytest
 import torch
 from tiny_models import CONTEXT, MAKERS, VOCAB, gpt2, llama, tokens
 
-from lib import generate as generate_module
+from lib.engine import generation
+from lib.engine.generation import continuation_nll, generate
+from lib.engine.interventions import MODES, Plan
+from lib.engine.reference import Reference
 from lib.errors import InputError
-from lib.generate import continuation_nll, generate
-from lib.interventions import MODES, Plan
-from lib.reference import Reference
 
 HEADS = [(0, 1), (0, 3), (1, 0)]
 MEANS = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(5))
@@ -55,8 +55,8 @@ def test_a_text_does_not_depend_on_its_batch(temperature, monkeypatch):
     for i in range(6):
         alone = generate(model, rows[i : i + 1], 15, plan, temperature=temperature, seeds=seeds[i : i + 1])
         np.testing.assert_array_equal(alone[0], together[i])
-    monkeypatch.setattr(generate_module, "CACHE_BYTES", 1)
-    monkeypatch.setattr(generate_module, "PREFILL_TOKENS", 1)
+    monkeypatch.setattr(generation, "CACHE_BYTES", 1)
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 1)
     apart = generate(model, rows, 15, plan, temperature=temperature, seeds=seeds)
     np.testing.assert_array_equal(apart, together)
     recomputed = generate(model, rows, 15, plan, temperature=temperature, seeds=seeds, cached=False)

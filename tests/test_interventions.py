@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import MAKERS, gpt2, llama, tokens
 
-from lib.architectures import adapter
+from lib.engine.interventions import IMPLEMENTATION, MODES, Plan, apply, planned_attention
+from lib.engine.reference import Reference
 from lib.errors import InputError
-from lib.interventions import IMPLEMENTATION, MODES, Plan, apply, planned_attention
-from lib.reference import Reference
+from lib.model.adapters import adapter
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 HEADS = [(0, 1), (0, 3), (1, 0), (2, 2)]

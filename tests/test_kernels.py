@@ -10,7 +10,7 @@ import torch
 from kernel_checks import LENGTHS, close, inputs, strided
 
 from kernels import cpu, naive
-from lib import dispatch
+from lib.engine import dispatch
 from lib.errors import InputError
 
 
@@ -252,8 +252,16 @@ REPORT_ONLY = (
     *("altair", "vl_convert", "matplotlib_fontja", "typst", "jsonschema", "datasets", "triton"),
 )
 MEASURING = (
-    *("lib.bench", "lib.speed", "lib.evaluate", "lib.generate", "lib.interventions", "lib.phases", "lib.recovery"),
-    *("lib.training", "kernels.bench"),
+    *(
+        "lib.timing.engine_bench",
+        "lib.timing.speedups",
+        "lib.engine.scoring",
+        "lib.engine.generation",
+        "lib.engine.interventions",
+        "lib.analysis.head_effects",
+        "lib.engine.stored_generation",
+    ),
+    *("lib.training.pretraining", "lib.timing.kernel_bench"),
 )
 
 

@@ -7,15 +7,16 @@ import math
 import pytest
 import torch
 
-from kernels import bench, measure, measured, naive
+from kernels import measured, naive
 from lib.errors import InputError
+from lib.timing import clock, kernel_bench
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A bench whose rates are given, so that no large product is timed."""
-    monkeypatch.setattr(measure, "rates", lambda device: {"matmul_fp32": 1e9, "matmul_bf16": 1e9, "copy": 1e9})
-    return bench.Bench("cpu", budget=0.05)
+    monkeypatch.setattr(clock, "rates", lambda device: {"matmul_fp32": 1e9, "matmul_bf16": 1e9, "copy": 1e9})
+    return kernel_bench.Bench("cpu", budget=0.05)
 
 
 def test_a_row_names_everything(small, capsys):
@@ -31,7 +32,9 @@ def test_a_row_names_everything(small, capsys):
 
 
 def test_no_speed_for_a_kernel_that_disagrees(small, monkeypatch, capsys):
-    monkeypatch.setattr(bench.dispatch, "relu_attention", lambda q, k, v, **_: naive.relu_attention(q, k, 1.001 * v))
+    monkeypatch.setattr(
+        kernel_bench.dispatch, "relu_attention", lambda q, k, v, **_: naive.relu_attention(q, k, 1.001 * v)
+    )
     small.attention("off", (1, 2, 130, 16), "fp32")
     (row,) = small.rows
     assert not row["agrees"] and row["ratio"] is None and "times" not in row and "tflops" not in row
@@ -44,7 +47,7 @@ def test_mixed_layers_and_gradients_on_the_fallbacks(n_relu, small):
     small.backward("backward", (1, 2, 65, 16))
     small.decoding_step("step", (1, 12, 1, 16), 65)
     assert [row["agrees"] for row in small.rows] == [True, True, True]
-    layers = bench.scattered(n_relu)
+    layers = kernel_bench.scattered(n_relu)
     assert sum(map(sum, layers)) == n_relu and not any(layers[0])
 
 
@@ -57,7 +60,7 @@ def test_what_cannot_run_is_noted(small):
 
 
 def test_a_rival_that_computes_relu_wrongly_is_not_timed(small, monkeypatch):
-    q, k, v = bench.inputs((1, 2, 130, 16), "fp32", "cpu")
+    q, k, v = kernel_bench.inputs((1, 2, 130, 16), "fp32", "cpu")
     rivals = {"sdpa": lambda: None, "naive": lambda: naive.relu_attention(q, k, v), "flex": lambda: 1.001 * v}
     assert set(small.agreeing("row", rivals, (q, k, v), "fp32")) == {"sdpa", "naive"}
     (skipped,) = small.skipped
@@ -81,9 +84,9 @@ def test_graphs_are_a_row_of_their_own(small, monkeypatch):
         }
         return {label: {"ms": 2.0 - (label == "relu"), "ms_q20": 1, "ms_q80": 2} for label in contenders}
 
-    monkeypatch.setattr(bench, "graphed", graphed)
-    monkeypatch.setattr(measure, "alternating", alternating)
-    monkeypatch.setattr(measure, "synchronize", lambda device: None)
+    monkeypatch.setattr(kernel_bench, "graphed", graphed)
+    monkeypatch.setattr(clock, "alternating", alternating)
+    monkeypatch.setattr(clock, "synchronize", lambda device: None)
     rest = "first", {"sdpa flash": "second", "sdpa cudnn": "third"}, 0.0, 1e6, "bf16", 1e3
     small.replayed("row", *rest)
     assert (small.rows, recorded) == ([], [])
@@ -97,16 +100,20 @@ def test_graphs_are_a_row_of_their_own(small, monkeypatch):
 
 def test_a_row_that_fails_stops_no_other(monkeypatch, tmp_path, capsys):
     """Both rows leave their mark in a file that is written after each; the exit status tells."""
-    monkeypatch.setattr(measure, "rates", lambda device: {"matmul_fp32": 1e9, "copy": 1e9})
-    monkeypatch.setattr(bench, "jobs", lambda device: [("backward", "off", "no shape"), ("mixed", "whole", (1, 2), 3)])
-    monkeypatch.setattr(bench.Bench, "mixed", lambda self, name, *rest: self.rows.append({"name": name, "rest": rest}))
+    monkeypatch.setattr(clock, "rates", lambda device: {"matmul_fp32": 1e9, "copy": 1e9})
+    monkeypatch.setattr(
+        kernel_bench, "jobs", lambda device: [("backward", "off", "no shape"), ("mixed", "whole", (1, 2), 3)]
+    )
+    monkeypatch.setattr(
+        kernel_bench.Bench, "mixed", lambda self, name, *rest: self.rows.append({"name": name, "rest": rest})
+    )
     written = []
-    result = bench.run("cpu", save=lambda result: written.append(json.loads(json.dumps(result))))
+    result = kernel_bench.run("cpu", save=lambda result: written.append(json.loads(json.dumps(result))))
     assert [[len(at["failed"]), len(at["rows"])] for at in written] == [[1, 0], [1, 1]]
     assert result["rows"] == [{"name": "whole", "rest": ((1, 2), 3)}]
     assert result["failed"][0]["name"] == "off" and "off" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["bench", "--out", str(tmp_path / "x.json"), "--provenance", "a test"])
-    assert bench.main() == 1
+    assert kernel_bench.main() == 1
     kept = json.loads((tmp_path / "x.json").read_text())
     assert kept["provenance"] == "a test" and not [key for key in measured.REQUIRED if not kept.get(key)]
 
@@ -115,8 +122,8 @@ def test_a_row_that_fails_stops_no_other(monkeypatch, tmp_path, capsys):
 def test_jobs_fit_what_they_call(device):
     """What no test here can run is at least called rightly, and no two rows share a name."""
     names = []
-    for method, name, *arguments in bench.jobs(device):
-        inspect.signature(getattr(bench.Bench, method)).bind(None, name, *arguments)
+    for method, name, *arguments in kernel_bench.jobs(device):
+        inspect.signature(getattr(kernel_bench.Bench, method)).bind(None, name, *arguments)
         names.append(name)
     assert len(set(names)) == len(names)
     if device == "cpu":
@@ -124,11 +131,11 @@ def test_jobs_fit_what_they_call(device):
 
 
 def test_disagreement_sees_the_mask():
-    q, k, v = bench.inputs((1, 2, 200, 16), "fp32", "cpu")
-    assert bench.disagreement(lambda: naive.relu_attention(q, k, v), q, k, v) < 1e-6
+    q, k, v = kernel_bench.inputs((1, 2, 200, 16), "fp32", "cpu")
+    assert kernel_bench.disagreement(lambda: naive.relu_attention(q, k, v), q, k, v) < 1e-6
     unmasked = torch.relu(q @ k.mT)
     unmasked = unmasked / unmasked.sum(-1, keepdim=True) @ v
-    assert bench.disagreement(lambda: unmasked, q, k, v) > 0.1
+    assert kernel_bench.disagreement(lambda: unmasked, q, k, v) > 0.1
 
 
 def test_kept_measurements(tmp_path):

@@ -7,8 +7,10 @@ import nbformat
 import pytest
 
 from kernels import measured
-from lib import charts, prose, speed
-from lib.pipeline import NOTEBOOKS
+from lib.pipeline.notebooks import NOTEBOOKS
+from lib.timing import speedups
+from report import prose
+from report.charts import charts
 
 (CELL,) = (c.source for c in nbformat.read(NOTEBOOKS / "K.ipynb", as_version=4).cells if "K.elsewhere" in c.source)
 
@@ -35,7 +37,7 @@ def shown(monkeypatch, tmp_path):
             (tmp_path / f"{i}.json").write_text(json.dumps(content))
         found = measured.load(tmp_path)
         sources = [{k: f[k] for k in ("file", "date", "device_name", "provenance")} for f in found]
-        data = {"elsewhere": speed.elsewhere(found), "files": sources, "device": device}
+        data = {"elsewhere": speedups.elsewhere(found), "files": sources, "device": device}
         monkeypatch.setattr(prose, "show", lambda bundle, metadata: outputs.append((bundle, metadata)))
         monkeypatch.setattr(prose, "_run", None)
         prose.bind(SimpleNamespace(results={"K": data}, figures=tmp_path, slug="tiny", section="K"))

@@ -9,8 +9,8 @@ from conftest import DATA, EMBEDDED, N_VOCAB
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from lib import models
 from lib.errors import InputError
+from lib.model import loading
 
 FAMILIES = ["gpt2", "llama"]
 
@@ -34,9 +34,9 @@ def spoiled(tmp_path, model_folders):
 
 
 def load(name):
-    found = models.model_folder(str(name))
-    models.shape(models.load_config(found))
-    return models.load_model(found)
+    found = loading.model_folder(str(name))
+    loading.shape(loading.load_config(found))
+    return loading.load_model(found)
 
 
 def test_a_saved_model_comes_back_bit_by_bit(folder, model_folders):
@@ -48,12 +48,12 @@ def test_a_saved_model_comes_back_bit_by_bit(folder, model_folders):
     assert type(loaded) is type(saved)
     for name, weights in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weights), name
-    assert models.shape(loaded.config) == (kind["n_layer"], 4, 128)
+    assert loading.shape(loaded.config) == (kind["n_layer"], 4, 128)
 
 
 def test_parameters_are_counted_once(folder):
-    config = models.load_config(folder)
-    assert models.count_parameters(folder, config) == sum(p.numel() for p in load(folder).parameters())
+    config = loading.load_config(folder)
+    assert loading.count_parameters(folder, config) == sum(p.numel() for p in load(folder).parameters())
 
 
 def test_parameters_of_a_sharded_and_of_an_untied_model(tmp_path):
@@ -61,32 +61,32 @@ def test_parameters_of_a_sharded_and_of_an_untied_model(tmp_path):
         model = tiny_models.gpt2(**config)
         model.save_pretrained(tmp_path / name, max_shard_size="20KB")
         assert len(list((tmp_path / name).glob("*.safetensors"))) > 1
-        found = models.count_parameters(tmp_path / name, models.load_config(tmp_path / name))
+        found = loading.count_parameters(tmp_path / name, loading.load_config(tmp_path / name))
         assert found == sum(p.numel() for p in model.parameters())
 
 
 def test_the_tokenizer_lies_beside_the_model_or_elsewhere(folder, tokenizer):
-    own = models.load_tokenizer(models.tokenizer_folder("", folder))
+    own = loading.load_tokenizer(loading.tokenizer_folder("", folder))
     assert own("def f(x):")["input_ids"] == tokenizer("def f(x):")["input_ids"]
-    assert models.tokenizer_folder(str(folder), EMBEDDED) == folder
+    assert loading.tokenizer_folder(str(folder), EMBEDDED) == folder
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="GPT-2's own vocabulary is not beside the project")
 def test_a_tokenizer_of_vocabulary_and_merges_alone():
-    tokenizer = models.load_tokenizer(DATA / "gpt2-tokenizer")
+    tokenizer = loading.load_tokenizer(DATA / "gpt2-tokenizer")
     assert tokenizer("Hello world").input_ids == [15496, 995]
     assert len(tokenizer) == 50257
 
 
 def test_a_fingerprint_is_of_configuration_and_weights(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "copy")
-    assert models.fingerprint(copied) == models.fingerprint(folder)
+    assert loading.fingerprint(copied) == loading.fingerprint(folder)
     (copied / "README.md").write_text("more about it")
-    assert models.fingerprint(copied) == models.fingerprint(folder)
+    assert loading.fingerprint(copied) == loading.fingerprint(folder)
     data = bytearray((copied / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copied / "model.safetensors").write_bytes(data)
-    assert models.fingerprint(copied) != models.fingerprint(folder)
+    assert loading.fingerprint(copied) != loading.fingerprint(folder)
 
 
 def test_only_the_published_weights_are_gpt2_small(tmp_path, monkeypatch):
@@ -96,18 +96,18 @@ def test_only_the_published_weights_are_gpt2_small(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     save_file({"transformer.wte.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
-    assert not models.is_gpt2_small(folder, str(folder))
-    monkeypatch.setattr(models, "GPT2_WEIGHTS", models.weights_digest(folder))
-    assert models.is_gpt2_small(folder, str(folder))
+    assert not loading.is_gpt2_small(folder, str(folder))
+    monkeypatch.setattr(loading, "GPT2_WEIGHTS", loading.weights_digest(folder))
+    assert loading.is_gpt2_small(folder, str(folder))
     (folder / "config.json").write_text(json.dumps(config | {"n_layer": 24}))
-    assert not models.is_gpt2_small(folder, str(folder))
+    assert not loading.is_gpt2_small(folder, str(folder))
 
 
 def test_names_of_files():
-    assert models.slug("openai-community/gpt2@607a30d") == "gpt2"
-    assert models.slug("/somewhere/my model v1.5/") == "my-model-v1-5"
-    assert models.split_revision("a/b@c") == ("a/b", "c")
-    assert models.split_revision("a/b") == ("a/b", None)
+    assert loading.slug("openai-community/gpt2@607a30d") == "gpt2"
+    assert loading.slug("/somewhere/my model v1.5/") == "my-model-v1-5"
+    assert loading.split_revision("a/b@c") == ("a/b", "c")
+    assert loading.split_revision("a/b") == ("a/b", None)
 
 
 def test_a_folder_that_is_no_model(tmp_path, spoiled):
@@ -191,20 +191,20 @@ def test_no_code_from_the_folder_runs(spoiled):
 
 def test_a_folder_without_tokenizer(spoiled):
     (spoiled / "tokenizer.json").write_text('{"version": ')
-    message = refused(models.load_tokenizer, spoiled)
+    message = refused(loading.load_tokenizer, spoiled)
     assert message.startswith(f"tokenizer: {spoiled} holds none that can be loaded (")
     assert message.endswith("pass -p tokenizer DIR")
     (spoiled / "tokenizer.json").unlink()
-    message = refused(models.load_tokenizer, spoiled)
+    message = refused(loading.load_tokenizer, spoiled)
     assert message.startswith(f"tokenizer: {spoiled} holds none (")
     assert message.endswith("pass -p tokenizer DIR")
 
 
 def test_a_hub_that_can_t_be_reached():
-    message = refused(models.model_folder, "openai-community/gpt2@607a30d")
+    message = refused(loading.model_folder, "openai-community/gpt2@607a30d")
     assert message.startswith("model: 'openai-community/gpt2' can't be had from the hub (")
     assert message.endswith("); pass a local folder: -p model DIR")
-    assert "-p tokenizer DIR" in refused(models.tokenizer_folder, "openai-community/gpt2", EMBEDDED)
+    assert "-p tokenizer DIR" in refused(loading.tokenizer_folder, "openai-community/gpt2", EMBEDDED)
 
 
 def test_the_embedded_model_loads():

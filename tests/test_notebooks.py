@@ -7,8 +7,9 @@ import nbformat
 import pytest
 import yaml
 
-from lib.params import PROFILES, ROOT, RULES
-from lib.pipeline import NOTEBOOKS, discover
+from lib.layout import ROOT
+from lib.params import PROFILES, RULES
+from lib.pipeline.notebooks import NOTEBOOKS, discover
 from report.words import PARTS
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))

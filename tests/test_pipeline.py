@@ -9,10 +9,12 @@ import yaml
 from conftest import EMBEDDED, ROOT, pipeline, wikitext
 from safetensors.torch import load_file, save_file
 
-from lib import pipeline as pl
-from lib import results, run
+from lib import files
 from lib.errors import InputError
 from lib.params import RULES
+from lib.pipeline import commands, execution, freshness, run, setup
+from lib.pipeline import notebooks as reader
+from lib.results import io
 
 # What the synthetic notebooks import: a Run that needs no model, and writes a section's file as the real one does.
 FAKE_RUN = f"""
@@ -45,8 +47,8 @@ def notebooks(tmp_path, build, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     (folder / "fake.py").write_text(FAKE_RUN)
-    monkeypatch.setattr(pl, "NOTEBOOKS", folder)
-    monkeypatch.setattr(pl, "check_model", lambda *_: None)
+    monkeypatch.setattr(reader, "NOTEBOOKS", folder)
+    monkeypatch.setattr(commands, "check_model", lambda *_: None)
 
     def write(name, body="run.finish(value=1)", needs=(), parameters=("seed = 10",), tags=1, section=None):
         cells = [nbformat.v4.new_markdown_cell(f"# {name}")]
@@ -67,80 +69,80 @@ class TestDiscovery:
         notebooks("a", needs=["c", "b"])
         notebooks("b", needs=["c"])
         notebooks("c")
-        found = pl.discover()
+        found = reader.discover()
         assert list(found) == ["c", "b", "a"]
         assert found["a"].needs == ("c", "b")
         assert found["c"].parameters == ("profile", "seed")
-        assert [nb.name for nb in pl.closure(found, ["b"])] == ["c", "b"]
+        assert [nb.name for nb in reader.closure(found, ["b"])] == ["c", "b"]
 
     def test_a_notebook_that_opens_no_run_is_no_section(self, notebooks):
         notebooks("a")
-        path = pl.NOTEBOOKS / "scratch.ipynb"
+        path = reader.NOTEBOOKS / "scratch.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print('Run(')")]), path)
-        assert list(pl.discover()) == ["a"]
+        assert list(reader.discover()) == ["a"]
 
     def test_a_circle(self, notebooks):
         notebooks("a", needs=["b"])
         notebooks("b", needs=["a"])
-        message = refused(pl.discover)
+        message = refused(reader.discover)
         assert "need each other in a circle" in message
         assert "a → b" in message or "b → a" in message
 
     def test_an_unknown_need(self, notebooks):
         notebooks("setup")
         notebooks("a", needs=["setpu"])
-        assert refused(pl.discover) == "a: needs 'setpu' (did you mean setup?), allowed: a, setup"
+        assert refused(reader.discover) == "a: needs 'setpu' (did you mean setup?), allowed: a, setup"
 
     @pytest.mark.parametrize("tags", [0, 2])
     def test_one_parameters_cell(self, notebooks, tags):
         notebooks("a", tags=tags)
-        assert refused(pl.discover) == f"a.ipynb: {tags} cells tagged parameters, allowed: exactly one"
+        assert refused(reader.discover) == f"a.ipynb: {tags} cells tagged parameters, allowed: exactly one"
 
     def test_a_parameter_that_no_profile_knows(self, notebooks):
         notebooks("a", parameters=["sead = 1"])
-        assert refused(pl.discover) == "a.ipynb: parameter sead: unknown (did you mean seed?)"
+        assert refused(reader.discover) == "a.ipynb: parameter sead: unknown (did you mean seed?)"
 
     def test_a_parameters_cell_that_computes(self, notebooks):
         notebooks("a", parameters=["import os"])
-        assert "plain assignments only" in refused(pl.discover)
+        assert "plain assignments only" in refused(reader.discover)
 
     def test_a_section_under_another_name(self, notebooks):
         notebooks("a", section="b")
-        assert "opens the section 'b', allowed: its own name, 'a'" in refused(pl.discover)
+        assert "opens the section 'b', allowed: its own name, 'a'" in refused(reader.discover)
 
     def test_needs_that_are_computed(self, notebooks):
         notebooks("a", body="run = Run('a', globals(), needs=list('b'))")
-        path = pl.NOTEBOOKS / "a.ipynb"
+        path = reader.NOTEBOOKS / "a.ipynb"
         path.write_text(path.read_text().replace("needs=[]", "needs=list('b')"))
-        assert "needs as literals" in refused(pl.discover)
+        assert "needs as literals" in refused(reader.discover)
 
     def test_a_notebook_that_is_no_json(self, notebooks):
         notebooks("a")
-        (pl.NOTEBOOKS / "b.ipynb").write_text('{"cells": [')
-        assert refused(pl.discover).startswith("b.ipynb: ")
+        (reader.NOTEBOOKS / "b.ipynb").write_text('{"cells": [')
+        assert refused(reader.discover).startswith("b.ipynb: ")
 
     def test_a_cell_that_does_not_parse(self, notebooks):
         notebooks("a")
-        path = pl.NOTEBOOKS / "a.ipynb"
+        path = reader.NOTEBOOKS / "a.ipynb"
         path.write_text(path.read_text().replace("needs=[]", "needs=["))
-        assert "a.ipynb: the cell that opens its Run does not parse" in refused(pl.discover)
+        assert "a.ipynb: the cell that opens its Run does not parse" in refused(reader.discover)
 
 
 class TestOwnNotebooks:
     """The project's notebooks, as they are committed."""
 
     def test_sections_in_order(self):
-        found = pl.discover()
+        found = reader.discover()
         assert {"setup", "phases", "V1", "V2", "V3", "V4", "V5", "P1", "P2", "P3", "P4", "conclusions"} <= set(found)
         assert next(iter(found)) == "setup"
 
     def test_every_parameter_is_somebody_s(self):
-        used = {name for nb in pl.discover().values() for name in nb.parameters}
+        used = {name for nb in reader.discover().values() for name in nb.parameters}
         assert used - {"profile"} == set(RULES)
 
     def test_by_hand_they_measure_what_the_base_profile_does(self):
         base = yaml.safe_load((ROOT / "params" / "embedded.yaml").read_text(encoding="utf-8"))
-        for nb in pl.discover().values():
+        for nb in reader.discover().values():
             cells = nbformat.read(nb.path, as_version=4).cells
             cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
             defaults = {}
@@ -167,16 +169,16 @@ class TestFreshness:
         def execute(profile, nb, kernel):
             self.names.append(nb.name)
             record = {"section": nb.name, "parameters": {}, "provenance": measured.PROVENANCE}
-            results.write_json(profile.section(nb.name), record | {"data": {"value": self.values[nb.name]}}, "section")
+            io.write_json(profile.section(nb.name), record | {"data": {"value": self.values[nb.name]}}, "section")
             figure = profile.folder / "results" / "figures" / f"{nb.name}.png"
-            with results.replacing(figure) as partial:
+            with files.replacing(figure) as partial:
                 partial.write_text("a figure")
             profile.executed(nb).parent.mkdir(parents=True, exist_ok=True)
             profile.executed(nb).write_text("executed")
             return [profile.section(nb.name), figure]
 
-        monkeypatch.setattr(pl, "execute", execute)
-        monkeypatch.setattr(pl.Kernels, "_start", lambda kernels: None)
+        monkeypatch.setattr(commands, "execute", execute)
+        monkeypatch.setattr(execution.Kernels, "_start", lambda kernels: None)
         self.write = notebooks
         self.write("a")
         self.write("b", needs=["a"], parameters=["samples = 5"])
@@ -187,7 +189,7 @@ class TestFreshness:
 
     def run(self, names=None, **overrides):
         self.names.clear()
-        pl.run_notebooks("smoke", names, overrides)
+        commands.run_notebooks("smoke", names, overrides)
         return list(self.names)
 
     def test_nothing_changed(self, capsys):
@@ -219,7 +221,7 @@ class TestFreshness:
         assert self.run(["b"]) == ["a"]
 
     def test_code_reruns_everything(self, monkeypatch):
-        monkeypatch.setattr(pl, "code_digest", lambda: "other code")
+        monkeypatch.setattr(freshness, "code_digest", lambda: "other code")
         assert sorted(self.run()) == ["a", "b", "c"]
 
     @pytest.mark.parametrize("lost", ["notebooks/a.ipynb", "results/data/sections/a.json", "results/figures/a.png"])
@@ -241,7 +243,7 @@ class TestFreshness:
     def test_dry_run_runs_nothing(self, build, capsys):
         before = snapshot(build)
         self.write("a", body="run.finish(value=2)")
-        pl.run_notebooks("smoke", None, {}, dry=True)
+        commands.run_notebooks("smoke", None, {}, dry=True)
         out = capsys.readouterr().out
         assert "would run a" in out
         assert "would run b" in out
@@ -272,15 +274,15 @@ class TestExecution:
     def test_a_chain_runs_and_then_rests(self, notebooks, build):
         notebooks("a", body="run.finish(value=seed)")
         notebooks("b", body="print('to be kept')\nrun.finish(value=2)", needs=["a"])
-        pl.run_notebooks("smoke", None, {"seed": "11"})
-        assert results.load(build / "smoke" / "results" / "data") == {"a": {"value": 11}, "b": {"value": 2}}
+        commands.run_notebooks("smoke", None, {"seed": "11"})
+        assert io.load(build / "smoke" / "results" / "data") == {"a": {"value": 11}, "b": {"value": 2}}
         executed = nbformat.read(build / "smoke" / "notebooks" / "b.ipynb", as_version=4)
         assert any(
             "to be kept" in output.get("text", "") for cell in executed.cells for output in cell.get("outputs", [])
         )
         assert "papermill" not in executed.metadata
         before = snapshot(build)
-        pl.run_notebooks("smoke", None, {"seed": "11"})
+        commands.run_notebooks("smoke", None, {"seed": "11"})
         assert snapshot(build) == before
         assert not list((build / "smoke" / "failed").iterdir())
 
@@ -303,7 +305,7 @@ class TestExecution:
         good = build / "smoke" / "notebooks" / "a.ipynb"
         good.parent.mkdir(parents=True)
         good.write_text("the good one")
-        message = refused(pl.run_notebooks, "smoke", None, {})
+        message = refused(commands.run_notebooks, "smoke", None, {})
         assert message.startswith(said)
         assert good.read_text() == "the good one"
         assert (build / "smoke" / "failed" / "a.ipynb").is_file()
@@ -316,7 +318,7 @@ class TestBadInput:
 
     @pytest.fixture(autouse=True)
     def no_kernel(self, monkeypatch):
-        monkeypatch.setattr(pl, "execute", lambda *args: pytest.fail("a notebook was started"))
+        monkeypatch.setattr(commands, "execute", lambda *args: pytest.fail("a notebook was started"))
 
     @pytest.mark.parametrize(
         ("words", "said"),
@@ -331,7 +333,7 @@ class TestBadInput:
     )
     def test_words(self, build, words, said):
         with pytest.raises(SystemExit) as stopped:
-            pl.main(["report", "--profile", "smoke", *words])
+            commands.main(["report", "--profile", "smoke", *words])
         assert stopped.value.code.startswith(f"error: {said}")
         assert "\n" not in stopped.value.code
         assert not build.exists()
@@ -349,13 +351,13 @@ class TestBadInput:
     def test_what_does_not_fit_the_model(self, build, model_folders, given, said):
         words = [word for pair in given.items() for word in ("-p", *pair)]
         with pytest.raises(SystemExit) as stopped:
-            pl.main(["report", "--profile", "smoke", "-p", "model", str(model_folders["gpt2"]), *words])
+            commands.main(["report", "--profile", "smoke", "-p", "model", str(model_folders["gpt2"]), *words])
         assert stopped.value.code.startswith(f"error: {said}")
         assert not build.exists()
 
     def test_a_folder_that_is_no_model(self, build, tmp_path):
         with pytest.raises(SystemExit) as stopped:
-            pl.main(["report", "--profile", "smoke", "-p", "model", str(tmp_path)])
+            commands.main(["report", "--profile", "smoke", "-p", "model", str(tmp_path)])
         assert "has no config.json; allowed: a folder that" in stopped.value.code
 
 
@@ -373,7 +375,7 @@ class TestSetupRefuses:
             exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), names)
             small = {"profile": "smoke", "n_ctx": 64, "quick_chunks": 1, "full_chunks": 4, "context_tokens": 256}
             section = run.Run("setup", names | small | good | given)
-            section.describe(run.prepare(section))
+            section.describe(setup.prepare(section))
 
         def refuse(**given):
             call()

@@ -16,7 +16,7 @@ with progress("heads", 1000, "tok") as bar:
 """
 FAULTS = """
 import resource, sys, torch
-from lib.memory import keep_freed
+from lib.engine.allocator import keep_freed
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
     assert keep_freed()

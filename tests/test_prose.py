@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from synthetic import HOSTILE, results
 
-from lib import charts, prose
 from lib.errors import InputError
-from report import markdown
+from report import markdown, prose
+from report.charts import charts
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 

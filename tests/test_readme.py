@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 import yaml
 
-from lib import compare, corpus, expected, models, params, pipeline, published, results, scaffold
+from lib import params
 from lib.errors import InputError
-from lib.params import ROOT
+from lib.layout import ROOT
+from lib.model import corpus, loading
+from lib.pipeline import commands as pipeline
+from lib.pipeline import notebooks, scaffold
+from lib.results import diff, io, provenance, published
+from report import readme_numbers
 
-READMES = expected.READMES
+READMES = readme_numbers.READMES
 TEXTS = {lang: path.read_text(encoding="utf-8") for lang, path in READMES.items()}
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -107,7 +112,7 @@ def test_options_are_those_of_the_project(command):
         assert profile in params.profile_names()
     for target in targets:
         if target.startswith("notebooks/"):
-            assert Path(target).name in {*pipeline.discover(), "V6"}
+            assert Path(target).name in {*notebooks.discover(), "V6"}
 
 
 def test_a_dry_run_says_what_would_run_and_leaves_nothing(build, capsys):
@@ -115,14 +120,14 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(build, capsys):
     options = [word for pair in given for word in ("-p", *pair)]
     pipeline.main(["dry-run", "--profile", variables["PROFILE"], *options])
     *notebooks, report = capsys.readouterr().out.splitlines()
-    assert [line.split()[2] for line in notebooks] == list(pipeline.discover())
+    assert [line.split()[2] for line in notebooks] == list(notebooks.discover())
     assert report == "would assemble the report"
     assert not build.exists() or not list(build.rglob("*.json"))
 
 
 def test_the_new_section_of_the_readme(tmp_path, monkeypatch):
-    shutil.copytree(pipeline.NOTEBOOKS, tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
+    shutil.copytree(notebooks.NOTEBOOKS, tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     (command,) = [c for c in MAKES if "new-notebook" in c]
     _, variables, _ = words_of(command)
     path = scaffold.create(variables["NAME"], variables["NEEDS"].split())
@@ -146,7 +151,7 @@ def said_by(command, monkeypatch):
         return stopped.value.code
     if targets == ["diff"]:
         with pytest.raises(SystemExit) as stopped:
-            compare.main([variables["B"], variables["A"]])
+            diff.main([variables["B"], variables["A"]])
         return stopped.value.code
     if dict(given).get("full_chunks") == "9999":
         with pytest.raises(InputError) as refused:
@@ -154,7 +159,7 @@ def said_by(command, monkeypatch):
         return f"error: setup: {refused.value}"
     if variables.get("PROFILE") == "gpt2":
         with pytest.raises(InputError) as refused:
-            models.model_folder(params.load_profile("gpt2")["model"])
+            loading.model_folder(params.load_profile("gpt2")["model"])
         return f"error: setup: {refused.value}"
     options = [word for pair in given for word in ("-p", *pair)]
     with pytest.raises(SystemExit) as stopped:
@@ -184,7 +189,7 @@ def test_tables_list_every_profile_and_notebook(lang):
     for name in params.profile_names():
         assert len(re.findall(rf"^\| `{name}` \|", TEXTS[lang], re.M)) == 1, name
     listed = re.findall(r"^\| .* \| \[(\w+)\]\(notebooks/(\w+)\.ipynb\) \|", TEXTS[lang], re.M)
-    assert sorted(listed) == sorted((path.stem, path.stem) for path in pipeline.NOTEBOOKS.glob("*.ipynb"))
+    assert sorted(listed) == sorted((path.stem, path.stem) for path in notebooks.NOTEBOOKS.glob("*.ipynb"))
 
 
 def test_the_claim_is_the_published_one():
@@ -217,17 +222,19 @@ def test_the_picture_is_small(lang):
 
 @pytest.mark.parametrize("lang", READMES)
 def test_expected_numbers_are_filled_in(lang):
-    body = expected.BLOCK.search(TEXTS[lang])[0]
+    body = readme_numbers.BLOCK.search(TEXTS[lang])[0]
     rows = re.findall(r"^\| (\w+) \| (.+?) \| (.+?) \| (.+?) \|$", body, re.M)
     place = {"en": 1, "ja": 2}[lang]
-    wanted = [words[place] for words in expected.FIGURES.values()]
-    assert [row[1] for row in rows[1:]] == wanted, "fill them in with `python -m lib.expected embedded --write`"
+    wanted = [words[place] for words in readme_numbers.FIGURES.values()]
+    assert [row[1] for row in rows[1:]] == wanted, (
+        "fill them in with `python -m report.readme_numbers embedded --write`"
+    )
     assert all(re.search(r"\d", row[2]) for row in rows[1:])
 
 
 def shape(text):
     """What the twins have in common: headings, code, tables, links."""
-    bare = expected.BLOCK.sub("", text)
+    bare = readme_numbers.BLOCK.sub("", text)
     prose = FENCE.sub("", bare)
     return {
         "headings": re.findall(r"^(#+) ", prose, re.M),
@@ -247,14 +254,14 @@ def test_the_twins_say_the_same():
 @pytest.fixture
 def run(build, tmp_path):
     """A run of the profile `drawn`, and copies of the READMEs to write to."""
-    data = results.plain(measured.build())
+    data = io.plain(measured.build())
     data["conclusions"] = {"counts": {"holds": 3, "fails": 2, "open": 1}}
     data["P3"]["against_baseline"] = [{"difference": -1.25, "difference_ci": [-2.0, 0.5]}]
     names = [{"name": "drawn", "fingerprint": "0" * 64}] * 2
-    provenance = results.provenance("drawn", {}, 1, *names, "cpu", "naive", 0.0, 60.0)
+    origin = provenance.provenance("drawn", {}, 1, *names, "cpu", "naive", 0.0, 60.0)
     for name, section in data.items():
-        record = {"section": name, "parameters": {}, "data": section, "provenance": provenance}
-        results.write_json(results.section_path(build / "drawn" / "results" / "data", name), record, "section")
+        record = {"section": name, "parameters": {}, "data": section, "provenance": origin}
+        io.write_json(io.section_path(build / "drawn" / "results" / "data", name), record, "section")
     copies = {lang: tmp_path / path.name for lang, path in READMES.items()}
     for lang, path in copies.items():
         path.write_text(TEXTS[lang], encoding="utf-8")
@@ -263,7 +270,7 @@ def run(build, tmp_path):
 
 def test_expected_numbers_come_from_the_results(run):
     data, copies = run
-    expected.write("drawn", copies)
+    readme_numbers.write("drawn", copies)
     first = {lang: path.read_text(encoding="utf-8") for lang, path in copies.items()}
     low, high = data["V1"]["ppl_full_ci"]
     row = f"| {data['V1']['ppl_full']:.2f} | [{low:.2f}, {high:.2f}] |"
@@ -271,8 +278,8 @@ def test_expected_numbers_come_from_the_results(run):
     for lang, text in first.items():
         assert row in text and f"| {last} |" in text and "| 3 / 2 / 1 | — |" in text
         assert "| −1.25 | [−2.00, +0.50] |" in text
-        assert expected.BLOCK.sub("", text) == expected.BLOCK.sub("", TEXTS[lang])
-    expected.write("drawn", copies)
+        assert readme_numbers.BLOCK.sub("", text) == readme_numbers.BLOCK.sub("", TEXTS[lang])
+    readme_numbers.write("drawn", copies)
     assert {lang: path.read_text(encoding="utf-8") for lang, path in copies.items()} == first
 
 
@@ -281,9 +288,9 @@ def test_expected_refuses_in_one_line_and_changes_nothing(run, words, monkeypatc
     _, copies = run
     copies["ja"].write_text("no marks", encoding="utf-8")
     before = copies["en"].read_text(encoding="utf-8")
-    monkeypatch.setattr(expected.write, "__defaults__", (copies,))
+    monkeypatch.setattr(readme_numbers.write, "__defaults__", (copies,))
     with pytest.raises(SystemExit, match="^error: "):
-        expected.main(words)
+        readme_numbers.main(words)
     assert copies["en"].read_text(encoding="utf-8") == before
 
 

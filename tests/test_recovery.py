@@ -5,8 +5,8 @@ import pytest
 import tiny_models
 import torch
 
-from lib import recovery
-from lib.interventions import Plan
+from lib.engine import stored_generation
+from lib.engine.interventions import Plan
 from lib.store import Store
 
 RELU = Plan.of("relu", [(1, 0), (2, 3)])
@@ -20,7 +20,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def generator(run):
-    return recovery.Generator(run)
+    return stored_generation.Generator(run)
 
 
 PROMPTS = tiny_models.tokens(3, 6).numpy()
@@ -43,7 +43,7 @@ def greedy(model, text, n_new):
 
 
 def test_refining_appends_and_rescores_all_that_was_written(run, generator):
-    texts, ppl = recovery.refine(generator, PROMPTS, Plan(), 4, 3)
+    texts, ppl = stored_generation.refine(generator, PROMPTS, Plan(), 4, 3)
     assert texts.shape == (3, 6 + 12)
     assert ppl.shape == (3, 3)
     for row, prompt in zip(range(3), PROMPTS, strict=True):
@@ -55,14 +55,14 @@ def test_refining_appends_and_rescores_all_that_was_written(run, generator):
 
 def test_changed_heads_write_and_the_unmodified_model_judges(run, generator):
     zeroed = Plan.of("zero", [(layer, head) for layer in (0, 1, 2) for head in range(4)])
-    texts, ppl = recovery.refine(generator, PROMPTS, zeroed, 8, 1)
-    assert not np.array_equal(texts, recovery.refine(generator, PROMPTS, Plan(), 8, 1)[0])
+    texts, ppl = stored_generation.refine(generator, PROMPTS, zeroed, 8, 1)
+    assert not np.array_equal(texts, stored_generation.refine(generator, PROMPTS, Plan(), 8, 1)[0])
     for row in range(3):
         assert ppl[0, row] == pytest.approx(scored(run.model, texts[row], 8), rel=1e-5)
 
 
 def test_samples_belong_to_their_prompt(run, generator):
-    ppl, tokens = recovery.sample(generator, PROMPTS, RELU, 5, 4, 0.8, 10)
+    ppl, tokens = stored_generation.sample(generator, PROMPTS, RELU, 5, 4, 0.8, 10)
     assert ppl.shape == (3, 4)
     assert tokens.shape == (3, 4, 5)
     for row in range(3):
@@ -73,18 +73,18 @@ def test_samples_belong_to_their_prompt(run, generator):
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(generator):
-    _, tokens = recovery.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 10)
-    _, fewer = recovery.sample(generator, PROMPTS[:1], Plan(), 5, 4, 0.8, 10)
+    _, tokens = stored_generation.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 10)
+    _, fewer = stored_generation.sample(generator, PROMPTS[:1], Plan(), 5, 4, 0.8, 10)
     assert np.array_equal(fewer[0], tokens[0])
-    _, other = recovery.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 11)
+    _, other = stored_generation.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 11)
     assert not np.array_equal(other, tokens)
 
 
 def test_what_was_generated_is_kept(run, generator, monkeypatch):
-    first = recovery.sample(generator, PROMPTS, RELU, 5, 2, 0.8, 10)
-    monkeypatch.setattr(recovery, "generate", lambda *args, **kwargs: pytest.fail("generated again"))
-    monkeypatch.setattr(recovery, "continuation_nll", lambda *args: pytest.fail("scored again"))
-    again = recovery.sample(recovery.Generator(run), PROMPTS, RELU, 5, 2, 0.8, 10)
+    first = stored_generation.sample(generator, PROMPTS, RELU, 5, 2, 0.8, 10)
+    monkeypatch.setattr(stored_generation, "generate", lambda *args, **kwargs: pytest.fail("generated again"))
+    monkeypatch.setattr(stored_generation, "continuation_nll", lambda *args: pytest.fail("scored again"))
+    again = stored_generation.sample(stored_generation.Generator(run), PROMPTS, RELU, 5, 2, 0.8, 10)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -101,9 +101,9 @@ def test_what_was_generated_is_kept(run, generator, monkeypatch):
 )
 def test_anything_else_is_generated_anew(run, generator, monkeypatch, other):
     given = {"plan": RELU, "n_new": 5, "n_samples": 2, "temperature": 0.8, "seed": 10}
-    recovery.sample(generator, PROMPTS, **given)
-    calls, own = [], recovery.generate
-    monkeypatch.setattr(recovery, "generate", lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs))
+    stored_generation.sample(generator, PROMPTS, **given)
+    calls, own = [], stored_generation.generate
+    monkeypatch.setattr(stored_generation, "generate", lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs))
     run.setup["model"]["fingerprint"] = other.pop("fingerprint", "f")
-    recovery.sample(recovery.Generator(run), PROMPTS, **given | other)
+    stored_generation.sample(stored_generation.Generator(run), PROMPTS, **given | other)
     assert calls == [1]

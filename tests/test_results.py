@@ -6,8 +6,9 @@ import measured
 import numpy as np
 import pytest
 
-from lib import results
+from lib import files
 from lib.errors import InputError
+from lib.results import io, provenance
 
 SECTION = {"section": "V1", "parameters": {"profile": "drawn"}, "data": {"ppl": 31.04}}
 
@@ -29,17 +30,17 @@ def names(folder):
 
 def test_a_file_is_replaced_only_when_its_block_ends_well(tmp_path):
     path = tmp_path / "deep" / "figures.json"
-    with results.replacing(path) as partial:
+    with files.replacing(path) as partial:
         partial.write_text("first")
         assert not path.exists()
     assert path.read_text() == "first"
 
-    with pytest.raises(KeyboardInterrupt), results.replacing(path) as partial:
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "first"
 
-    with results.replacing(path) as partial:
+    with files.replacing(path) as partial:
         partial.write_text("second")
         assert path.read_text() == "first"
     assert path.read_text() == "second"
@@ -49,10 +50,10 @@ def test_a_file_is_replaced_only_when_its_block_ends_well(tmp_path):
 
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):
     path = tmp_path / "V1.json"
-    results.write_json(path, section(ppl=31.04), "section")
+    io.write_json(path, section(ppl=31.04), "section")
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        results.write_json(path, section(ppl=object()), "section")
+        io.write_json(path, section(ppl=object()), "section")
     assert path.read_bytes() == before
     assert names(tmp_path) == ["V1.json"]
 
@@ -68,11 +69,11 @@ def test_numbers_survive_and_what_is_not_finite_becomes_null(tmp_path):
         3: "key",
         "word": "注意",
     }
-    results.write_json(path, value)
+    io.write_json(path, value)
     text = path.read_text(encoding="utf-8")
     assert "NaN" not in text
     assert "Infinity" not in text
-    assert results.read_json(path) == {
+    assert io.read_json(path) == {
         "pi": math.pi,
         "n": 2**40,
         "row": [1.5, None, None, None],
@@ -96,8 +97,8 @@ KINDS = ("exp10v_validation", "exp10p_phase3")
 
 def test_a_whole_run_keeps_the_schemas(written):
     for kind in KINDS:
-        results.read_json(written / f"{kind}_drawn.json", kind)
-    sections = results.load(written)
+        io.read_json(written / f"{kind}_drawn.json", kind)
+    sections = io.load(written)
     assert {"setup", "phases", "V1", "V2", "V3", "V4", "V5", "P1", "P2", "P3", "P4"} <= set(sections)
     assert sections == measured.build()
 
@@ -134,50 +135,50 @@ def test_a_violation_is_named_on_writing_and_on_reading(written, tmp_path, kind,
 
     path = tmp_path / good.name
     path.write_bytes(good.read_bytes())
-    message = refused(results.write_json, path, record, kind)
+    message = refused(io.write_json, path, record, kind)
     assert f"{path.name}: " in message
     assert named + ": " in message
     assert path.read_bytes() == good.read_bytes()
     assert names(tmp_path) == [path.name]
 
-    path.write_text(json.dumps(results.plain(record)), encoding="utf-8")
-    assert named + ": " in refused(results.read_json, path, kind)
+    path.write_text(json.dumps(io.plain(record)), encoding="utf-8")
+    assert named + ": " in refused(io.read_json, path, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_required_key_is_missed_by_name(written, kind):
-    record = results.read_json(written / f"{kind}_drawn.json", kind)
-    required = results.schema(kind)["required"]
+    record = io.read_json(written / f"{kind}_drawn.json", kind)
+    required = io.schema(kind)["required"]
     assert {"model", "provenance"} < set(required)
     for key in required:
-        message = refused(results.validate, {k: v for k, v in record.items() if k != key}, kind, "file.json")
+        message = refused(io.validate, {k: v for k, v in record.items() if k != key}, kind, "file.json")
         assert f"'{key}'" in message
 
 
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "exp10v_validation_x.json"
     path.write_text('{"model": "x", "ppl_2k": 31.')
-    assert f"{path}: damaged" in refused(results.read_json, path, "exp10v_validation")
+    assert f"{path}: damaged" in refused(io.read_json, path, "exp10v_validation")
     path.write_bytes(b"\xff\xfe\x00")
-    assert f"{path}: damaged" in refused(results.read_json, path)
+    assert f"{path}: damaged" in refused(io.read_json, path)
     path.unlink()
-    assert f"{path}: not there" in refused(results.read_json, path)
+    assert f"{path}: not there" in refused(io.read_json, path)
 
 
 def test_sections_of_a_folder(tmp_path):
-    assert "no results there" in refused(results.load, tmp_path)
-    results.write_json(results.section_path(tmp_path, "V1"), section(ppl=31.04), "section")
+    assert "no results there" in refused(io.load, tmp_path)
+    io.write_json(io.section_path(tmp_path, "V1"), section(ppl=31.04), "section")
     # what a writer that was killed in the middle leaves behind
     (tmp_path / "sections" / ".V1.json.k3.json").write_text('{"section": "V1", "da')
-    assert results.load(tmp_path) == {"V1": {"ppl": 31.04}}
-    results.write_json(tmp_path / "sections" / "V2.json", {"section": "V2"})
-    assert "V2.json: (top): 'parameters' is a required property" in refused(results.load, tmp_path)
+    assert io.load(tmp_path) == {"V1": {"ppl": 31.04}}
+    io.write_json(tmp_path / "sections" / "V2.json", {"section": "V2"})
+    assert "V2.json: (top): 'parameters' is a required property" in refused(io.load, tmp_path)
 
 
 def test_provenance_says_where_numbers_come_from():
     identity = {"name": "tiny", "fingerprint": "0" * 64}
-    record = results.provenance("smoke", {"n_ctx": 128}, 10, identity, identity, "cpu", "naive", 0.0, 1.234)
-    results.validate({"section": "V1", "parameters": {}, "data": {}, "provenance": record}, "section", "V1")
+    record = provenance.provenance("smoke", {"n_ctx": 128}, 10, identity, identity, "cpu", "naive", 0.0, 1.234)
+    io.validate({"section": "V1", "parameters": {}, "data": {}, "provenance": record}, "section", "V1")
     assert record["times"] == {"started": "1970-01-01T00:00:00+00:00", "seconds": 1.23}
     assert record["versions"]["torch"].split("+")[0] == "2.13.0"
     assert (record["seed"], record["backend"], record["parameters"]) == (10, "naive", {"n_ctx": 128})

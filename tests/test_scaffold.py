@@ -8,22 +8,24 @@ import measured
 import nbformat
 import pytest
 
-from lib import pipeline, prose, results, scaffold
-from lib.params import ROOT
+from lib.layout import ROOT
+from lib.pipeline import notebooks, scaffold
+from lib.results import io, provenance
+from report import prose
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     copy = tmp_path / "notebooks"
-    shutil.copytree(pipeline.NOTEBOOKS, copy, ignore=shutil.ignore_patterns(".*"))
-    monkeypatch.setattr(pipeline, "NOTEBOOKS", copy)
+    shutil.copytree(notebooks.NOTEBOOKS, copy, ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", copy)
     return copy
 
 
 def test_the_pipeline_finds_the_new_section(folder, capsys):
     scaffold.main(["V6", "V4"])
     assert "make notebooks/V6" in capsys.readouterr().out
-    found = pipeline.discover()
+    found = notebooks.discover()
     assert found["V6"].needs == ("setup", "V4")
     assert found["V6"].parameters == ("profile",)
     assert list(found).index("V6") > list(found).index("V4")
@@ -43,19 +45,19 @@ def test_the_template_runs(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("EXPERIMENT10_BUILD", str(tmp_path / "build"))
     spoken = []
     monkeypatch.setattr(prose, "show", lambda data, metadata: spoken.append((metadata["lang"], data["text/plain"])))
-    setup = results.plain(measured.build())["setup"]
+    setup = io.plain(measured.build())["setup"]
     setup |= {"device": "cpu", "parameters": {"seed": 1}}
     setup["model"]["fingerprint"] = setup["corpus"]["fingerprint"] = "0" * 64
     data_folder = tmp_path / "build" / "smoke" / "results" / "data"
-    provenance = results.provenance("smoke", {}, 1, setup["model"], setup["corpus"], "cpu", "none", 0.0, 1.0)
-    record = {"section": "setup", "parameters": {}, "data": setup, "provenance": provenance}
-    results.write_json(results.section_path(data_folder, "setup"), record, "section")
+    origin = provenance.provenance("smoke", {}, 1, setup["model"], setup["corpus"], "cpu", "none", 0.0, 1.0)
+    record = {"section": "setup", "parameters": {}, "data": setup, "provenance": origin}
+    io.write_json(io.section_path(data_folder, "setup"), record, "section")
     namespace = {}
     for cell in nbformat.read(scaffold.create("V6", []), as_version=4).cells:
         if cell.cell_type == "code":
             source = 'profile = "smoke"' if "parameters" in cell.metadata.get("tags", []) else cell.source
             exec(compile(source, "V6", "exec"), namespace)
-    assert results.load(data_folder)["V6"] == {"n_heads": 12, "layers": 3}
+    assert io.load(data_folder)["V6"] == {"n_heads": 12, "layers": 3}
     assert ("en", "This section looks at 12 heads.") in spoken
     assert ("ja", "この節が見るヘッドは12個である。") in spoken
 

@@ -6,10 +6,11 @@ import re
 import measured
 import pytest
 
-from lib import consistency, results, scorecard
+from lib.claims import audit, scorecard
 from lib.errors import InputError
-from lib.paths import evaluate, lookup
-from lib.published import as_results, published, value
+from lib.results import assembled, io
+from lib.results.published import as_results, published, value
+from lib.results.query import evaluate, lookup
 
 
 def gpt2():
@@ -201,19 +202,19 @@ def moved(data, path):
 
 
 def test_results_that_follow_from_each_other(folder):
-    assert consistency.audit(folder) == []
+    assert audit.audit(folder) == []
     assert scorecard.main([str(folder)]) == 0
 
 
 @pytest.mark.parametrize("kind", ["exp10v_validation", "exp10p_phase3"])
 def test_every_number_of_an_assembled_file_is_watched(kind):
     found = measured.build()
-    assemble = {"exp10v_validation": results.assemble_validation, "exp10p_phase3": results.assemble_phase3}[kind]
-    whole = results.plain(assemble(found, None))
+    assemble = {"exp10v_validation": assembled.assemble_validation, "exp10p_phase3": assembled.assemble_phase3}[kind]
+    whole = io.plain(assemble(found, None))
     places = list(leaves(whole))
     assert len(places) > 80
     for place in places:
-        (line,) = consistency.unlike(whole, moved(whole, place), kind)
+        (line,) = audit.unlike(whole, moved(whole, place), kind)
         assert all(f"[{key}]" in line if isinstance(key, int) else f".{key}" in line for key in place)
 
 
@@ -225,7 +226,7 @@ def test_every_measured_figure_of_the_sections_is_watched():
     found = measured.build()
     places = [p for p in leaves(found) if p[0] not in ("setup", "P2") and p[-1] in MEASURED_KEYS]
     assert len(places) > 150
-    silent = [place for place in places if not consistency.inconsistencies(moved(found, place))]
+    silent = [place for place in places if not audit.inconsistencies(moved(found, place))]
     assert silent == []
 
 
@@ -243,7 +244,7 @@ def test_every_measured_figure_of_the_sections_is_watched():
     ],
 )
 def test_an_altered_section_is_named(folder, capsys, place, name):
-    path = results.section_path(folder, place[0])
+    path = io.section_path(folder, place[0])
     record = json.loads(path.read_text(encoding="utf-8"))
     record["data"] = moved(record["data"], place[1:])
     path.write_text(json.dumps(record), encoding="utf-8")
@@ -263,25 +264,23 @@ def test_an_altered_assembled_file_is_named(folder, capsys):
 def test_a_figure_outside_its_interval_is_named():
     found = measured.build()
     found["P2"]["conditions"][1]["ppl"][2] = 9.0
-    assert any("P2.conditions[1].ppl[2] is 9" in line for line in consistency.inconsistencies(found))
+    assert any("P2.conditions[1].ppl[2] is 9" in line for line in audit.inconsistencies(found))
 
 
 def test_a_section_without_a_figure_is_named_not_crashed_on():
     found = measured.build()
     del found["V3"]["zero_delta_ppl_2k"]
-    assert any(line.startswith("V3 can't be checked") for line in consistency.inconsistencies(found))
+    assert any(line.startswith("V3 can't be checked") for line in audit.inconsistencies(found))
 
 
 def test_a_verdict_that_its_rule_does_not_give_is_named():
-    from lib.claims import evaluate as judge
+    from lib.claims.rules import evaluate as judge
 
     found = measured.build()
     found["conclusions"] = {"claims": copy.deepcopy(judge(found))}
-    assert consistency.inconsistencies(found) == []
+    assert audit.inconsistencies(found) == []
     found["conclusions"]["claims"][1]["verdict"] = "fails"
-    assert ["conclusions.claims[id=constant_bias].verdict" in line for line in consistency.inconsistencies(found)] == [
-        True
-    ]
+    assert ["conclusions.claims[id=constant_bias].verdict" in line for line in audit.inconsistencies(found)] == [True]
 
 
 def test_the_command_says_what_it_needs(tmp_path, capsys):

@@ -13,9 +13,11 @@ import pytest
 from conftest import DATA, EMBEDDED, N_VOCAB, ROOT, pipeline
 from plain_gpt2 import Scorer
 
-from lib import chart_output, prose, results
-from lib import pipeline as pl
 from lib.params import load_profile
+from lib.pipeline import notebooks
+from lib.results import io
+from report import prose
+from report.charts import render
 
 AGREES = 2e-3  # relative, between the results and the independent scorer
 needs_embedded = pytest.mark.skipif(not EMBEDDED.is_dir(), reason="models/embedded is not there")
@@ -51,7 +53,7 @@ def assembled(folder, kind):
 class TestFiles:
     def test_every_notebook_ran(self, smoke):
         names = {path.stem for path in (smoke / "notebooks").iterdir()}
-        assert names == set(pl.discover()) == set(results.load(smoke / "results" / "data"))
+        assert names == set(notebooks.discover()) == set(io.load(smoke / "results" / "data"))
         assert not list((smoke / "failed").iterdir())
 
     def test_the_files_that_the_report_promises(self, smoke):
@@ -89,7 +91,7 @@ class TestFiles:
     )
     def test_provenance_of_the_assembled_files(self, smoke, kind, sections):
         folder = smoke / "results" / "data"
-        parts = [results.read_json(results.section_path(folder, name))["provenance"] for name in sections.split()]
+        parts = [io.read_json(io.section_path(folder, name))["provenance"] for name in sections.split()]
         whole = assembled(smoke, kind)["provenance"]
         assert whole["backend"] == data(smoke, "setup")["backend"] != "none"
         assert whole["times"]["seconds"] >= sum(part["times"]["seconds"] for part in parts)
@@ -241,11 +243,11 @@ def by_hand(build, monkeypatch, names, **given):
 @pytest.fixture
 def quick_figures(monkeypatch):
     """Charts are built but not drawn."""
-    monkeypatch.setattr(chart_output, "png", lambda spec: b"\x89PNG\r\n")
+    monkeypatch.setattr(render, "png", lambda spec: b"\x89PNG\r\n")
 
 
 def data(folder, name):
-    return results.read_json(results.section_path(folder / "results" / "data", name), "section")["data"]
+    return io.read_json(io.section_path(folder / "results" / "data", name), "section")["data"]
 
 
 def words(outputs, kind="text/markdown"):
@@ -257,7 +259,7 @@ SPEEDS = ("P1", "K", "conclusions")  # what measures times, or repeats them
 
 def test_the_same_seed_gives_the_same_bytes(smoke, tmp_path, monkeypatch, quick_figures):
     """By hand, in one process, with an empty store: the data of every section but the timed ones, byte by byte."""
-    names = [name for name in pl.discover() if name not in SPEEDS]
+    names = [name for name in notebooks.discover() if name not in SPEEDS]
     by_hand(tmp_path, monkeypatch, names)
     for name in names:
         first, second = (json.dumps(data(folder, name)) for folder in (smoke, tmp_path / "smoke"))
@@ -269,7 +271,7 @@ def test_the_same_seed_gives_the_same_bytes(smoke, tmp_path, monkeypatch, quick_
 def test_other_parameters_change_tables_and_sentences(smoke, tmp_path, monkeypatch, quick_figures):
     shutil.copytree(smoke.parent / "store", tmp_path / "store")
     given = {"full_chunks": 3, "relu_counts": "20 60", "top_heads": 3, "focus_head": "L5H7", "samples": 2, "n_ctx": 96}
-    shown = by_hand(tmp_path, monkeypatch, [name for name in pl.discover() if name not in SPEEDS], **given)
+    shown = by_hand(tmp_path, monkeypatch, [name for name in notebooks.discover() if name not in SPEEDS], **given)
     found = {name: data(tmp_path / "smoke", name) for name in shown}
     assert found["setup"]["full_tokens"] == 288
     assert len(found["V2"]["top10"]) == 3
@@ -290,7 +292,7 @@ def test_other_parameters_change_tables_and_sentences(smoke, tmp_path, monkeypat
 def test_a_llama_type_model_runs_every_notebook(tmp_path, monkeypatch, model_folders, dataset):
     """Two layers, four heads on two key heads, a vocabulary of its own: by hand, passing a reader's least."""
     given = {"model": str(model_folders["llama"]), "dataset": str(dataset), "split": "validation"}
-    shown = by_hand(tmp_path, monkeypatch, pl.discover(), **given)
+    shown = by_hand(tmp_path, monkeypatch, notebooks.discover(), **given)
     folder = tmp_path / "smoke"
     setup = data(folder, "setup")
     shape = {"family": "llama", "n_layer": 2, "n_head": 4, "n_kv_head": 2, "vocab_size": N_VOCAB}

@@ -6,9 +6,10 @@ import tiny_models
 import torch
 
 from kernels import measured
-from lib import cost, dispatch, speed
-from lib.generate import generate
-from lib.interventions import Plan
+from lib.engine import dispatch
+from lib.engine.generation import generate
+from lib.engine.interventions import Plan
+from lib.timing import clock, speedups
 
 TOKENS = tiny_models.tokens(2, 40).numpy()
 PLANS = {
@@ -20,9 +21,9 @@ PLANS = {
 
 def test_everything_takes_turns_after_a_turn_that_does_not_count(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(speedups.time, "perf_counter", lambda: next(clock))
     calls = []
-    seconds = speed.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, "cpu")
+    seconds = clock.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, "cpu")
     assert "".join(calls) == "ab" * 4
     assert {name: own.tolist() for name, own in seconds.items()} == {"a": [1, 1, 1], "b": [1, 1, 1]}
 
@@ -37,10 +38,12 @@ def test_rows_of_p1(monkeypatch):
         ("relu_3", "cached"): 0.5,
     }
     monkeypatch.setattr(
-        speed, "alternate", lambda actions, runs, device, label: {cell: np.full(runs, taken[cell]) for cell in actions}
+        speedups,
+        "alternate",
+        lambda actions, runs, device, label: {cell: np.full(runs, taken[cell]) for cell in actions},
     )
     protocols = {"recomputed": (False, "naive"), "cached": (True, "cpu")}
-    rows = speed.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
+    rows = speedups.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
     found = {(row["condition"], row["protocol"]): row for row in rows}
     assert {cell: row["tok_per_s"] for cell, row in found.items()} == {cell: 4 / s for cell, s in taken.items()}
     assert {cell: row["relative"] for cell, row in found.items()} == {
@@ -64,9 +67,9 @@ def test_kernel_rows_of_p1_share_one_baseline(monkeypatch):
         asked.extend(actions)
         return {cell: np.full(runs, taken[cell]) for cell in actions}
 
-    monkeypatch.setattr(speed, "alternate", alternate)
+    monkeypatch.setattr(speedups, "alternate", alternate)
     protocols = {"cached": (True, "naive"), "cached/kernel": (True, "cpu")}
-    rows = speed.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
+    rows = speedups.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
     assert asked == list(taken)
     assert [(row["condition"], row["protocol"], row["backend"], row["relative"]) for row in rows] == [
         ("baseline", "cached", "sdpa", 0),
@@ -94,9 +97,9 @@ def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, off, shown):
     def decoder(model, plan):
         return FakeGraph(model, plan, wrong=off == ("relu" if plan else "baseline"))
 
-    monkeypatch.setattr(speed, "graph_decoder", decoder)
+    monkeypatch.setattr(speedups, "graph_decoder", decoder)
     protocols = {"cached/naive": (True, "naive"), "graph/triton": ("graph", "triton")}
-    rows = speed.measure(model, "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
+    rows = speedups.measure(model, "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
     assert [row["condition"] for row in rows if row["protocol"] == "cached"] == ["baseline", "relu_3"]
     found = [row for row in rows if row["protocol"] == "graph"]
     assert [row["condition"] for row in found] == shown
@@ -106,9 +109,9 @@ def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, off, shown):
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_graphs_on_the_ladder(monkeypatch, wrong):
-    monkeypatch.setattr(speed, "has_graphs", lambda model, backend: True)
-    monkeypatch.setattr(speed, "graph_decoder", lambda model, plan: FakeGraph(model, plan, wrong and not plan))
-    ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
+    monkeypatch.setattr(speedups, "has_graphs", lambda model, backend: True)
+    monkeypatch.setattr(speedups, "graph_decoder", lambda model, plan: FakeGraph(model, plan, wrong and not plan))
+    ladder = speedups.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
     rows = {row["n_linearized"]: row for row in ladder.rows() if row["what"] == "graph"}
     assert list(rows) == [0, 3, 8]
     assert [row["agrees"] for row in rows.values()] == 3 * [not wrong]
@@ -116,14 +119,14 @@ def test_graphs_on_the_ladder(monkeypatch, wrong):
 
 
 def test_graphs_need_a_gpu():
-    assert not speed.has_graphs(tiny_models.gpt2(), "triton")
+    assert not speedups.has_graphs(tiny_models.gpt2(), "triton")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_ladder_measures_what_the_model_computes(family):
     """Prefill under a plan is the model's own; attention and layer agree with it where they can be seen."""
     model = tiny_models.MAKERS[family]()
-    ladder = speed.Ladder(model, "cpu", TOKENS, PLANS, "naive", 0, runs=2, n_new=4)
+    ladder = speedups.Ladder(model, "cpu", TOKENS, PLANS, "naive", 0, runs=2, n_new=4)
     with torch.inference_mode():
         ids = torch.as_tensor(TOKENS[:1], dtype=torch.long)
         seen = model(ids, output_hidden_states=True).hidden_states[1]
@@ -144,16 +147,16 @@ def test_the_ladder_measures_what_the_model_computes(family):
 
 def test_the_share_of_attention_is_taken_pair_by_pair(monkeypatch):
     """A machine that slows down between the pairs leaves the share as it is."""
-    ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=3, n_new=4)
+    ladder = speedups.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=3, n_new=4)
     taken = {"attention": np.array([1.0, 10.0, 3.0]), "prefill": np.array([4.0, 40.0, 4.0])}
-    monkeypatch.setattr(speed, "alternate", lambda actions, runs, device, label: {k: taken[k] for k in actions})
+    monkeypatch.setattr(speedups, "alternate", lambda actions, runs, device, label: {k: taken[k] for k in actions})
     assert ladder.attention_share() == 0.25
     taken["prefill"] = np.array([0.5, 5.0, 1.0])
     assert ladder.attention_share() == 1
 
 
 def test_a_kernel_that_disagrees_has_no_speed(monkeypatch):
-    ladder = speed.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
+    ladder = speedups.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
     own = dispatch.mixed_attention
 
     def wrong(*args, backend, **kwargs):
@@ -162,33 +165,33 @@ def test_a_kernel_that_disagrees_has_no_speed(monkeypatch):
     monkeypatch.setattr(dispatch, "mixed_attention", wrong)
     row = next(row for row in ladder.rows() if row["what"] == "attention" and row["n_linearized"] == 3)
     assert not row["agrees"]
-    assert row["error"] > speed.TOLERANCE[torch.float32]
+    assert row["error"] > clock.TOLERANCE[torch.float32]
     assert "speedup" not in row
 
 
 def test_one_shape_beside_softmax(monkeypatch):
     taken = {"softmax": 3.0, "relu": 2.0}
     monkeypatch.setattr(
-        speed, "alternate", lambda actions, runs, device, label: {k: np.full(runs, taken[k]) for k in actions}
+        speedups, "alternate", lambda actions, runs, device, label: {k: np.full(runs, taken[k]) for k in actions}
     )
-    row = speed.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
+    row = speedups.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
     assert (row["agrees"], row["n_linearized"], row["seconds"], row["speedup"]) == (True, 2, 2, 1.5)
     own = dispatch.relu_attention
     monkeypatch.setattr(
         dispatch, "relu_attention", lambda *x, backend: own(*x, backend="naive") * (1.001 if backend == "cpu" else 1)
     )
-    row = speed.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
+    row = speedups.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
     assert not row["agrees"] and "speedup" not in row
 
 
 def test_verdicts_follow_the_intervals():
     row = {"what": "prefill", "n_linearized": 3, "agrees": True, "error": 0.0, "seconds": 0.5, "speedup": 1.1}
     cases = {"faster": [1.01, 1.2], "open": [0.99, 1.2], "slower": [0.7, 0.99]}
-    rows = speed.judged([row | {"speedup_ci": ends} for ends in cases.values()])
+    rows = speedups.judged([row | {"speedup_ci": ends} for ends in cases.values()])
     assert [found["verdict"] for found in rows] == list(cases)
     assert rows[0]["ms"] == 500
     off = {"what": "prefill", "n_linearized": 3, "agrees": False, "error": 1.0}
-    none, differs = speed.judged([row | {"n_linearized": 0, "speedup_ci": [1.0, 1.0]}, off])
+    none, differs = speedups.judged([row | {"n_linearized": 0, "speedup_ci": [1.0, 1.0]}, off])
     assert (none["verdict"], differs["verdict"]) == ("baseline", "differs")
     assert [differs[key] for key in ("seconds", "speedup", "speedup_ci", "ms")] == 4 * [None]
 
@@ -196,32 +199,32 @@ def test_verdicts_follow_the_intervals():
 def test_what_becomes_of_the_promised_tokens():
     """GPT-2 small, 30 and 70 heads: 64 / 0.9143 and 64 / 0.8 make 70 and 80 tokens; time decides how many come."""
     at = {("decoding", 30): {"agrees": True, "speedup": 1.04}, ("decoding", 70): {"agrees": True, "speedup": 0.9}}
-    slow, none = speed.budget(at, (30, 70), 144, 64, 128, 64)
+    slow, none = speedups.budget(at, (30, 70), 144, 64, 128, 64)
     assert slow == {"n_linearized": 30, "extra_published": 6, "extra_measured": 2, "share_real": 1 / 3}
     assert none == {"n_linearized": 70, "extra_published": 16, "extra_measured": -7, "share_real": 0}
     at["decoding", 70] = {"agrees": False}
-    assert speed.budget(at, (70,), 144, 64, 128, 64)[0]["share_real"] is None
-    assert speed.budget({("decoding", 3): at["decoding", 30]}, (3,), 144, 128, 16, 64)[0]["share_real"] is None
+    assert speedups.budget(at, (70,), 144, 64, 128, 64)[0]["share_real"] is None
+    assert speedups.budget({("decoding", 3): at["decoding", 30]}, (3,), 144, 128, 16, 64)[0]["share_real"] is None
     at["decoding", 30]["speedup"] = 3.0
-    assert speed.budget(at, (30,), 144, 64, 128, 64)[0]["share_real"] == 1
+    assert speedups.budget(at, (30,), 144, 64, 128, 64)[0]["share_real"] == 1
 
 
 def test_errors_are_relative_and_never_nan():
     one = torch.ones(4)
-    assert speed.relative_error(one * 1.5, one) == pytest.approx(0.5)
-    assert speed.relative_error(one * float("nan"), one) == float("inf")
+    assert clock.relative_error(one * 1.5, one) == pytest.approx(0.5)
+    assert clock.relative_error(one * float("nan"), one) == float("inf")
 
 
 def test_machine_rates_and_the_points_under_them():
-    flops, bytes_per_second = speed.machine_rates(torch.float32, "cpu", size=64, runs=3)
+    flops, bytes_per_second = clock.machine_rates(torch.float32, "cpu", size=64, runs=3)
     assert flops > 1e6
     assert bytes_per_second > 1e6
-    shape = cost.Shape(n_layer=2, n_head=4, n_kv_head=2, d_head=8, n_embd=32, n_inner=48, vocab_size=97)
+    shape = flops.Shape(n_layer=2, n_head=4, n_kv_head=2, d_head=8, n_embd=32, n_inner=48, vocab_size=97)
     rows = [{"what": "attention", "n_linearized": 3, "agrees": True, "seconds": 0.5}]
     rows += [rows[0] | {"agrees": False}, rows[0] | {"what": "prefill"}]
-    (point,) = speed.roofline_points(rows, shape, 100, 4)
+    (point,) = speedups.roofline_points(rows, shape, 100, 4)
     moved = 4 * 2 * 100 * 8 * (4 + 4 + 2 + 2)  # float32: q and z of four heads, k and v of two, in each of two layers
-    total = cost.attention_flops(shape, 0, 100, 3)
+    total = flops.attention_flops(shape, 0, 100, 3)
     assert point == {"n_linearized": 3, "intensity": total / moved, "rate": total / 0.5}
 
 
@@ -241,7 +244,7 @@ def test_timings_from_elsewhere(tmp_path):
     kept = dict.fromkeys(measured.REQUIRED, "x") | {"device_name": "a made-up GPU", "rows": [fast, red, tokens]}
     for name, date in (("late", "2026-03-01T10:00:00+00:00"), ("early", "2026-01-01T10:00:00+00:00")):
         (tmp_path / f"{name}.json").write_text(json.dumps(kept | {"date": date}))
-    rows = speed.elsewhere(measured.load(tmp_path))
+    rows = speedups.elsewhere(measured.load(tmp_path))
     assert [(row["file"], row["date"]) for row in rows] == 3 * [("early.json", "2026-01-01")] + 3 * [
         ("late.json", "2026-03-01")
     ]
@@ -251,4 +254,4 @@ def test_timings_from_elsewhere(tmp_path):
     speeds = ("ratio", "ratio_ci", "rival", "tflops", "share_of_matmul", "tokens_per_s", "share_of_bandwidth")
     assert [off[key] for key in speeds] == 7 * [None]
     assert (decoding["tokens_per_s"], decoding["share_of_bandwidth"], decoding["ratio"]) == (5e3, 0.3, None)
-    assert speed.elsewhere([]) == []
+    assert speedups.elsewhere([]) == []

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from lib import stats
+from lib.analysis import bootstrap, head_effects, perplexity, quick_vs_full
 from lib.errors import InputError
 
 
@@ -14,7 +14,7 @@ def drawn(n_chunks, n_ctx=64, level=3.0, seed=0):
 
 def test_ppl_is_exp_of_the_mean_over_predicted_tokens():
     nll = np.log(np.array([[2.0, 8.0], [4.0, 4.0]], dtype=np.float32))
-    assert stats.ppl(nll) == pytest.approx(4.0, rel=1e-6)
+    assert perplexity.ppl(nll) == pytest.approx(4.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -22,23 +22,23 @@ def test_a_score_that_is_no_number_is_named(bad):
     nll = drawn(3)
     nll[1, 5] = bad
     with pytest.raises(InputError, match="chunk 1, position 5"):
-        stats.ppl(nll)
+        perplexity.ppl(nll)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (4,), (2, 3, 4)])
 def test_scores_of_another_shape_are_refused(shape):
     with pytest.raises(InputError, match="n_chunks"):
-        stats.ppl(np.zeros(shape))
+        perplexity.ppl(np.zeros(shape))
 
 
 def test_units_are_chunks_where_there_are_enough_of_them():
-    resampler = stats.Resampler(20, 64)
+    resampler = bootstrap.Resampler(20, 64)
     assert (resampler.n_units, resampler.unit) == (20, "chunk")
     assert resampler.counts.tolist() == [63] * 20
 
 
 def test_two_chunks_are_resampled_in_blocks_of_64_positions():
-    resampler = stats.Resampler(2, 1024)
+    resampler = bootstrap.Resampler(2, 1024)
     assert (resampler.n_units, resampler.unit) == (32, "64 tokens")
     assert resampler.counts.tolist() == ([63] + [64] * 15) * 2
     assert resampler.unit_of[:63].tolist() == [0] * 63
@@ -46,23 +46,23 @@ def test_two_chunks_are_resampled_in_blocks_of_64_positions():
 
 
 def test_one_chunk_can_be_resampled_and_a_single_block_cannot():
-    assert stats.Resampler.of(drawn(1)).n_units == 8
+    assert bootstrap.Resampler.of(drawn(1)).n_units == 8
     with pytest.raises(InputError, match="two or more"):
-        stats.Resampler(1, 64, block=64)
+        bootstrap.Resampler(1, 64, block=64)
 
 
 def test_a_resample_is_the_ppl_of_the_units_it_drew():
     nll = drawn(20)
-    resampler = stats.Resampler.of(nll, seed=3, draws=5)
+    resampler = bootstrap.Resampler.of(nll, seed=3, draws=5)
     for weights, value in zip(resampler.weights.astype(int), resampler.ppl(nll), strict=True):
         repeated = np.repeat(nll, weights, axis=0)
         assert len(repeated) == 20
-        assert value == pytest.approx(stats.ppl(repeated), rel=1e-9)
+        assert value == pytest.approx(perplexity.ppl(repeated), rel=1e-9)
 
 
 def test_blocks_of_unequal_size_keep_their_weight():
     nll = drawn(1, 10)
-    resampler = stats.Resampler(1, 10, seed=1, draws=4, block=4)  # tokens 1–3, 4–7, 8–9
+    resampler = bootstrap.Resampler(1, 10, seed=1, draws=4, block=4)  # tokens 1–3, 4–7, 8–9
     for weights, value in zip(resampler.weights, resampler.ppl(nll), strict=True):
         sums = [nll[0, :3].sum(), nll[0, 3:7].sum(), nll[0, 7:].sum()]
         expected = math.exp(np.dot(weights, sums) / np.dot(weights, [3, 4, 2]))
@@ -73,14 +73,14 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for seed in range(200):
         nll = drawn(40, 16, seed=seed)
-        lo, hi = stats.ppl_ci(nll, stats.Resampler.of(nll, seed, draws=300))[1]
+        lo, hi = perplexity.ppl_ci(nll, bootstrap.Resampler.of(nll, seed, draws=300))[1]
         hits += lo <= math.exp(3.0) <= hi
     assert 178 <= hits <= 198
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_does_not():
     nll = drawn(20)
-    first, again, other = (stats.Resampler.of(nll, seed).ppl(nll) for seed in (1, 1, 2))
+    first, again, other = (bootstrap.Resampler.of(nll, seed).ppl(nll) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -88,32 +88,32 @@ def test_the_same_seed_gives_the_same_draws_and_another_does_not():
 def test_pairing_takes_the_text_out_of_a_difference():
     base = drawn(40)
     shifted = base + np.float32(0.1)
-    resampler = stats.Resampler.of(base)
-    value, (lo, hi) = stats.delta(shifted, base, resampler)
+    resampler = bootstrap.Resampler.of(base)
+    value, (lo, hi) = perplexity.delta(shifted, base, resampler)
     assert value == pytest.approx(math.exp(0.1) - 1, rel=1e-5)
     assert hi - lo < 1e-5
-    assert stats.ppl_ci(shifted, resampler)[1][1] - stats.ppl_ci(shifted, resampler)[1][0] > 1
+    assert perplexity.ppl_ci(shifted, resampler)[1][1] - perplexity.ppl_ci(shifted, resampler)[1][0] > 1
 
 
 def test_the_baseline_against_itself_is_exactly_one():
     base = drawn(20)
-    assert stats.ratio(base, base, stats.Resampler.of(base)) == (1.0, [1.0, 1.0])
-    assert stats.delta(base, base, stats.Resampler.of(base)) == (0.0, [0.0, 0.0])
+    assert perplexity.ratio(base, base, bootstrap.Resampler.of(base)) == (1.0, [1.0, 1.0])
+    assert perplexity.delta(base, base, bootstrap.Resampler.of(base)) == (0.0, [0.0, 0.0])
 
 
 def test_constant_scores_have_an_interval_of_no_width():
     nll = np.full((20, 63), 2.0, dtype=np.float32)
-    value, (lo, hi) = stats.ppl_ci(nll, stats.Resampler.of(nll))
+    value, (lo, hi) = perplexity.ppl_ci(nll, bootstrap.Resampler.of(nll))
     assert lo == pytest.approx(value) and hi == pytest.approx(value)
 
 
 def test_a_resampler_refuses_scores_of_other_tokens():
     with pytest.raises(InputError, match="this resampler is for"):
-        stats.Resampler(20, 64).ppl(drawn(21))
+        bootstrap.Resampler(20, 64).ppl(drawn(21))
 
 
 def test_change_between_two_sets_of_tokens():
-    value, ends = stats.change(20.0, 25.0, np.full(10, 20.0), np.full(10, 25.0))
+    value, ends = perplexity.change(20.0, 25.0, np.full(10, 20.0), np.full(10, 25.0))
     assert value == 0.25
     assert ends == [0.25, 0.25]
 
@@ -121,12 +121,12 @@ def test_change_between_two_sets_of_tokens():
 def test_the_zero_mean_ratio_and_the_constant_share():
     base = drawn(40)
     zero, mean = base + np.float32(0.5), base + np.float32(0.01)
-    resampler = stats.Resampler.of(base)
-    value, (lo, hi) = stats.quotient(zero, mean, base, resampler)
+    resampler = bootstrap.Resampler.of(base)
+    value, (lo, hi) = perplexity.quotient(zero, mean, base, resampler)
     expected = math.expm1(0.5) / math.expm1(0.01)
     assert value == pytest.approx(expected, rel=1e-3)
     assert lo == pytest.approx(expected, rel=1e-2) and hi == pytest.approx(expected, rel=1e-2)
-    share, ends = stats.constant_share(zero, mean, base, resampler)
+    share, ends = perplexity.constant_share(zero, mean, base, resampler)
     assert share == pytest.approx(1 - 1 / expected, rel=1e-4)
     assert ends[0] <= share + 1e-6 and share - 1e-6 <= ends[1]
 
@@ -135,80 +135,80 @@ def test_a_ratio_over_a_harm_that_may_be_none_is_unbounded():
     base = drawn(40)
     zero = base + np.float32(0.5)
     mean = base + np.random.default_rng(5).normal(0, 0.5, base.shape).astype(np.float32)
-    lo, hi = stats.quotient(zero, mean, base, stats.Resampler.of(base))[1]
+    lo, hi = perplexity.quotient(zero, mean, base, bootstrap.Resampler.of(base))[1]
     assert lo > 0 and hi is None
 
 
 def test_the_constant_share_is_not_defined_where_zeroing_does_no_harm():
     base = drawn(40)
     better = base - np.float32(0.1)
-    assert stats.constant_share(better, base, base, stats.Resampler.of(base)) == (None, None)
+    assert perplexity.constant_share(better, base, base, bootstrap.Resampler.of(base)) == (None, None)
 
 
 def test_ladder_rows_and_draws():
     base = drawn(20)
     steps = [base, base + np.float32(math.log(1.05)), base + np.float32(math.log(1.6))]
-    rows, draws = stats.ladder([0, 10, 20], steps, stats.Resampler.of(base, draws=50))
+    rows, draws = head_effects.ladder([0, 10, 20], steps, bootstrap.Resampler.of(base, draws=50))
     assert [row["n"] for row in rows] == [0, 10, 20]
     assert [row["ratio"] for row in rows] == pytest.approx([1, 1.05, 1.6], rel=1e-5)
     assert rows[0]["ratio"] == 1.0 and rows[0]["ratio_ci"] == [1.0, 1.0]
     assert draws.shape == (3, 50)
-    assert stats.thresholds_ci([0, 10, 20], draws) == {"1.1": [10, 10], "1.5": [10, 10], "2.0": [20, 20]}
+    assert head_effects.thresholds_ci([0, 10, 20], draws) == {"1.1": [10, 10], "1.5": [10, 10], "2.0": [20, 20]}
     with pytest.raises(InputError, match="starts with n = 0"):
-        stats.ladder([10, 20], steps[1:], stats.Resampler.of(base))
+        head_effects.ladder([10, 20], steps[1:], bootstrap.Resampler.of(base))
 
 
 def test_thresholds_are_the_largest_measured_n_within_the_limit():
     ns = [0, 10, 20, 30, 40]
     ratios = [1.0, 1.05, 1.2, 1.1, 1.7]
-    assert stats.thresholds(ns, ratios) == {"1.1": 30, "1.5": 30, "2.0": 40}
-    assert stats.thresholds([10, 20], [2.5, 3.0]) == {"1.1": 0, "1.5": 0, "2.0": 0}
+    assert head_effects.thresholds(ns, ratios) == {"1.1": 30, "1.5": 30, "2.0": 40}
+    assert head_effects.thresholds([10, 20], [2.5, 3.0]) == {"1.1": 0, "1.5": 0, "2.0": 0}
 
 
 def test_published_ladder_gives_the_published_thresholds():
     ns = [*range(0, 101, 10), 132]
     quick = [1.0, 1.008, 1.022, 1.087, 1.142, 1.214, 1.366, 1.481, 1.534, 1.881, 2.331, 12.69]
     full = [1.0, 1.023, 1.060, 1.133, 1.203, 1.279, 1.414, 1.537, 1.605, 1.921, 2.373, 11.75]
-    assert list(stats.thresholds(ns, quick).values()) == [30, 70, 90]
-    assert list(stats.thresholds(ns, full).values()) == [20, 60, 90]
+    assert list(head_effects.thresholds(ns, quick).values()) == [30, 70, 90]
+    assert list(head_effects.thresholds(ns, full).values()) == [20, 60, 90]
 
 
 def test_threshold_intervals_end_at_measured_steps():
     draws = np.array([[1.0] * 100, [1.05] * 90 + [1.15] * 10, [1.2] * 100])
-    assert stats.thresholds_ci([0, 10, 20], draws, (1.1,)) == {"1.1": [0, 10]}
+    assert head_effects.thresholds_ci([0, 10, 20], draws, (1.1,)) == {"1.1": [0, 10]}
 
 
 def test_ranking_by_size_with_ties_by_place():
     heads = [(2, 1), (1, 3), (1, 2), (3, 0)]
-    assert stats.ranking(heads, [0.02, -0.01, 0.01, -0.5]) == [[1, 2], [1, 3], [2, 1], [3, 0]]
+    assert head_effects.ranking(heads, [0.02, -0.01, 0.01, -0.5]) == [[1, 2], [1, 3], [2, 1], [3, 0]]
 
 
 def test_ranks_and_their_intervals():
-    assert stats.ranks([0.1, 2.0, 0.5]) == [3, 1, 2]
-    assert stats.ranks([1.0, 1.0]) == [1, 2]
+    assert head_effects.ranks([0.1, 2.0, 0.5]) == [3, 1, 2]
+    assert head_effects.ranks([1.0, 1.0]) == [1, 2]
     draws = np.array([[3.0] * 100, [2.0] * 50 + [1.0] * 50, [1.0] * 50 + [2.0] * 50])
-    assert stats.ranks_ci(draws) == [[1, 1], [2, 3], [2, 3]]
+    assert head_effects.ranks_ci(draws) == [[1, 1], [2, 3], [2, 3]]
 
 
 def test_spearman_by_hand():
-    assert stats.spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1.0)
-    assert stats.spearman([1, 2, 3, 4, 5], [1, 3, 2, 4, 5]) == pytest.approx(1 - 6 * 2 / (5 * 24))
-    assert stats.spearman([1, 2, 3], [5, 5, 5]) is None
+    assert head_effects.spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1.0)
+    assert head_effects.spearman([1, 2, 3, 4, 5], [1, 3, 2, 4, 5]) == pytest.approx(1 - 6 * 2 / (5 * 24))
+    assert head_effects.spearman([1, 2, 3], [5, 5, 5]) is None
     draws = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
-    assert stats.spearman_ci(draws, draws[::-1]) == [-1.0, -1.0]
+    assert head_effects.spearman_ci(draws, draws[::-1]) == [-1.0, -1.0]
     with pytest.raises(InputError, match="two or more"):
-        stats.spearman([1], [1])
+        head_effects.spearman([1], [1])
 
 
 def test_spearman_agrees_with_scipy_under_ties():
     from scipy.stats import spearmanr
 
     a, b = [1, 2, 2, 4, 7, 7], [3, 1, 1, 5, 2, 9]
-    assert stats.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert head_effects.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
 
 
 def test_summary_by_hand():
-    assert stats.summary([0.005, -0.02, 0.2, 0.095]) == {
+    assert head_effects.summary([0.005, -0.02, 0.2, 0.095]) == {
         "under_1pct": 1,
         "under_10pct": 3,
         "negative": 1,
@@ -217,16 +217,16 @@ def test_summary_by_hand():
         "max": 0.2,
     }
     with pytest.raises(InputError, match="finite"):
-        stats.summary([1.0, math.nan])
+        head_effects.summary([1.0, math.nan])
 
 
 def test_layer_means_by_hand():
-    assert stats.layer_means([(0, 0), (0, 1), (1, 0)], [0.2, 0.4, -0.1]) == pytest.approx([0.3, -0.1])
+    assert head_effects.layer_means([(0, 0), (0, 1), (1, 0)], [0.2, 0.4, -0.1]) == pytest.approx([0.3, -0.1])
 
 
 def test_rank_law_finds_its_own_parameters_in_any_order_and_sign():
     deltas = 2.35 * np.arange(1, 145.0) ** -1.37
-    law = stats.rank_law(np.random.default_rng(0).permutation(deltas * np.where(np.arange(144) % 3, 1, -1)))
+    law = head_effects.rank_law(np.random.default_rng(0).permutation(deltas * np.where(np.arange(144) % 3, 1, -1)))
     assert law == {"alpha": pytest.approx(1.37), "C": pytest.approx(2.35), "r2": pytest.approx(1.0)}
 
 
@@ -235,13 +235,13 @@ def test_rank_law_is_the_least_squares_of_the_untransformed_values():
     rank = np.arange(1, 41.0)
     best = min((float(((deltas - (c := deltas @ rank**-a / (rank ** (-2 * a)).sum()) * rank**-a) ** 2).sum()), a, c)
                for a in np.arange(0.2, 3, 0.001))  # fmt: skip
-    law = stats.rank_law(deltas)
+    law = head_effects.rank_law(deltas)
     assert law["alpha"] == pytest.approx(best[1], abs=0.001) and law["C"] == pytest.approx(best[2], rel=1e-3)
     assert law["r2"] == pytest.approx(1 - best[0] / ((deltas - deltas.mean()) ** 2).sum(), abs=1e-5)
 
 
 def test_rank_law_of_equal_values_is_flat():
-    assert stats.rank_law([0.1, 0.1, 0.1]) == {"alpha": 0.0, "C": 0.1, "r2": None}
+    assert head_effects.rank_law([0.1, 0.1, 0.1]) == {"alpha": 0.0, "C": 0.1, "r2": None}
 
 
 def sections(quick_ratio=1.1, full_ratio=1.2, n_full=30):
@@ -259,7 +259,7 @@ def sections(quick_ratio=1.1, full_ratio=1.2, n_full=30):
 
 
 def test_v5_by_hand():
-    found = stats.compare(*sections())
+    found = quick_vs_full.compare(*sections())
     differences = {row["what"]: row["difference"] for row in found["comparisons"]}
     assert differences == {
         "ppl": pytest.approx(0.25),
@@ -274,23 +274,23 @@ def test_v5_by_hand():
 
 
 def test_v5_verdicts_turn_at_their_limits():
-    assert stats.compare(*sections(n_full=20))["conclusions_maintained"] is True
-    assert stats.compare(*sections(n_full=10))["conclusions_maintained"] is False
-    assert stats.compare(*sections(full_ratio=1.0))["bias"] == "pessimistic"
-    assert stats.compare(*sections(full_ratio=1.12))["bias"] == "agree"
+    assert quick_vs_full.compare(*sections(n_full=20))["conclusions_maintained"] is True
+    assert quick_vs_full.compare(*sections(n_full=10))["conclusions_maintained"] is False
+    assert quick_vs_full.compare(*sections(full_ratio=1.0))["bias"] == "pessimistic"
+    assert quick_vs_full.compare(*sections(full_ratio=1.12))["bias"] == "agree"
 
 
 def test_v5_leaves_out_what_has_no_scale():
-    found = stats.compare(*sections(quick_ratio=1.0))
+    found = quick_vs_full.compare(*sections(quick_ratio=1.0))
     assert found["comparisons"][-1]["difference"] is None
     assert found["mean_diff_pct"] == pytest.approx(100 * np.mean([0.25, -0.5, -0.5, 0.0, 0.5]))
 
 
 def test_v5_of_the_published_tables_is_the_published_average():
-    from lib.published import as_results
+    from lib.results.published import as_results
 
     published = as_results()
-    found = stats.compare(*(published[name] for name in ("V1", "V2", "V3", "V4")))
+    found = quick_vs_full.compare(*(published[name] for name in ("V1", "V2", "V3", "V4")))
     assert len(found["comparisons"]) == 25
     assert found["mean_diff_pct"] == pytest.approx(24.6, abs=0.3)
     assert (found["bias"], found["conclusions_maintained"], found["max_threshold_shift"]) == ("optimistic", True, 10)
@@ -301,7 +301,7 @@ def chunks(means, n_ctx=5):
 
 
 def test_sampling_by_hand():
-    found = stats.sampling(chunks([1.0, 1.0, 3.0, 3.0]), 2)
+    found = quick_vs_full.sampling(chunks([1.0, 1.0, 3.0, 3.0]), 2)
     assert (found["n_windows"], found["n_random"]) == (3, 6)
     assert found["percentile"] == pytest.approx(100 / 6)  # windows 1, 2, 3: the first is the lowest
     assert found["share_as_far"] == pytest.approx(2 / 6)  # pairs (1, 1) and (3, 3)
@@ -310,7 +310,7 @@ def test_sampling_by_hand():
 
 
 def test_a_shift_that_sampling_does_not_explain():
-    found = stats.sampling(chunks([1.0, 1.0] + [3.0, 3.01] * 20), 2)
+    found = quick_vs_full.sampling(chunks([1.0, 1.0] + [3.0, 3.01] * 20), 2)
     assert found["explained"] is False
     assert found["share_as_far"] == pytest.approx(1 / math.comb(42, 2))
     assert found["spread"][0] > math.exp(1.0)
@@ -318,18 +318,18 @@ def test_a_shift_that_sampling_does_not_explain():
 
 def test_sampling_of_many_chunks_is_drawn_from_the_seed():
     nll = drawn(40)
-    first, again = (stats.sampling(nll, 8, seed=4, draws=500) for _ in range(2))
+    first, again = (quick_vs_full.sampling(nll, 8, seed=4, draws=500) for _ in range(2))
     assert first == again and first["n_random"] == 500
 
 
 def test_sampling_needs_its_quick_set_within_the_full_one():
     with pytest.raises(InputError, match="n_quick=5"):
-        stats.sampling(drawn(4), 5)
-    assert stats.sampling(drawn(4), 4)["explained"] is True
+        quick_vs_full.sampling(drawn(4), 5)
+    assert quick_vs_full.sampling(drawn(4), 4)["explained"] is True
 
 
 def test_context_lengths_are_resampled_over_the_same_text():
-    found = stats.context_resamplers({128: 390, 256: 195, 512: 97, 1024: 48})
+    found = bootstrap.context_resamplers({128: 390, 256: 195, 512: 97, 1024: 48})
     assert {length: r.n_units for length, r in found.items()} == {128: 48, 256: 48, 512: 48, 1024: 48}
     assert all(np.array_equal(r.weights, found[128].weights) for r in found.values())
     assert found[128].counts[:2].tolist() == [8 * 127, 8 * 127]
@@ -337,30 +337,32 @@ def test_context_lengths_are_resampled_over_the_same_text():
 
 
 def test_few_chunks_at_the_longest_length_are_cut_into_blocks():
-    found = stats.context_resamplers({32: 16, 128: 4}, draws=100)
+    found = bootstrap.context_resamplers({32: 16, 128: 4}, draws=100)
     assert found[32].n_units == found[128].n_units == 32
 
 
 def test_a_rise_that_every_span_shares_is_no_noise():
     tokens = np.random.default_rng(0).normal(3, 1, 48 * 64)
     long, short = tokens.reshape(48, 64)[:, 1:], tokens.reshape(192, 16)[:, 1:]
-    resamplers = stats.context_resamplers({64: 48, 16: 192}, draws=300)
-    value, ends = stats.rise((long + 0.2, long), (short + 0.1, short), (resamplers[64], resamplers[16]))
+    resamplers = bootstrap.context_resamplers({64: 48, 16: 192}, draws=300)
+    value, ends = perplexity.rise((long + 0.2, long), (short + 0.1, short), (resamplers[64], resamplers[16]))
     assert value == pytest.approx(math.exp(0.2) - math.exp(0.1))
-    assert not stats.is_noise(ends)
-    assert stats.is_noise([-0.1, 0.2]) and stats.is_noise([None, 0.2]) and not stats.is_noise([0.1, None])
+    assert not perplexity.is_noise(ends)
+    assert (
+        perplexity.is_noise([-0.1, 0.2]) and perplexity.is_noise([None, 0.2]) and not perplexity.is_noise([0.1, None])
+    )
 
 
 def test_mean_and_median_intervals():
-    value, (lo, hi) = stats.mean_ci([1.0, 2.0, 3.0, 6.0])
+    value, (lo, hi) = bootstrap.mean_ci([1.0, 2.0, 3.0, 6.0])
     assert value == 3.0 and 1.0 <= lo < 3.0 < hi <= 6.0
-    assert stats.median_ci([5.0]) == (5.0, [5.0, 5.0])
+    assert bootstrap.median_ci([5.0]) == (5.0, [5.0, 5.0])
     with pytest.raises(InputError, match="finite"):
-        stats.mean_ci([])
+        bootstrap.mean_ci([])
 
 
 def test_a_full_run_is_resampled_in_seconds():
     nlls = [drawn(245, 1024, seed=seed) for seed in range(3)]
     start = time.process_time()
-    stats.ladder(list(range(25)), [nlls[i % 3] for i in range(25)], stats.Resampler(245, 1024))
+    head_effects.ladder(list(range(25)), [nlls[i % 3] for i in range(25)], bootstrap.Resampler(245, 1024))
     assert time.process_time() - start < 5

@@ -6,11 +6,13 @@ import pytest
 import torch
 from conftest import EMBEDDED
 
-from lib import corpus, models, training
-from lib.stats import ppl
+from lib.analysis import heldout
+from lib.analysis.perplexity import ppl
+from lib.model import corpus, loading
+from lib.training import pretraining
 
-RECIPE = training.Recipe(
-    stages=(training.Stage(8, 1920), training.Stage(16, 640)),
+RECIPE = pretraining.Recipe(
+    stages=(pretraining.Stage(8, 1920), pretraining.Stage(16, 640)),
     batch_tokens=64,
     warmup_steps=4,
     shape={"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
@@ -41,7 +43,7 @@ def trained(ids, tmp_path_factory):
     """`(model, curve, what was reported)`."""
     said = []
     report = lambda *row: said.append(list(row))  # noqa: E731
-    model, curve = training.train(RECIPE, ids, N_VOCAB, tmp_path_factory.mktemp("training"), report=report)
+    model, curve = pretraining.train(RECIPE, ids, N_VOCAB, tmp_path_factory.mktemp("training"), report=report)
     return model, curve, said
 
 
@@ -54,10 +56,10 @@ def test_it_learns_and_says_so(trained):
 
 
 def test_the_same_recipe_gives_the_same_weights(trained, ids, tmp_path):
-    again, curve = training.train(RECIPE, ids, N_VOCAB, tmp_path, report=lambda *row: None)
+    again, curve = pretraining.train(RECIPE, ids, N_VOCAB, tmp_path, report=lambda *row: None)
     assert same(weights(again), weights(trained[0]))
     assert curve == trained[1]
-    other, _ = training.train(replace(RECIPE, seed=11), ids, N_VOCAB, tmp_path / "other", report=lambda *row: None)
+    other, _ = pretraining.train(replace(RECIPE, seed=11), ids, N_VOCAB, tmp_path / "other", report=lambda *row: None)
     assert not same(weights(other), weights(trained[0]))
 
 
@@ -66,9 +68,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, ids, tmp_p
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.train(RECIPE, ids, N_VOCAB, tmp_path, checkpoint_steps=10, report=interrupt)
+        pretraining.train(RECIPE, ids, N_VOCAB, tmp_path, checkpoint_steps=10, report=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
-    model, _ = training.train(RECIPE, ids, N_VOCAB, tmp_path, report=lambda *row: None)
+    model, _ = pretraining.train(RECIPE, ids, N_VOCAB, tmp_path, report=lambda *row: None)
     assert same(weights(model), weights(trained[0]))
 
 
@@ -85,18 +87,18 @@ def test_a_bigram_model_by_hand():
     chunks = np.array([[a, b, c], [b, a, b], [c, a, b]])
     pairs = [(a, b), (b, c), (b, a), (a, b), (c, a), (a, b)]
     nll = -np.mean([math.log(expected[pair]) for pair in pairs])
-    assert training.bigram_ppl([a, b, a, b, b], chunks, 3) == pytest.approx(math.exp(nll), rel=1e-12)
+    assert heldout.bigram_ppl([a, b, a, b, b], chunks, 3) == pytest.approx(math.exp(nll), rel=1e-12)
 
 
 def test_bigram_probabilities_sum_to_one(ids):
     for first in range(N_VOCAB):
-        every = [training.bigram_ppl(ids[:300], np.array([[first, second]]), N_VOCAB) for second in range(N_VOCAB)]
+        every = [heldout.bigram_ppl(ids[:300], np.array([[first, second]]), N_VOCAB) for second in range(N_VOCAB)]
         assert sum(1 / ppl for ppl in every) == pytest.approx(1, rel=1e-9)
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
     total = RECIPE.total_tokens
-    rates = [training.lr_factor(seen, total, RECIPE) for seen in range(0, total + 1, 64)]
+    rates = [pretraining.lr_factor(seen, total, RECIPE) for seen in range(0, total + 1, 64)]
     assert total == 2560
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1])
     assert rates[-1] == 0
@@ -106,19 +108,19 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 
 def test_what_is_exported_is_what_was_trained(trained, tokenizer, tmp_path):
     model = trained[0]
-    training.export(model, tokenizer, tmp_path / "saved")
-    training.export(model, tokenizer, tmp_path / "saved")
+    pretraining.export(model, tokenizer, tmp_path / "saved")
+    pretraining.export(model, tokenizer, tmp_path / "saved")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
-    loaded = models.load_model(models.model_folder(str(tmp_path / "saved")))
+    loaded = loading.load_model(loading.model_folder(str(tmp_path / "saved")))
     tokens = torch.arange(10)[None] % N_VOCAB
     with torch.no_grad():
         assert torch.allclose(loaded(tokens).logits, model(tokens).logits, atol=1e-5)
-    own = models.load_tokenizer(tmp_path / "saved")
+    own = loading.load_tokenizer(tmp_path / "saved")
     assert own("def f(x):\n").input_ids == tokenizer("def f(x):\n").input_ids
 
 
 def test_a_tokenizer_gives_back_every_text():
-    tokenizer = training.train_tokenizer(["def f(x):\n    return x\n"] * 9, vocab_size=280)
+    tokenizer = pretraining.train_tokenizer(["def f(x):\n    return x\n"] * 9, vocab_size=280)
     assert len(tokenizer) <= 280
     for text in ("def g(y):\n\n\treturn y", "注意 \u2028 é", " <|endoftext"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
@@ -128,7 +130,7 @@ def test_a_tokenizer_gives_back_every_text():
 def test_the_embedded_model_is_worth_ablating():
     """On two held-out chunks at most 60 % of a bigram model's perplexity, which is 55 or more on this text."""
     rows, _ = corpus.load_rows("cpython-stdlib", "", "heldout")
-    tokenizer, model = models.load_tokenizer(EMBEDDED), models.load_model(EMBEDDED)
+    tokenizer, model = loading.load_tokenizer(EMBEDDED), loading.load_model(EMBEDDED)
     tokens = torch.as_tensor(corpus.chunk(corpus.encode(rows, tokenizer), 1024, 2), dtype=torch.long)
     with torch.no_grad():
         logits = model(tokens).logits[:, :-1]

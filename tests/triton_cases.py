@@ -19,9 +19,9 @@ from kernels.naive import tolerance
 from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
 from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
-from lib.generate import generate
-from lib.interventions import Plan
-from lib.speed import graph_decoder
+from lib.engine.generation import generate
+from lib.engine.interventions import Plan
+from lib.timing.speedups import graph_decoder
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SIX_HEADS = (True, False, True, True, False, False)

@@ -1,7 +1,7 @@
-"""Timings from other machines, kept as dated files: one JSON of `kernels.bench` each, with its provenance.
+"""Timings from other machines, kept as dated files: one JSON of `lib.timing.kernel_bench` each, with its provenance.
 
-A file is named `<date>-<device>.json` and is what `python -m kernels.bench --provenance WORDS --out FILE` wrote; the
-words say who ran it, and from which commit. Nothing here is typed by hand or estimated. Notebook K shows what it finds.
+A file is named `<date>-<device>.json` and is what the bench wrote with `--provenance WORDS --out FILE`; the words say
+who ran it, and from which commit. Nothing here is typed by hand or estimated. Notebook K shows what it finds.
 """
 
 import json
@@ -20,7 +20,9 @@ def load(folder=FOLDER):
         try:
             measurement = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise InputError(f"{path.name} is no JSON ({error}): write it with `python -m kernels.bench`") from None
+            raise InputError(
+                f"{path.name} is no JSON ({error}): write it with `python -m lib.timing.kernel_bench`"
+            ) from None
         missing = [key for key in REQUIRED if not measurement.get(key)]
         if missing:
             raise InputError(f"{path.name} lacks {', '.join(missing)}: a measurement needs {', '.join(REQUIRED)}")

@@ -1,0 +1,207 @@
+"""Tables of the earlier phases from scores: one head at a time, and heads piled up along a ranking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.optimize import curve_fit
+from scipy.stats import rankdata
+
+from lib.analysis import perplexity
+from lib.analysis.bootstrap import Interval, Resampler, interval
+from lib.analysis.perplexity import ppl
+from lib.engine.interventions import Plan
+from lib.errors import InputError
+
+EXTRA_STEPS = (5, 15, 25, 35)
+
+
+def steps(ladder, n_max):
+    """The ladder with the finer steps of the earlier phases, ending at `n_max`."""
+    return sorted({n for n in (*ladder, *EXTRA_STEPS) if n < n_max} | {n_max})
+
+
+def head_rows(heads, nlls, base, resampler):
+    """`[{layer, head, ppl, delta, delta_ci}]`, one for each head's scores against `base`, paired."""
+    rows = []
+    for (layer, head), nll in zip(heads, nlls, strict=True):
+        delta, delta_ci = perplexity.delta(nll, base, resampler)
+        rows.append({"layer": layer, "head": head, "ppl": ppl(nll), "delta": delta, "delta_ci": delta_ci})
+    return rows
+
+
+def places(rows):
+    return [(row["layer"], row["head"]) for row in rows]
+
+
+def deltas(rows):
+    return [row["delta"] for row in rows]
+
+
+def order(rows):
+    """`(layer, head)` of the rows, smallest |ΔPPL| first."""
+    return [tuple(place) for place in ranking(places(rows), deltas(rows))]
+
+
+def best_per_head(scans):
+    """For each head the mode that leaves the lowest PPL: `[{layer, head, mode, delta}]`; `scans` maps mode to rows."""
+    best = []
+    for rows in zip(*scans.values(), strict=True):
+        mode, row = min(zip(scans, rows, strict=True), key=lambda pair: pair[1]["delta"])
+        best.append({"layer": row["layer"], "head": row["head"], "mode": mode, "delta": row["delta"]})
+    return best
+
+
+def drift(piles, scores, exact):
+    """What a coarser dtype costs: `[{n_linearized, ppl, ppl_exact, ppl_drift, delta, delta_exact, delta_drift}]`.
+
+    piles: `{n: Plan}`, n = 0 among them; scores and exact: the same chunks in the run's dtype and in float32.
+    """
+    base, base_exact = ppl(scores[piles[0]]), ppl(exact[piles[0]])
+    rows = []
+    for n, plan in piles.items():
+        own, own_exact = ppl(scores[plan]), ppl(exact[plan])
+        delta, delta_exact = own / base - 1, own_exact / base_exact - 1
+        row = {"n_linearized": n, "ppl": own, "ppl_exact": own_exact, "ppl_drift": own / own_exact - 1}
+        rows.append(row | {"delta": delta, "delta_exact": delta_exact, "delta_drift": delta - delta_exact})
+    return rows
+
+
+def pile(ordered, ns):
+    """`{n: Plan}` of the first n of `ordered`, which holds `(layer, head, mode)`."""
+    return {n: Plan(tuple(ordered[:n])) for n in ns}
+
+
+def curve(piles, scores, resampler):
+    """`{cumulative, thresholds, thresholds_ci}` of plans piled up, from their scores."""
+    ns = list(piles)
+    rows, draws = ladder(ns, [scores[plan] for plan in piles.values()], resampler)
+    return {
+        "cumulative": rows,
+        "thresholds": thresholds(ns, [row["ratio"] for row in rows]),
+        "thresholds_ci": thresholds_ci(ns, draws),
+    }
+
+
+LIMITS = (1.1, 1.5, 2.0)
+
+
+Head = tuple[int, int]
+
+
+def ladder(ns: Sequence[int], nlls: Sequence[np.ndarray], resampler: Resampler) -> tuple[list[dict], np.ndarray]:
+    """Rows `{n, ppl, ppl_ci, ratio, ratio_ci}` against the first of `nlls` (n = 0), and ratio draws `[n, draws]`."""
+    if len(ns) != len(nlls) or not ns or ns[0] != 0:
+        raise InputError(f"ladder of {len(ns)} steps {list(ns)[:3]}… and {len(nlls)} scores; it starts with n = 0")
+    base = ppl(nlls[0])
+    draws = np.stack([resampler.ppl(nll) for nll in nlls])
+    relative = draws / draws[0]
+    rows = []
+    for n, nll, own, rel in zip(ns, nlls, draws, relative, strict=True):
+        value = ppl(nll)
+        rows.append({"n": n, "ppl": value, "ppl_ci": interval(own), "ratio": value / base, "ratio_ci": interval(rel)})
+    return rows, relative
+
+
+def thresholds(ns: Sequence[int], ratios: Sequence[float], limits: Iterable[float] = LIMITS) -> dict[str, int]:
+    """For each limit the largest measured n whose PPL ratio is at most it (0 where none is): `{"1.1": n, …}`."""
+    return {
+        str(limit): max((int(n) for n, r in zip(ns, ratios, strict=True) if r <= limit), default=0) for limit in limits
+    }
+
+
+def thresholds_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] = LIMITS) -> dict[str, Interval]:
+    """Intervals of the thresholds from ratio draws `[len(ns), draws]`; their ends are measured n."""
+    ns = np.asarray(ns)
+    result = {}
+    for limit in limits:
+        reached = np.where(draws <= limit, ns[:, None], 0).max(axis=0)
+        result[str(limit)] = [int(end) for end in interval(reached, measured_only=True)]
+    return result
+
+
+def ranking(heads: Sequence[Head], deltas: Sequence[float]) -> list[list[int]]:
+    """Heads by |ΔPPL|, smallest first; equal ones by (layer, head): `[[layer, head], …]`."""
+    order = sorted(zip(heads, deltas, strict=True), key=lambda item: (abs(item[1]), tuple(item[0])))
+    return [[int(layer), int(head)] for (layer, head), _ in order]
+
+
+def ranks(values: Sequence[float]) -> list[int]:
+    """Rank of each value, 1 the largest; equal values keep their order."""
+    order = np.argsort(-np.asarray(values, dtype=float), kind="stable")
+    result = np.empty(len(order), dtype=int)
+    result[order] = np.arange(1, len(order) + 1)
+    return result.tolist()
+
+
+def ranks_ci(draws: np.ndarray) -> list[Interval]:
+    """Interval of each figure's rank (1 the largest) from draws `[n_figures, draws]`."""
+    order = np.argsort(-np.asarray(draws), axis=0, kind="stable")
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.broadcast_to(np.arange(1, len(order) + 1)[:, None], order.shape), axis=0)
+    return [[int(end) for end in interval(row, measured_only=True)] for row in places]
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; None where one side is constant."""
+    return _nullable(_row_correlation(np.asarray(a, float)[:, None], np.asarray(b, float)[:, None])[0])
+
+
+def spearman_ci(a: np.ndarray, b: np.ndarray) -> Interval | None:
+    """Interval of Spearman's correlation from draws `[n_figures, draws]` of both sides; None where not defined."""
+    draws = _row_correlation(np.asarray(a, float), np.asarray(b, float))
+    return None if np.isnan(draws).any() else interval(draws)
+
+
+def _row_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.shape != b.shape or len(a) < 2:
+        raise InputError(
+            f"rank correlation of {len(a)} and {len(b)} figures; the same two or more on both sides needed"
+        )
+    a, b = (rankdata(side, axis=0) - (len(side) + 1) / 2 for side in (a, b))
+    norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    return np.divide((a * b).sum(axis=0), norm, out=np.full(norm.shape, np.nan), where=norm > 0)
+
+
+def _nullable(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def summary(deltas: Sequence[float]) -> dict:
+    """Counts and moments of signed ΔPPLs: `{under_1pct, under_10pct, negative, mean, median, max}`."""
+    deltas = np.asarray(deltas, dtype=float)
+    if deltas.size == 0 or not np.isfinite(deltas).all():
+        raise InputError(f"{deltas.size} ΔPPLs, {int((~np.isfinite(deltas)).sum())} not finite; finite ones are needed")
+    return {
+        "under_1pct": int((np.abs(deltas) < 0.01).sum()),
+        "under_10pct": int((np.abs(deltas) < 0.1).sum()),
+        "negative": int((deltas < 0).sum()),
+        "mean": float(deltas.mean()),
+        "median": float(np.median(deltas)),
+        "max": float(deltas.max()),
+    }
+
+
+def layer_means(heads: Sequence[Head], deltas: Sequence[float]) -> list[float]:
+    """Mean ΔPPL of the heads of each layer, from layer 0 to the last one named."""
+    by_layer: dict[int, list[float]] = {}
+    for (layer, _), value in zip(heads, deltas, strict=True):
+        by_layer.setdefault(layer, []).append(value)
+    return [float(np.mean(by_layer[layer])) for layer in sorted(by_layer)]
+
+
+def rank_law(deltas: Sequence[float]) -> dict:
+    """|ΔPPL| = C · rank^−α, least squares on the untransformed values, largest first: `{alpha, C, r2}`."""
+    size = np.sort(np.abs(np.asarray(deltas, dtype=float)))[::-1]
+    if size.size < 3 or not np.isfinite(size).all():
+        raise InputError(f"rank law from {size.size} ΔPPLs; three or more finite ones are needed")
+    if size[0] == size[-1]:
+        return {"alpha": 0.0, "C": float(size[0]), "r2": None}
+    rank = np.arange(1, size.size + 1, dtype=float)
+    scale = size[0]
+    (c, alpha), _ = curve_fit(lambda r, c, a: c * r**-a, rank, size / scale, p0=(1.0, 1.0), maxfev=10_000)
+    spread = float(((size - size.mean()) ** 2).sum())
+    residual = size - scale * c * rank**-alpha
+    return {"alpha": float(alpha), "C": float(scale * c), "r2": 1 - float((residual**2).sum()) / spread}

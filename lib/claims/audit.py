@@ -1,0 +1,350 @@
+"""Whether the numbers of a results folder follow from each other: one altered number is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lib.analysis import flops, head_effects, perplexity, quick_vs_full
+from lib.claims.rules import evaluate
+from lib.results import assembled, io
+from lib.results.query import lookup
+
+AGREES = 1e-5
+
+
+def audit(folder: str | Path) -> list[str]:
+    """Numbers of a results folder that contradict others, each as one line that names it."""
+    folder = Path(folder)
+    measured = io.load(folder)
+    found = []
+    for path in sorted(folder.glob("exp10[vp]_*.json")):
+        validation = path.name.startswith("exp10v")
+        assemble = assembled.assemble_validation if validation else assembled.assemble_phase3
+        try:
+            expected = assemble(measured, None)
+        except KeyError as section:
+            found.append(f"{path.name}: section or key {section} is not there to compare with")
+            continue
+        actual = io.read_json(path)
+        for key in expected:
+            if key != "provenance":
+                found += [f"{path.name}: {line}" for line in unlike(expected[key], actual.get(key), key)]
+    return found + [f"sections: {line}" for line in inconsistencies(measured)]
+
+
+def unlike(expected, actual, where: str) -> Iterator[str]:
+    """Every place where `actual` is not exactly `expected`, one line each."""
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping):
+        for key in dict.fromkeys([*expected, *actual]):
+            yield from unlike(expected.get(key), actual.get(key), f"{where}.{key}")
+    elif isinstance(expected, (list, tuple)) and isinstance(actual, list) and len(expected) == len(actual):
+        for i, pair in enumerate(zip(expected, actual, strict=True)):
+            yield from unlike(*pair, f"{where}[{i}]")
+    elif expected != actual:
+        yield f"{where} is {_short(actual)}; expected {_short(expected)}"
+
+
+def inconsistencies(measured: Mapping) -> list[str]:
+    """Figures of a `Results` dict that do not follow from the figures they are computed from, one line each."""
+    found = []
+    for name, relations in _SECTIONS.items():
+        try:
+            found += [
+                f"{where} is {_short(value)}; {rule} gives {_short(expected)}"
+                for where, value, expected, rule in (relations(measured) if name in measured else ())
+                if not _same(value, expected)
+            ]
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            found.append(f"{name} can't be checked: {type(error).__name__} {error}")
+    return found + [
+        f"{where} is {_short(value)}; its interval is {_short(ends)}"
+        for where, value, ends in _with_intervals(measured, "")
+        if not _within(value, ends)
+    ]
+
+
+def _same(value, expected) -> bool:
+    if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
+        return len(value) == len(expected) and all(map(_same, value, expected))
+    if isinstance(value, Mapping) and isinstance(expected, Mapping):
+        return value.keys() == expected.keys() and all(_same(value[key], expected[key]) for key in value)
+    numbers = (int, float)
+    if isinstance(value, numbers) and isinstance(expected, numbers):
+        return math.isclose(value, expected, rel_tol=AGREES, abs_tol=AGREES)
+    return value == expected
+
+
+def _within(value: float, ends: list) -> bool:
+    """Whether a figure lies in its interval or as near to it as a bootstrap allows: within twice its width."""
+    lo, hi = ends
+    slack = 2 * (hi - lo) if lo is not None and hi is not None else math.inf
+    slack = max(slack, AGREES * abs(value))
+    return (lo is None or value >= lo - slack) and (hi is None or value <= hi + slack) and (None in ends or lo <= hi)
+
+
+def _with_intervals(data, where: str) -> Iterator[tuple]:
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            ends = data.get(f"{key}_ci")
+            here = f"{where}.{key}" if where else key
+            if isinstance(value, Mapping) and isinstance(ends, Mapping):
+                pairs = [(f"{here}[{k}]", value[k], ends.get(k)) for k in value]
+            elif isinstance(value, list) and isinstance(ends, list):
+                pairs = [(f"{here}[{i}]", *pair) for i, pair in enumerate(zip(value, ends, strict=False))]
+            else:
+                pairs = [(here, value, ends)]
+            for name, number, pair in pairs:
+                if isinstance(number, float) and _is_interval(pair):
+                    yield name, number, pair
+            yield from _with_intervals(value, here)
+    elif isinstance(data, list):
+        for i, value in enumerate(data):
+            yield from _with_intervals(value, f"{where}[{i}]")
+
+
+def _is_interval(pair) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(end is None or isinstance(end, float) for end in pair)
+
+
+def _phases(m: Mapping) -> Iterator[tuple]:
+    phases = m["phases"]
+    base = phases["baseline_ppl"]
+    if "V1" in m:
+        yield "phases.baseline_ppl", base, m["V1"]["ppl_2k"], "V1.ppl_2k"
+    for mode in ("zero", "mean", "relu", "l1", "identity"):
+        data = phases.get(mode)
+        if not data:
+            continue
+        heads, at = data["heads"], f"phases.{mode}"
+        deltas = [row["delta"] for row in heads]
+        pairs = [(row["layer"], row["head"]) for row in heads]
+        if "setup" in m:
+            yield f"{at}.heads", [list(pair) for pair in pairs], _places(m, mode), "the model's shape"
+        for (layer, head), row in zip(pairs, heads, strict=True):
+            rule = "ppl / phases.baseline_ppl - 1"
+            yield f"{at}.heads L{layer}H{head} delta", row["delta"], row["ppl"] / base - 1, rule
+        for key, value in head_effects.summary(deltas).items():
+            if key in data.get("summary", {}):
+                yield f"{at}.summary.{key}", data["summary"][key], value, f"{at}.heads"
+        if "rank_law" in data:
+            yield f"{at}.rank_law", data["rank_law"], head_effects.rank_law(deltas), f"{at}.heads"
+        if "layer_means" in data:
+            yield f"{at}.layer_means", data["layer_means"], head_effects.layer_means(pairs, deltas), f"{at}.heads"
+    if "relu" in phases and "ranking" in phases:
+        heads = [row for row in phases["relu"]["heads"] if row["layer"]]
+        order = head_effects.ranking([(r["layer"], r["head"]) for r in heads], [r["delta"] for r in heads])
+        yield "phases.ranking", phases["ranking"], order, "phases.relu.heads by |delta|"
+    for mode in ("zero", "mean", "relu", "mix", "factored"):
+        data = phases.get(mode) or {}
+        yield from _ladder(data.get("cumulative"), f"phases.{mode}.cumulative", "n", base, "phases.baseline_ppl")
+        if "thresholds" in data:
+            yield from _thresholds(data["thresholds"], f"phases.{mode}.thresholds", data["cumulative"], "n")
+    shape = lookup(m, "setup.model") or {}
+    for row in phases.get("flops_saved", ()) if "d_head" in shape else ():
+        n_heads = shape["n_layer"] * shape["n_head"]
+        saved = flops.published_saving(row["n"], n_heads, m["setup"]["n_ctx"], shape["d_head"])
+        yield f"phases.flops_saved[n={row['n']}].saved", row["saved"], saved, "the cost model"
+    mix = phases.get("mix")
+    if mix and "best" in mix:
+        best = mix["best"]
+        counts = {mode: sum(row["mode"] == mode for row in best) for mode in mix["counts"]}
+        yield "phases.mix.counts", mix["counts"], counts, "phases.mix.best"
+        yield "phases.mix.mean", mix["mean"], sum(row["delta"] for row in best) / len(best), "phases.mix.best"
+        single = {
+            (mode, r["layer"], r["head"]): r["delta"] for mode in mix["counts"] for r in phases.get(mode, {})["heads"]
+        }
+        for row in best:
+            where = f"phases.mix.best L{row['layer']}H{row['head']} delta"
+            known = single.get((row["mode"], row["layer"], row["head"]), row["delta"])
+            yield where, row["delta"], known, f"phases.{row['mode']}.heads"
+
+
+def _places(m: Mapping, mode: str) -> list[list[int]]:
+    shape = m["setup"]["model"]
+    first = 0 if mode in ("zero", "mean") else 1
+    return [[layer, head] for layer in range(first, shape["n_layer"]) for head in range(shape["n_head"])]
+
+
+def _ladder(rows, where: str, key: str, base: float, name: str) -> Iterator[tuple]:
+    for row in rows or ():
+        yield f"{where}[{key}={row[key]}].ratio", row["ratio"], row["ppl"] / base, f"ppl / {name}"
+        if row[key] == 0:
+            yield f"{where}[{key}=0].ppl", row["ppl"], base, name
+
+
+def _thresholds(value: Mapping, where: str, rows: list, key: str) -> Iterator[tuple]:
+    expected = head_effects.thresholds(
+        [row[key] for row in rows], [row["ratio"] for row in rows], [float(k) for k in value]
+    )
+    for limit, n in value.items():
+        yield f"{where}[{limit}]", n, expected[str(float(limit))], "the ratios of the ladder"
+
+
+def _v1(m: Mapping) -> Iterator[tuple]:
+    v1 = m["V1"]
+    yield "V1.change", v1["change"], v1["ppl_full"] / v1["ppl_2k"] - 1, "ppl_full / ppl_2k - 1"
+    setup = m.get("setup", {})
+    for ours, theirs in (
+        ("n_chunks_2k", "quick_chunks"),
+        ("n_chunks", "full_chunks"),
+        ("tokens_2k", "quick_tokens"),
+        ("total_tokens", "full_tokens"),
+    ):
+        if theirs in setup and ours in v1:
+            yield f"V1.{ours}", v1[ours], setup[theirs], f"setup.{theirs}"
+    if "chunk_ppl" in v1:
+        chunks = np.log(v1["chunk_ppl"])[:, None]
+        for key, n in (("ppl_full", len(chunks)), ("ppl_2k", v1["n_chunks_2k"])):
+            yield f"V1.{key}", v1[key], perplexity.ppl(chunks[:n]), "V1.chunk_ppl"
+        sampling = quick_vs_full.sampling(chunks, v1["n_chunks_2k"], lookup(setup, "parameters.seed") or 0)
+        for key, value in v1["sampling"].items():
+            if key in sampling:
+                yield f"V1.sampling.{key}", value, sampling[key], "V1.chunk_ppl"
+
+
+def _v2(m: Mapping) -> Iterator[tuple]:
+    top = m["V2"]["top10"]
+    for span in ("2k", "full"):
+        ranks = head_effects.ranks([row[f"delta_ppl_{span}"] for row in top])
+        for row, rank in zip(top, ranks, strict=True):
+            where = f"V2.top10 L{row['layer']}H{row['head']}"
+            if "V1" in m:
+                expected = row[f"ppl_{span}"] / m["V1"][f"ppl_{span}"] - 1
+                yield f"{where} delta_ppl_{span}", row[f"delta_ppl_{span}"], expected, f"ppl_{span} / V1.ppl_{span} - 1"
+            yield f"{where} rank_{span}", row[f"rank_{span}"], rank, f"the order of delta_ppl_{span}"
+    if len(top) > 1:
+        both = ([row[f"delta_ppl_{span}"] for row in top] for span in ("2k", "full"))
+        yield "V2.spearman", m["V2"]["spearman"], head_effects.spearman(*both), "V2.top10"
+    single = {(r["layer"], r["head"]): r["delta"] for r in lookup(m, "phases.zero.heads") or ()}
+    for row in top:
+        if (row["layer"], row["head"]) in single:
+            where = f"V2.top10 L{row['layer']}H{row['head']} delta_ppl_2k"
+            yield where, row["delta_ppl_2k"], single[row["layer"], row["head"]], "phases.zero.heads"
+
+
+def _v3(m: Mapping) -> Iterator[tuple]:
+    v3 = m["V3"]
+    for span in ("2k", "full"):
+        zero, mean = v3[f"zero_delta_ppl_{span}"], v3[f"mean_delta_ppl_{span}"]
+        expected = perplexity.quotient_value(zero, mean)
+        yield (
+            f"V3.reduction_{span}",
+            v3[f"reduction_{span}"],
+            expected,
+            f"zero_delta_ppl_{span} / mean_delta_ppl_{span}",
+        )
+        share = v3.get(f"constant_share_{span}")
+        if share is not None:
+            yield f"V3.constant_share_{span}", share, 1 - mean / zero, "1 - mean / zero"
+    for mode in ("zero", "mean"):
+        known = lookup(m, f"phases.{mode}.heads[layer={v3['layer']},head={v3['head']}].delta")
+        if known is not None:
+            where = f"V3.{mode}_delta_ppl_2k"
+            yield where, v3[f"{mode}_delta_ppl_2k"], known, f"phases.{mode}.heads"
+    for row in lookup(m, "V2.top10") or ():
+        if (row["layer"], row["head"]) == (v3["layer"], v3["head"]):
+            where = "V3.zero_delta_ppl_full"
+            yield where, v3["zero_delta_ppl_full"], row["delta_ppl_full"], "V2.top10"
+
+
+def _v4(m: Mapping) -> Iterator[tuple]:
+    v4, ladder = m["V4"], lookup(m, "setup.ladder")
+    for span, table in (("2k", "cumulative_2k"), ("full", "cumulative")):
+        if "V1" in m:
+            yield from _ladder(v4[table], f"V4.{table}", "n_linearized", m["V1"][f"ppl_{span}"], f"V1.ppl_{span}")
+        if ladder:
+            yield f"V4.{table} n_linearized", [row["n_linearized"] for row in v4[table]], ladder, "setup.ladder"
+        yield from _thresholds(v4[f"thresholds_{span}"], f"V4.thresholds_{span}", v4[table], "n_linearized")
+    known = {row["n"]: row["ppl"] for row in lookup(m, "phases.relu.cumulative") or ()}
+    for row in v4["cumulative_2k"]:
+        if row["n_linearized"] in known:
+            where = f"V4.cumulative_2k[n_linearized={row['n_linearized']}].ppl"
+            yield where, row["ppl"], known[row["n_linearized"]], "phases.relu.cumulative"
+    if "V1" in m:
+        yield from _ladder(v4.get("factored"), "V4.factored", "n_linearized", m["V1"]["ppl_full"], "V1.ppl_full")
+
+
+def _v5(m: Mapping) -> Iterator[tuple]:
+    if all(name in m for name in ("V1", "V2", "V3", "V4")):
+        v5, expected = m["V5"], quick_vs_full.compare(m["V1"], m["V2"], m["V3"], m["V4"])
+        known = {row["what"]: row for row in expected["comparisons"]}
+        for row in v5["comparisons"]:
+            for key in ("quick", "full", "difference"):
+                if row["what"] in known:
+                    where = f"V5.comparisons[what={row['what']}].{key}"
+                    yield where, row[key], known[row["what"]][key], "sections V1 to V4"
+        for key in expected.keys() - {"comparisons"}:
+            if key in v5:
+                yield f"V5.{key}", v5[key], expected[key], "sections V1 to V4"
+
+
+def _p1(m: Mapping) -> Iterator[tuple]:
+    for row in m["P1"]["rows"]:
+        where = f"P1.rows[condition={row['condition']},protocol={row['protocol']}].ms_per_tok"
+        yield where, row["ms_per_tok"], 1000 / row["tok_per_s"], "1000 / tok_per_s"
+    shape = lookup(m, "setup.model")
+    if shape and "n_embd" in shape:
+        for row in m["P1"].get("theory", ()):
+            n = row["n_linearized"]
+            value = flops.published_speedup(n, shape["n_layer"] * shape["n_head"], m["setup"]["n_ctx"], shape["d_head"])
+            yield f"P1.theory[n_linearized={n}].speedup", row["speedup"], value, "the cost model"
+
+
+def _p3(m: Mapping) -> Iterator[tuple]:
+    for row in m["P3"]["conditions"]:
+        for key in ("first_n", "expected"):
+            values = row[key]
+            if None not in values:
+                for i in range(1, len(values)):
+                    where = f"P3.conditions[condition={row['condition']}].{key}[{i}]"
+                    yield where, values[i], min(values[i], values[i - 1]), "best of more samples, never above fewer,"
+    for row in m["P3"].get("equal_flops", ()):
+        where = f"P3.equal_flops[n_linearized={row['n_linearized']}].extra_attention"
+        if "new_tokens" in m["P3"]:
+            extra = flops.extra_tokens(row["ratio_attention"], m["P3"]["new_tokens"])
+            yield where, row["extra_attention"], extra, "ratio_attention"
+
+
+def _p4(m: Mapping) -> Iterator[tuple]:
+    base = next((row for row in m["P4"]["conditions"] if row["condition"] == "baseline"), None)
+    for row in m["P4"]["conditions"]:
+        for i, (ratio, ppl) in enumerate(zip(row["ratio"], row["ppl"], strict=True)):
+            if base:
+                where = f"P4.conditions[condition={row['condition']}].ratio[{i}]"
+                yield where, ratio, ppl / base["ppl"][i], "ppl / the baseline's"
+
+
+def _conclusions(m: Mapping) -> Iterator[tuple]:
+    known = {claim["id"]: claim for claim in evaluate(m)}
+    for claim in m["conclusions"]["claims"]:
+        if claim["id"] in known:
+            where, rule = f"conclusions.claims[id={claim['id']}]", "the claim's rule"
+            yield f"{where}.verdict", claim["verdict"], known[claim["id"]]["verdict"], rule
+            for key, value in claim["evidence"].items():
+                yield f"{where}.evidence.{key}", value, known[claim["id"]]["evidence"].get(key), rule
+
+
+_SECTIONS = {
+    "phases": _phases,
+    "V1": _v1,
+    "V2": _v2,
+    "V3": _v3,
+    "V4": _v4,
+    "V5": _v5,
+    "P1": _p1,
+    "P3": _p3,
+    "P4": _p4,
+    "conclusions": _conclusions,
+}
+
+
+def _short(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.8g}"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else text[:117] + "…"

@@ -1,0 +1,308 @@
+"""Per-token scores of plans on chunks of tokens: each part of the work done once, and kept.
+
+Plans on one chunk form a tree over layers: two plans that do the same to layers 0 ... l-1 share the residual that
+enters layer l, and the baseline is the plan that does nothing. The tree is walked depth first. In a layer q, k, v
+and the softmax z are computed once per residual, changed heads once per (head, mode), and every distinct edit of
+the layer pays the output projection and the MLP. A zeroed or mean-ablated head needs no attention of its own.
+
+Every chunk goes through by itself, and in it every head, so that a score does not depend on what is computed
+beside it, to the bit. Logits exist for one block of positions only. On a CPU as many chunks are worked on as there
+are cores, each by a thread of its own: small products gain more from that than from sharing each of them.
+"""
+
+import copy
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lib.engine import dispatch
+from lib.engine.allocator import keep_freed
+from lib.engine.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z, pick, softmax_z
+from lib.errors import InputError
+from lib.model.adapters import adapter
+from lib.progress import progress
+from lib.store import digest
+
+METRIC_VERSION = "nll-1"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+LOGITS_BLOCK = 2**22  # logits held at once by one worker
+MAX_WORKERS = 8
+
+
+class Job(NamedTuple):
+    """One score to be computed: plain data, so that it can be sent anywhere the model and the tokens are."""
+
+    key: str
+    chunk: int
+    heads: tuple
+
+
+class Evaluator:
+    """Scores `tokens` (int [n_chunks, n_ctx]) under plans with a Hugging Face model, from `store` where it can.
+
+    `model_key` names the weights (a fingerprint); `dtype` is float32 (exact, the default), bfloat16 or float64, and
+    a model of another dtype is copied, not changed; `backend` computes the ReLU heads. Negative log-likelihoods
+    are per predicted token, natural logarithm, float32, T - 1 of each chunk.
+    """
+
+    def __init__(self, model, tokens, store, *, model_key, dtype="float32", backend="auto"):
+        keep_freed()
+        self.dtype = _dtype(dtype)
+        model = model if model.dtype == self.dtype else copy.deepcopy(model).to(self.dtype)
+        self.arch = adapter(model.eval())
+        self.tokens = _checked_tokens(tokens, self.arch)
+        self.store = store
+        self.model_key = model_key
+        self.backend = dispatch.resolve(backend, self.arch.device)
+        self._chunk_digests = {}
+        self._z_sums = {}
+
+    def score(self, plans, n_chunks, means=None, label=""):
+        """{plan: float32 [n_chunks, n_ctx - 1]} for the first `n_chunks` chunks.
+
+        `means` [n_layer, n_head, d_head] are needed by plans with `mean` heads; `label` names the work in the
+        progress bar. `InputError` for a plan that does not fit the model, for too many chunks, and for logits that
+        are not finite.
+        """
+        plans = list(dict.fromkeys(plans))
+        scores, jobs = self._look_up(plans, n_chunks, means)
+        for job, nll in self.compute(jobs, means, label):
+            scores[Plan(job.heads)][job.chunk] = nll
+        return scores
+
+    def missing(self, plans, n_chunks, means=None):
+        """The jobs of these plans and chunks whose score the store does not have."""
+        return self._look_up(list(dict.fromkeys(plans)), n_chunks, means)[1]
+
+    def compute(self, jobs, means=None, label=""):
+        """Computes jobs, keeps each score in the store, and yields `(job, nll [n_ctx - 1])` as they come."""
+        for plan in {Plan(job.heads) for job in jobs}:
+            plan.check(self.arch, means)
+        n_workers, n_threads = _workers(self.arch.device)
+        with progress(label or "scores", len(jobs) * self.tokens.shape[1], "tok") as bar:
+            tasks = _tasks(jobs, n_workers)
+            if n_workers == 1:
+                for task in tasks:
+                    yield from self._run(task, means, bar)
+            else:
+                yield from self._run_all(tasks, means, bar, n_workers, n_threads)
+
+    def means(self, n_chunks):
+        """Mean z of every head [n_layer, n_head, d_head] over all positions of the first `n_chunks` chunks.
+
+        From the sums that the baseline pass leaves in the store; summed in float64, returned in the model's dtype.
+        """
+        baseline = Plan()
+        self.score([baseline], n_chunks, label="baseline")
+        for chunk in set(range(n_chunks)) - set(self._z_sums):
+            self._z_sums[chunk] = self.store.get(self._z_key(chunk))
+        lost = [chunk for chunk in range(n_chunks) if self._z_sums[chunk] is None]
+        lost = [Job(self._key(baseline, chunk, None), chunk, ()) for chunk in lost]
+        for _ in self.compute(lost, label="mean outputs of heads"):
+            pass
+        total = np.sum([self._z_sums[chunk] for chunk in range(n_chunks)], axis=0)
+        return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.dtype).to(self.arch.device)
+
+    def _run_all(self, tasks, means, bar, n_workers, n_threads):
+        before, stop = torch.get_num_threads(), Event()
+        pool = _pool(n_workers, n_threads, os.getpid())
+        futures = [pool.submit(self._run, task, means, bar, stop) for task in tasks]
+        try:
+            for future in futures:
+                yield from future.result()
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            torch.set_num_threads(before)
+
+    def _run(self, task, means, bar, stop=None):
+        """`[(job, nll)]` of one chunk's jobs, each in the store as soon as it is there."""
+        chunk, jobs = task[0].chunk, {Plan(job.heads): job for job in task}
+        done = []
+        for plan, nll in self._walk_chunk(chunk, list(jobs), means):
+            self.store.put(jobs[plan].key, nll)
+            bar.update(self.tokens.shape[1])
+            done.append((jobs[plan], nll))
+            if stop is not None and stop.is_set():
+                break
+        return done
+
+    def _look_up(self, plans, n_chunks, means):
+        """({plan: scores, NaN where missing}, jobs of the missing ones)."""
+        if not 1 <= n_chunks <= len(self.tokens):
+            raise InputError(f"{n_chunks} chunks asked for: the corpus has 1 to {len(self.tokens)}")
+        scores, jobs = {}, []
+        for plan in plans:
+            plan.check(self.arch, means)
+            scores[plan] = np.full((n_chunks, self.tokens.shape[1] - 1), np.nan, dtype=np.float32)
+            for chunk in range(n_chunks):
+                key = self._key(plan, chunk, means)
+                nll = self.store.get(key)
+                if nll is None:
+                    jobs.append(Job(key, chunk, plan.heads))
+                else:
+                    scores[plan][chunk] = nll
+        return scores, jobs
+
+    def _key(self, plan, chunk, means):
+        used = [torch.as_tensor(means[at][head]).tolist() for at, head, mode in plan.heads if mode == "mean"]
+        kernel = self.backend if any(mode in KERNEL_MODES for *_, mode in plan.heads) else None
+        return digest(*self._base_key("score", chunk), kernel, plan.key(), np.array(used))
+
+    def _z_key(self, chunk):
+        return digest(*self._base_key("z sums", chunk))
+
+    def _base_key(self, kind, chunk):
+        if chunk not in self._chunk_digests:
+            self._chunk_digests[chunk] = digest(self.tokens[chunk].numpy(force=True))
+        return kind, METRIC_VERSION, self.model_key, str(self.dtype), self.arch.device.type, self._chunk_digests[chunk]
+
+    @torch.inference_mode()
+    def _walk_chunk(self, chunk, plans, means):
+        """Yields `(plan, nll)` of one chunk; keeps the chunk's z sums when the baseline is among the plans."""
+        tokens = self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
+        z_sums = []
+        for plan, resid in self._walk(0, self.arch.embed(tokens), plans, means, z_sums):
+            if not plan:
+                self._z_sums[chunk] = np.stack(z_sums)
+                self.store.put(self._z_key(chunk), self._z_sums[chunk])
+            nll = self._nll(resid, tokens)
+            if not np.isfinite(nll).all():
+                name = plan.key() if len(plan.heads) <= 4 else f"of {len(plan.heads)} heads ({plan.key()[:40]}…)"
+                raise InputError(
+                    f"the logits of plan {name} on chunk {chunk} are not finite: check the model's weights, "
+                    "or use dtype float32"
+                )
+            yield plan, nll
+
+    def _walk(self, layer, resid, plans, means, z_sums):
+        """Yields `(plan, resid after the last layer)`; `plans` agree on all layers before `layer`.
+
+        `z_sums` receives each layer's sum of z over positions, float64, as long as nothing is changed; it is None
+        below a change.
+        """
+        if layer == self.arch.n_layer:
+            yield plans[0], resid
+            return
+        by_edit = {}
+        for plan in plans:
+            by_edit.setdefault(tuple(plan.layer(layer).items()), []).append(plan)
+        z, changed = self._layer_z(layer, resid, by_edit)
+        if z_sums is not None and () in by_edit:
+            z_sums.append(z[0].cpu().double().sum(0).view(self.arch.n_head, self.arch.d_head).numpy())
+        # the unchanged branch first: the baseline's z sums are whole before anything else is scored
+        for edit in sorted(by_edit):
+            edited = self._edited(z, layer, edit, changed, means)
+            below = self.arch.mlp(layer, self.arch.attention_out(layer, resid, edited))
+            yield from self._walk(layer + 1, below, by_edit[edit], means, None if edit else z_sums)
+
+    def _layer_z(self, layer, resid, by_edit):
+        """(softmax z [1, T, H * d], {(head, mode): z [T, d]} of every head whose weights some edit changes).
+
+        Heads that every edit changes have no softmax z: theirs is left undefined.
+        """
+        arch = self.arch
+        q, k, v = arch.qkv(layer, resid)
+        scale, group = arch.scale(layer), arch.n_head // arch.n_kv_head
+        edited = set.intersection(*({head for head, _ in edit} for edit in by_edit))
+        z = torch.empty_like(q)
+        if not edited:
+            z = softmax_z(q, k, v, scale=scale)
+        elif len(edited) < arch.n_head:
+            heads = sorted(set(range(arch.n_head)) - edited)
+            kv = [head // group for head in heads]
+            z[:, heads] = softmax_z(pick(q, heads), pick(k, kv), pick(v, kv), scale=scale)
+        needed = {}
+        for head, mode in sorted({change for edit in by_edit for change in edit}):
+            if mode not in CONSTANT_MODES:
+                needed.setdefault(mode, []).append(head)
+        changed = {}
+        for mode, heads in needed.items():
+            kv = [head // group for head in heads]
+            bias = arch.value_bias(layer)[heads, None]
+            folded = pick(v, kv) - bias
+            found = mode_z(mode, pick(q, heads), pick(k, kv), folded, scale=scale, backend=self.backend) + bias
+            changed |= {(head, mode): found[0, i] for i, head in enumerate(heads)}
+        return z.transpose(1, 2).flatten(2), changed
+
+    def _edited(self, z, layer, edit, changed, means):
+        if not edit:
+            return z
+        z = z.clone()
+        heads = z.view(*z.shape[:2], self.arch.n_head, self.arch.d_head)
+        for head, mode in edit:
+            if mode == "zero":
+                heads[:, :, head] = self.arch.value_bias(layer)[head]
+            elif mode == "mean":
+                heads[:, :, head] = torch.as_tensor(means[layer][head]).to(z)
+            else:
+                heads[0, :, head] = changed[head, mode]
+        return z
+
+    def _nll(self, resid, tokens):
+        """float32 [T - 1] of the residual [1, T, E] after the last layer."""
+        hidden, targets = self.arch.final(resid)[0, :-1], tokens[0, 1:]
+        step = max(1, LOGITS_BLOCK // self.arch.vocab_size)
+        blocks = []
+        for start in range(0, len(targets), step):
+            logits = self.arch.logits(hidden[start : start + step]).float()
+            blocks.append(F.cross_entropy(logits, targets[start : start + step], reduction="none"))
+        return torch.cat(blocks).numpy(force=True)
+
+
+def _workers(device):
+    """(chunks worked on at once, threads for each): fixed by the machine, never by the work, which decides no bit."""
+    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+    n_workers = min(n_threads, MAX_WORKERS)
+    return n_workers, n_threads // n_workers
+
+
+@lru_cache(maxsize=4)
+def _pool(n_workers, n_threads, process_id):
+    """Threads that last: the memory that the allocator and the matrix library keep for a thread is not freed with it.
+
+    A forked process inherits no threads, hence `process_id`.
+    """
+    return ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,))
+
+
+def _tasks(jobs, n_workers):
+    """Jobs grouped by chunk, and a chunk's plans in as many parts as it takes to keep every worker busy."""
+    by_chunk = {}
+    for job in jobs:
+        by_chunk.setdefault(job.chunk, []).append(job)
+    n_parts = -(-n_workers // max(1, len(by_chunk)))
+    tasks = []
+    for _, of_chunk in sorted(by_chunk.items()):
+        of_chunk.sort(key=lambda job: job.heads)
+        tasks += [part for start in range(n_parts) if (part := of_chunk[start::n_parts])]
+    return tasks
+
+
+def _dtype(dtype):
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype '{dtype}' is unknown: choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _checked_tokens(tokens, arch):
+    tokens = torch.as_tensor(np.asarray(tokens), dtype=torch.int32)
+    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+        raise InputError(f"tokens have the shape {list(tokens.shape)}: give [n_chunks, n_ctx] with n_ctx of 2 or more")
+    if tokens.shape[1] > arch.n_positions:
+        raise InputError(f"n_ctx {tokens.shape[1]} is too long: this model has {arch.n_positions} positions")
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= arch.vocab_size:
+        wrong = low if low < 0 else high
+        raise InputError(f"token id {wrong} is not in this model's vocabulary: allowed are 0 to {arch.vocab_size - 1}")
+    return tokens

@@ -1,0 +1,225 @@
+"""What the engine needs to know of a decoder: its parts, one step at a time, in the checkpoint's own terms.
+
+`adapter(model)` wraps a Hugging Face causal language model of the GPT-2 or of the Llama type (RMSNorm, rotary
+positions, grouped keys and values; Mistral, Qwen2 and Qwen3 are of that type). The steps are the model's own
+modules called in the model's own order:
+
+    resid = embed(tokens)
+    for each layer:  q, k, v = qkv(layer, resid);  z = attention;  resid = attention_out(layer, resid, z)
+                     resid = mlp(layer, resid)
+    logits = logits(final(resid))
+
+The first use of a matrix packs it (`lib.model.packed_linear`); a model keeps its adapter until its weights change.
+"""
+
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from lib.errors import InputError
+from lib.model.packed_linear import Linear
+
+GPT2_TYPES = ("gpt2",)
+LOGITS_ROWS = 128
+LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+_ADAPTERS = WeakKeyDictionary()
+
+
+def adapter(model):
+    """The adapter of a causal language model; `InputError` for a family that is neither GPT-2 nor Llama-type."""
+    weights = [(p.data_ptr(), None if p.is_inference() else p._version) for p in model.parameters()]
+    made_for, made = _ADAPTERS.get(model, (None, None))
+    if made_for != weights:
+        made = _make_adapter(model)
+        _ADAPTERS[model] = weights, made
+    return made
+
+
+def _make_adapter(model):
+    kind = model.config.model_type
+    if kind in GPT2_TYPES:
+        return GPT2(model)
+    if kind in LLAMA_TYPES:
+        return Llama(model)
+    allowed = ", ".join(GPT2_TYPES + LLAMA_TYPES)
+    raise InputError(f"model type '{kind}' is not supported: choose a model of type {allowed}")
+
+
+class Decoder:
+    """Sizes and steps of a decoder. B batch, T positions, E `n_embd`, H `n_head`, d `d_head`; z is [B, T, H * d].
+
+    `n_positions` is the longest sequence with full causal attention: the trained length, or the sliding window
+    where that is shorter.
+    """
+
+    def __init__(self, model):
+        config = model.config
+        self.config = config
+        self.n_layer = config.num_hidden_layers
+        self.n_head = config.num_attention_heads
+        self.n_embd = config.hidden_size
+        self.vocab_size = config.vocab_size
+        self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
+        self._value_bias = {}
+        self._linears = {}
+        self._lock = Lock()  # several threads share an adapter
+
+    @property
+    def device(self):
+        return self.unembed.device
+
+    @property
+    def dtype(self):
+        return self.unembed.dtype
+
+    def scale(self, layer):
+        """The factor of q kᵀ in the attention scores."""
+        return self.attention(layer).scaling
+
+    def value_bias(self, layer):
+        """v̄ [n_head, d_head]: the part of every value vector that does not depend on the input.
+
+        Folding it into the output bias is exact for attention whose rows sum to 1: the values become v - v̄ and
+        the head's output z - v̄. A head set to zero in that basis has z = v̄ in the raw one.
+        """
+        with self._lock:
+            if layer not in self._value_bias:
+                self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype).to(self.device)
+            return self._value_bias[layer]
+
+    def attention_out(self, layer, resid, z):
+        """resid + z W_O + b_O, [B, T, E]."""
+        return self._linear(self.output_projection(layer)).add(z, resid)
+
+    def logits(self, final):
+        """Logits [..., vocab_size] of `final(resid)`; in bfloat16 every row less its mean, which moves no softmax."""
+        with self._lock:
+            if "unembed" not in self._linears:
+                weight = self.unembed
+                if weight.dtype == torch.bfloat16:  # logits far from 0 would lose the digits that tell them apart
+                    weight = (weight.float() - weight.float().mean(0)).to(weight.dtype)
+                self._linears["unembed"] = Linear(weight, n_rows=LOGITS_ROWS)
+            product = self._linears["unembed"]
+        return product(final)
+
+    def _linear(self, *modules):
+        """One `Linear` for the modules' matrices side by side."""
+        with self._lock:
+            if modules not in self._linears:
+                biases = [module.bias for module in modules]
+                weights = [m.weight if isinstance(m, torch.nn.Linear) else m.weight.T for m in modules]
+                if any(b is not None for b in biases):
+                    biases = [w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)]
+                bias = None if biases[0] is None else torch.cat(biases)
+                self._linears[modules] = Linear(torch.cat(weights), bias)
+            return self._linears[modules]
+
+
+class GPT2(Decoder):
+    """`GPT2LMHeadModel`: learned positions, LayerNorm with biases, one fused matrix for q, k and v."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        if model.config.add_cross_attention:
+            raise InputError("this GPT-2 has cross-attention: only decoder-only models are supported")
+        self.body = model.transformer
+        self.n_kv_head = self.n_head
+        self.d_head = self.n_embd // self.n_head
+        self.n_positions = model.config.n_positions
+        self.gelu_new = model.config.activation_function == "gelu_new"
+
+    def attention(self, layer):
+        return self.body.h[layer].attn
+
+    def output_projection(self, layer):
+        """The module whose input is z."""
+        return self.body.h[layer].attn.c_proj
+
+    def embed(self, tokens, start=0):
+        """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1."""
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        return self.body.wte(tokens) + self.body.wpe(positions)
+
+    def qkv(self, layer, resid, start=0):
+        """q, k, v, each [B, H, T, d]; `start` plays no part once the positions are embedded."""
+        block = self.body.h[layer]
+        fused = self._linear(block.attn.c_attn)(block.ln_1(resid))
+        return tuple(x.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for x in fused.split(self.n_embd, dim=-1))
+
+    def mlp(self, layer, resid):
+        """resid after the layer's MLP; `gelu_new` is done with the product instead of in eight steps of its own."""
+        block = self.body.h[layer]
+        up, normed = self._linear(block.mlp.c_fc), block.ln_2(resid)
+        hidden = up.gelu(normed) if self.gelu_new else block.mlp.act(up(normed))
+        return self._linear(block.mlp.c_proj).add(hidden, resid)
+
+    def final(self, resid):
+        return self.body.ln_f(resid)
+
+    def _make_value_bias(self, layer):
+        block = self.body.h[layer]
+        weight, bias = block.attn.c_attn.weight[:, -self.n_embd :], block.attn.c_attn.bias[-self.n_embd :]
+        norm_bias, weight, bias = (x.cpu().double() for x in (block.ln_1.bias, weight, bias))
+        return (norm_bias @ weight + bias).view(self.n_head, self.d_head)
+
+
+class Llama(Decoder):
+    """`LlamaForCausalLM` and its kind: RMSNorm, rotary positions, grouped keys and values, biases optional."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        config = model.config
+        self.body = model.model
+        self.n_kv_head = config.num_key_value_heads
+        self.d_head = getattr(config, "head_dim", None) or self.n_embd // self.n_head
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        self.n_positions = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        self._rotation = None
+
+    def attention(self, layer):
+        return self.body.layers[layer].self_attn
+
+    def output_projection(self, layer):
+        """The module whose input is z."""
+        return self.body.layers[layer].self_attn.o_proj
+
+    def embed(self, tokens, start=0):
+        """resid [B, T, E] of token ids [B, T]; positions enter in `qkv`."""
+        return self.body.embed_tokens(tokens)
+
+    def qkv(self, layer, resid, start=0):
+        """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions `start` ... `start` + T - 1."""
+        block = self.body.layers[layer]
+        attn, sizes = block.self_attn, [n * self.d_head for n in (self.n_head, self.n_kv_head, self.n_kv_head)]
+        fused = self._linear(attn.q_proj, attn.k_proj, attn.v_proj)(block.input_layernorm(resid))
+        q, k, v = (x.unflatten(-1, (-1, self.d_head)) for x in fused.split(sizes, dim=-1))
+        if hasattr(attn, "q_norm"):
+            q, k = attn.q_norm(q), attn.k_norm(k)
+        q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *self._cos_sin(resid, start))
+        return q, k, v.transpose(1, 2)
+
+    def mlp(self, layer, resid):
+        """resid after the layer's MLP."""
+        block = self.body.layers[layer]
+        mlp = block.mlp
+        gate, up = self._linear(mlp.gate_proj, mlp.up_proj)(block.post_attention_layernorm(resid)).chunk(2, dim=-1)
+        return self._linear(mlp.down_proj).add(mlp.act_fn(gate) * up, resid)
+
+    def final(self, resid):
+        return self.body.norm(resid)
+
+    def _cos_sin(self, resid, start):
+        span, known = (start, start + resid.shape[1]), self._rotation
+        if known is None or known[0] != span:
+            known = span, self.body.rotary_emb(resid, torch.arange(*span, device=resid.device)[None])
+            self._rotation = known
+        return known[1]
+
+    def _make_value_bias(self, layer):
+        proj = self.attention(layer).v_proj
+        bias = torch.zeros_like(proj.weight[:, 0]) if proj.bias is None else proj.bias
+        return bias.view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)

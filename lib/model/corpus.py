@@ -1,0 +1,125 @@
+"""Texts and the token ids that are scored.
+
+Every corpus is a `datasets.Dataset` with one column `text`; its rows are joined by a blank
+line, encoded once, and cut into chunks that do not overlap. Nothing here draws at random.
+"""
+
+import hashlib
+import platform
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from lib.errors import InputError, first_line
+from lib.model.loading import fetch, split_revision
+
+STDLIB = "cpython-stdlib"
+RAW_NAMES = {"validation": "valid"}
+
+SEPARATOR = "\n\n"
+HELDOUT_SHARE = 1 / 8
+SKIPPED_PACKAGES = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "__phello__", "config"}
+# What distributions drop or ship apart, and tables: never scored, so that every Python holds out the same modules.
+TRAINING_ONLY = {"idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "distutils", "encodings", "pydoc_data"}
+
+
+def split_of(module_name):
+    """`train` or `heldout`, by a hash of the module's dotted name: stable across machines and versions."""
+    if module_name.split(".")[0] in TRAINING_ONLY:
+        return "train"
+    digest = hashlib.sha256(module_name.encode()).digest()
+    return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
+
+
+def stdlib_sources(split):
+    """`(dotted name, source)` of the running interpreter's own library, in the order of the names' hashes."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = []
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        if any(p in SKIPPED_PACKAGES or p.startswith(("config-", "_sysconfigdata")) for p in parts):
+            continue
+        name = ".".join(parts).removesuffix(".__init__")
+        if split_of(name) == split:
+            found.append((hashlib.sha256(name.encode()).hexdigest(), name, path))
+    return [(name, path.read_text(encoding="utf-8", errors="replace")) for _, name, path in sorted(found)]
+
+
+def stdlib_dataset(split):
+    """The library's modules of one split as a `datasets.Dataset` (`name`, `text`)."""
+    names, texts = zip(*stdlib_sources(split), strict=True)
+    return Dataset.from_dict({"name": list(names), "text": list(texts)})
+
+
+def load_rows(dataset, config, split):
+    """`(rows, name)`: a `datasets.Dataset` with a column `text`, and what it is called in the report.
+
+    `dataset` is `cpython-stdlib`, a folder (with `wiki.<split>.raw` or the hub's parquet files), or a hub id.
+    """
+    if dataset == STDLIB:
+        if split not in ("train", "heldout"):
+            raise InputError(f"split: given {split!r}, allowed for {STDLIB}: train, heldout")
+        return stdlib_dataset(split), f"{STDLIB} {platform.python_version()}"
+    folder = fetch("dataset", "dataset", dataset, [f"{config}/*"] if config else ["*.parquet", "*.raw"])
+    raw_name = f"wiki.{RAW_NAMES.get(split, split)}.raw"
+    raw = [folder / raw_name, folder / config / raw_name]
+    for path in raw:
+        if path.is_file():
+            return Dataset.from_dict({"text": raw_rows(path)}), split_revision(dataset)[0]
+    parquet = sorted(str(p) for p in (folder / config).glob(f"{split}-*.parquet")) or sorted(
+        str(p) for p in folder.glob(f"{split}-*.parquet")
+    )
+    if not parquet:
+        raise InputError(
+            f"dataset: {dataset!r} holds neither {raw[0].name} nor {split}-*.parquet"
+            f"{f' (in {config}/)' if config else ''}; pass a folder that does: -p dataset DIR"
+        )
+    try:
+        rows = Dataset.from_parquet(parquet)
+    except Exception as error:
+        raise InputError(f"dataset: {parquet[0]} can't be read ({first_line(error)}); pass -p dataset DIR") from None
+    if "text" not in rows.column_names:
+        raise InputError(f"dataset: {dataset!r} has the columns {rows.column_names}, allowed: one called text")
+    return rows, split_revision(dataset)[0]
+
+
+def raw_rows(path):
+    """The hub dataset's rows, rebuilt from a raw file: a blank line is the row `""`, any other keeps its line end."""
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            return ["" if not line.strip() else line for line in file]
+    except UnicodeDecodeError as error:
+        raise InputError(f"dataset: {path} is no UTF-8 text ({error}); pass -p dataset DIR") from None
+
+
+def encode(rows, tokenizer):
+    """Token ids of the joined rows, int32 [N], without any special token added."""
+    text = SEPARATOR.join(rows["text"])
+    tokenizer.model_max_length = int(1e12)
+    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+
+
+def chunk(ids, n_ctx, n_chunks, what="full_chunks"):
+    """The first `n_chunks` chunks of `n_ctx` ids, [n_chunks, n_ctx]; no overlap, the remainder dropped.
+
+    Raises `InputError` where the corpus is too short.
+    """
+    whole = len(ids) // n_ctx
+    if whole < n_chunks:
+        raise InputError(
+            f"{what}: given {n_chunks}, allowed: at most {whole}, the whole chunks of {n_ctx} tokens in {len(ids):,}"
+        )
+    return np.ascontiguousarray(ids[: n_chunks * n_ctx].reshape(n_chunks, n_ctx))
+
+
+def rechunk(chunks, n_ctx, n_tokens):
+    """The first `n_tokens` of the stream that `chunks` holds, cut anew at `n_ctx`; the remainder dropped."""
+    ids = chunks.reshape(-1)[:n_tokens]
+    return chunk(ids, n_ctx, len(ids) // n_ctx)
+
+
+def fingerprint(ids):
+    """sha256 of the token ids."""
+    return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()

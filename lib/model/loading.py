@@ -1,0 +1,199 @@
+"""Model and tokenizer, from a folder or from the hub: safetensors only, no code but transformers' own."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from lib.errors import InputError, first_line
+from lib.layout import ROOT
+
+
+def split_revision(name):
+    """`owner/name@revision` as `(owner/name, revision or None)`."""
+    name, _, revision = name.partition("@")
+    return name, revision or None
+
+
+def local_folder(name):
+    """The folder that `name` means, seen from here or from the project's root; None where it is not one."""
+    for path in (Path(name).expanduser(), ROOT / name):
+        if path.is_dir():
+            return path.resolve()
+    return None
+
+
+def looks_like_hub_id(name):
+    return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not (ROOT / name.split("/")[0]).is_dir()
+
+
+def fetch(kind, key, name, patterns):
+    """A folder with the files of `name`: a local one as it is, a hub repository as a snapshot.
+
+    Raises `InputError`, saying what to pass instead, where there is neither.
+    """
+    folder = local_folder(name)
+    if folder:
+        return folder
+    repo, revision = split_revision(name)
+    instead = f"pass a local folder: -p {key} DIR"
+    if not looks_like_hub_id(name):
+        raise InputError(f"{key}: given {name!r}, which is no folder here; {instead}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, repo_type=kind, allow_patterns=patterns))
+    except Exception as error:
+        raise InputError(f"{key}: {repo!r} can't be had from the hub ({type(error).__name__}); {instead}") from None
+
+
+def model_folder(name):
+    """The folder of a model, checked to be one that can be loaded without running anybody's code."""
+    folder = fetch("model", "model", name, ["*.json", "*.txt", "*.safetensors", "*.model"])
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model: {name!r} has no config.json; allowed: a folder that save_pretrained has written")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model: {name!r} has no *.safetensors; allowed: weights as save_pretrained writes them")
+    return folder
+
+
+def tokenizer_folder(name, model):
+    """The tokenizer's folder: the model's own unless `name` says another."""
+    return fetch("model", "tokenizer", name, ["*.json", "*.txt", "*.model"]) if name else model
+
+
+def load_config(folder):
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"model: {folder} has a config.json that can't be read ({first_line(error)})") from None
+
+
+def n_positions(config):
+    return getattr(config, "n_positions", None) or config.max_position_embeddings
+
+
+def shape(config):
+    """`n_layer, n_head, n_positions` of a configuration; `InputError` for a family that the engine does not know."""
+    from lib.model.adapters import GPT2_TYPES, LLAMA_TYPES
+
+    if config.model_type not in GPT2_TYPES + LLAMA_TYPES:
+        allowed = ", ".join(GPT2_TYPES + LLAMA_TYPES)
+        raise InputError(f"model: given one of type {config.model_type!r}, allowed: decoders of the types {allowed}")
+    return config.num_hidden_layers, config.num_attention_heads, n_positions(config)
+
+
+def load_model(folder, dtype="float32", device="cpu"):
+    """The model in evaluation mode.
+
+    Weights that are damaged, that do not fit the configuration or that are not finite are an `InputError`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, logging
+
+    logging.set_verbosity_error()  # what its report would say of the weights is checked below
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            attn_implementation="sdpa",
+        )
+    except Exception as error:
+        raise InputError(f"model: {folder} can't be loaded ({first_line(error)})") from None
+    tied = getattr(model.config, "tie_word_embeddings", True)
+    missing = [key for key in info["missing_keys"] if not (tied and key.startswith("lm_head"))]
+    lacking = sorted(missing) or sorted(key for key, *_ in info["mismatched_keys"])
+    if lacking:
+        raise InputError(
+            f"model: {folder} lacks {lacking[0]} in the shape that its config.json asks for,"
+            f" and {len(lacking) - 1} more; save it again with save_pretrained"
+        )
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise InputError(f"model: {folder} holds NaN or infinity in {name}, allowed: finite weights")
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder):
+    from transformers import AutoTokenizer, GPT2TokenizerFast
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise InputError(f"tokenizer: {folder} holds none (no tokenizer.json, no vocab.json); pass -p tokenizer DIR")
+    try:
+        if not (folder / "tokenizer_config.json").is_file() and (folder / "merges.txt").is_file():
+            return GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(
+            f"tokenizer: {folder} holds none that can be loaded ({first_line(error)}); pass -p tokenizer DIR"
+        ) from None
+
+
+def fingerprint(folder):
+    """sha256 over the configuration and the weights, file by file."""
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def slug(name):
+    """The model's name in file names: the last part of its path, revision left out."""
+    last = split_revision(name)[0].rstrip("/").rsplit("/", 1)[-1]
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in last) or "model"
+
+
+def count_parameters(folder, config):
+    """Parameters of the model, tied ones once, read from the safetensors' headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                if key.endswith((".attn.bias", ".attn.masked_bias")) or (
+                    key == "lm_head.weight" and getattr(config, "tie_word_embeddings", True)
+                ):
+                    continue
+                total += math.prod(file.get_slice(key).get_shape())
+    return total
+
+
+GPT2_SMALL = {
+    "model_type": "gpt2",
+    "n_layer": 12,
+    "n_head": 12,
+    "n_embd": 768,
+    "vocab_size": 50257,
+    "n_positions": 1024,
+}
+
+
+def is_gpt2_small(folder, name):
+    """Whether the numbers may be held against the published ones: GPT-2 small's shape, from its own repository.
+
+    A local folder counts when its weights are those of `openai-community/gpt2`, told by the safetensors' sha256.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if any(config.get(key) != value for key, value in GPT2_SMALL.items()):
+        return False
+    return split_revision(name)[0] in ("gpt2", "openai-community/gpt2") or weights_digest(folder) == GPT2_WEIGHTS
+
+
+GPT2_WEIGHTS = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
+
+
+def weights_digest(folder):
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,5 @@
+"""`python -m lib.pipeline`."""
+
+from lib.pipeline.commands import main
+
+main()

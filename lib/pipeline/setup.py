@@ -1,0 +1,90 @@
+"""The set-up section: model, text and tokens, checked before anything is measured."""
+
+import numpy as np
+
+from lib.errors import InputError
+from lib.files import replacing
+from lib.model import loading
+from lib.params import resolve_for_model
+
+
+def prepare(run):
+    """The set-up section's data: model, corpus and tokens, all checked; writes `tokens.npy`.
+
+    Raises `InputError` for a folder that is no model, a corpus too short, more heads than there are.
+    """
+    from lib.engine.dispatch import resolve
+    from lib.model import corpus
+
+    chosen = run.parameters
+    folder = loading.model_folder(chosen["model"])
+    config = loading.load_config(folder)
+    n_layer, n_head, n_positions = loading.shape(config)
+    resolved = resolve_for_model(chosen, n_layer, n_head, n_positions)
+    device = resolve_device(chosen["device"])
+    backend = resolve(chosen["backend"], device)
+    loading.load_model(folder, chosen["dtype"])
+    tokenizer = loading.load_tokenizer(loading.tokenizer_folder(chosen["tokenizer"], folder))
+    rows, corpus_name = corpus.load_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
+    ids = corpus.encode(rows, tokenizer)
+    tokens = corpus.chunk(ids, chosen["n_ctx"], chosen["full_chunks"])
+    if int(tokens.max()) >= config.vocab_size:
+        raise InputError(
+            f"tokenizer: makes the id {int(tokens.max())}, allowed: below {config.vocab_size}, the model's vocabulary;"
+            " pass -p tokenizer DIR"
+        )
+    n_kv_head = getattr(config, "num_key_value_heads", None) or n_head
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // n_head
+    data = {
+        "parameters": chosen,
+        "model": {
+            "name": loading.split_revision(chosen["model"])[0],
+            "slug": loading.slug(chosen["model"]),
+            "family": config.model_type,
+            "n_layer": n_layer,
+            "n_head": n_head,
+            "n_kv_head": n_kv_head,
+            "d_head": d_head,
+            "n_embd": config.hidden_size,
+            "d_mlp": getattr(config, "intermediate_size", None)
+            or getattr(config, "n_inner", None)
+            or 4 * config.hidden_size,
+            "n_positions": n_positions,
+            "vocab_size": config.vocab_size,
+            "n_params": loading.count_parameters(folder, config),
+            "fingerprint": loading.fingerprint(folder),
+            "is_gpt2_small": loading.is_gpt2_small(folder, chosen["model"]),
+        },
+        "corpus": {
+            "name": corpus_name,
+            "split": chosen["split"],
+            "fingerprint": corpus.fingerprint(ids),
+            "n_tokens": len(ids),
+            "n_chunks": len(ids) // chosen["n_ctx"],
+        },
+        "n_ctx": chosen["n_ctx"],
+        "quick_chunks": chosen["quick_chunks"],
+        "full_chunks": chosen["full_chunks"],
+        "quick_tokens": chosen["quick_chunks"] * chosen["n_ctx"],
+        "full_tokens": tokens.size,
+        "n_heads": n_layer * n_head,
+        "device": device,
+        "backend": backend,
+        **resolved,
+    }
+    with replacing(run.data_folder / "tokens.npy") as partial, partial.open("wb") as file:
+        np.save(file, tokens, allow_pickle=False)
+    return data
+
+
+def resolve_device(name):
+    """`auto` as the best device here; `InputError` for one that is not here."""
+    import torch
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, usable in here.items() if usable)
+    if not here[name]:
+        usable = ", ".join(device for device, ok in here.items() if ok)
+        raise InputError(f"device: given {name!r}, allowed on this machine: auto, {usable}")
+    return name

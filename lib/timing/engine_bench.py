@@ -1,0 +1,465 @@
+"""`make bench`: the published method and the engine, in one process, on one random-weight model, taking turns.
+
+The published method is `lib.engine.reference` in float32: one chunk per forward, attention matrices materialised, hooks
+on every head, all logits kept, no key-value cache. A ratio is its seconds over the engine's for the same work, the
+median of the rounds with the 20 % and 80 % quantiles; it is withheld unless both gave the same numbers.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from lib.analysis import flops
+from lib.engine import dispatch
+from lib.engine.generation import continuation_nll, generate
+from lib.engine.interventions import Plan
+from lib.engine.reference import Reference
+from lib.engine.scoring import Evaluator
+from lib.model.packed_linear import Linear
+from lib.store import Store
+
+TOLERANCE = 1e-5  # relative, of PPL, in float32
+DRIFT = 1e-2  # relative, of PPL, allowed to bfloat16
+FULL_CHUNKS, SCAN_CHUNKS = 245, 2
+V_PASSES = 1 + 10 + 1 + 11  # V1, V2's ten heads, V3, V4's ladder
+SCAN_PLANS = 144 + 144 + 132
+P_PROMPTS, P_PROMPT, P_NEW, P_CONDITIONS = 20, 128, 64, (0, 30, 70)
+P1_RUNS, P1_PROMPT, P1_NEW = 10, 64, 128
+P4_TOKENS, P4_LENGTHS = 50_000, (128, 256, 512)  # 1,024 shares V's scores
+SHAPES = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257},
+    "tiny": {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": 512, "vocab_size": 97},
+}
+
+
+@dataclass
+class Row:
+    """Seconds of both for the same unit of work, round by round, and whether their numbers agreed."""
+
+    name: str
+    unit: str
+    published: list = field(default_factory=list)
+    engine: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+    tolerance: float = TOLERANCE
+    note: str = "measured"
+    tokens: float = 0
+
+    def add(self, published, engine, error):
+        self.published.append(published)
+        self.engine.append(engine)
+        self.errors.append(error)
+
+    def report(self):
+        agrees = bool(self.errors) and max(self.errors) <= self.tolerance
+        ratios = np.array(self.published) / np.array(self.engine)
+        middle, low, high = np.quantile(ratios, (0.5, 0.2, 0.8)).tolist() if agrees else (None, None, None)
+        engine = float(np.median(self.engine))
+        return {
+            "name": self.name,
+            "ratio": middle,
+            "q20": low,
+            "q80": high,
+            "agrees": agrees,
+            "max_relative_error": float(max(self.errors)),
+            "tolerance": self.tolerance,
+            "rounds": len(ratios),
+            "unit": self.unit,
+            "published_s": float(np.median(self.published)),
+            "engine_s": engine,
+            "engine_tok_per_s": self.tokens / engine if self.tokens else None,
+            "note": self.note,
+        }
+
+
+class Bench:
+    """One model, both methods, and the timings so far."""
+
+    def __init__(self, shape, seed, dtype="float32"):
+        torch.manual_seed(seed)
+        config = GPT2Config(**SHAPES[shape], bos_token_id=0, eos_token_id=0)
+        self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
+        self.cost_shape = flops.Shape.of(config)
+        self.config, self.dtype = config, dtype
+        self.reference = Reference(self.model, torch.float32)
+        self.draw = np.random.default_rng(seed)
+        self.n_ctx = config.n_positions
+        self.heads = [(layer, head) for layer in range(1, config.n_layer) for head in range(config.n_head)]
+        self.draw.shuffle(self.heads)
+        self.n_workers = torch.get_num_threads()
+
+    def tokens(self, n_chunks, n_ctx=None):
+        return self.draw.integers(self.config.vocab_size, size=(n_chunks, n_ctx or self.n_ctx), dtype=np.int32)
+
+    def plan(self, n):
+        """`n` heads of 144, or as large a share of a smaller model, linearized."""
+        n_heads = self.config.n_layer * self.config.n_head
+        return Plan.of("relu", self.heads[: round(n * n_heads / 144)])
+
+    def evaluator(self, tokens, dtype=None):
+        """On an empty store, its matrices packed: what a run pays once is not timed."""
+        folder = tempfile.TemporaryDirectory()
+        engine = Evaluator(self.model, tokens, Store(folder.name), model_key="bench", dtype=dtype or self.dtype)
+        engine.folder = folder
+        list(engine.compute(engine.missing([Plan.of("zero", [(0, 0)])], 1)))
+        return engine
+
+    def ladder_step(self, rounds, dtype="float32", name="ladder_step"):
+        """A chunk of a step of V4's ladder; the engine works on as many chunks at once as there are cores."""
+        row = Row(name, "chunk", tokens=self.n_ctx, tolerance=TOLERANCE if dtype == "float32" else DRIFT)
+        n_at_once = 2 * self.n_workers
+        for i in range(rounds):
+            plan = self.plan((30, 70, 100)[i % 3])
+            tokens = self.tokens(n_at_once)
+            engine = self.evaluator(tokens, dtype)
+            published, expected = timed(self.reference.nll, tokens[0], edits_of(plan))
+            seconds, scores = timed(engine.score, [plan], n_at_once)
+            row.add(published, seconds / n_at_once, ppl_error(scores[plan][0], expected))
+        return row
+
+    def head_scan(self, rounds, heads_per_layer=2):
+        """Zero, mean and ReLU of every head on two chunks: measured on some heads of every layer."""
+        row = Row("head_scan_2k", f"scan ({SCAN_PLANS} plans, {SCAN_CHUNKS} chunks)")
+        row.note = f"engine measured on {heads_per_layer} heads a layer, published on 3 of those; scaled to all heads"
+        for i in range(rounds):
+            tokens = self.tokens(SCAN_CHUNKS)
+            engine = self.evaluator(tokens)
+            means = engine.means(SCAN_CHUNKS)
+            plans = []
+            for layer in range(self.config.n_layer):
+                for at, head in enumerate(self.draw.permutation(self.config.n_head)[:heads_per_layer]):
+                    plans.append(Plan.of(("zero", "mean", "relu")[(layer + at + i) % 3], [(layer, int(head))]))
+            seconds, scores = timed(engine.score, plans, SCAN_CHUNKS, means)
+            folded = means - torch.stack([self.reference.value_bias(at) for at in range(self.config.n_layer)])
+            published, errors = [], []
+            for plan in plans[i % 3 :: len(plans) // 3][:3]:
+                spent, expected = timed(self.reference.nll, tokens[0], edits_of(plan), folded)
+                published.append(spent)
+                errors.append(ppl_error(scores[plan][0], expected))
+            scale = SCAN_PLANS * SCAN_CHUNKS
+            row.add(np.mean(published) * scale, seconds / (len(plans) * SCAN_CHUNKS) * scale, max(errors))
+        row.tokens = SCAN_PLANS * SCAN_CHUNKS * self.n_ctx
+        return row
+
+    def p2(self, rounds, model=None):
+        """Self-refinement of one condition: 3 times 64 greedy tokens for 20 prompts, judged after each."""
+        row = Row("p2_generation", "condition", tokens=3 * P_NEW * P_PROMPTS)
+        row.note = "engine measured whole; published measured at lengths 128, 192, 256, 319 and scaled to all tokens"
+        lengths = [P_PROMPT + k * P_NEW for k in range(4)]
+        for i in range(rounds):
+            plan = self.plan(P_CONDITIONS[i % 3])
+            prompts = self.tokens(P_PROMPTS, P_PROMPT)
+            seconds, (texts, nll) = timed(refine, model or self.model, prompts, plan)
+            published = P_PROMPTS * self.recompute_seconds(plan, (*lengths[:3], lengths[3] - 1), 3 * P_NEW)
+            for length in lengths[1:]:
+                spent, expected = timed(self.reference.nll, texts[0, :length])
+                published += P_PROMPTS * spent
+            error = ppl_error(nll[0], expected[-3 * P_NEW :])
+            row.add(published, seconds, max(error, self.greedy_error(texts[0], 3 * P_NEW, plan)))
+        return row
+
+    def p3(self, rounds, model=None):
+        """Best-of-N of one condition: 5 samples of 64 tokens for each of 20 prompts, judged."""
+        row = Row("p3_generation", "condition", tokens=5 * P_NEW * P_PROMPTS)
+        row.note = "engine measured whole; published measured at lengths 128, 160, 191 and scaled to all tokens"
+        for i in range(rounds):
+            plan = self.plan(P_CONDITIONS[i % 3])
+            prompts = np.repeat(self.tokens(P_PROMPTS, P_PROMPT), 5, axis=0)
+            seconds, (texts, nll) = timed(best_of_5, model or self.model, prompts, plan)
+            lengths = (P_PROMPT, P_PROMPT + P_NEW // 2, P_PROMPT + P_NEW - 1)
+            spent, expected = timed(self.reference.nll, texts[0])
+            published = len(prompts) * (self.recompute_seconds(plan, lengths, P_NEW) + spent)
+            error = ppl_error(nll[0], expected[-P_NEW:])
+            row.add(published, seconds, max(error, self.sample_error(texts[0], plan, seed=0)))
+        return row
+
+    def recompute_seconds(self, plan, lengths, n_new):
+        """Seconds for `n_new` tokens by the published protocol, from forwards at `lengths` (trapezoid between)."""
+        spent = []
+        for length in lengths:
+            tokens = self.tokens(1, length)[0]
+            spent.append(min(timed(self.reference.logits, tokens, edits_of(plan))[0] for _ in range(2)))
+        share = np.diff(lengths) / (lengths[-1] - lengths[0])
+        return n_new * float(np.sum(share * (np.array(spent[1:]) + spent[:-1]) / 2))
+
+    def greedy_error(self, text, n_new, plan):
+        """0 where every greedy token is the published method's for the same text before it, else 1.
+
+        A token counts as the same when its logit is the largest to within rounding.
+        """
+        logits = self.reference.logits(text[:-1], edits_of(plan))[-n_new:]
+        chosen = logits.gather(1, torch.as_tensor(text[-n_new:, None], dtype=torch.long))[:, 0]
+        return float(((logits.amax(1) - chosen) > 1e-4).any())
+
+    def sample_error(self, text, plan, seed):
+        """0 where every sampled token is the one on which the same draw falls under the published logits, else 1."""
+        logits = self.reference.logits(text[:-1], edits_of(plan))[-P_NEW:]
+        cumulative = (logits.double() / 0.8).softmax(-1).cumsum(-1)
+        draws = torch.rand(P_NEW, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        at = torch.as_tensor(text[-P_NEW:, None], dtype=torch.long)
+        high = cumulative.gather(1, at)[:, 0]
+        low = high - (logits.double() / 0.8).softmax(-1).gather(1, at)[:, 0]
+        return float(((draws < low - 1e-5) | (draws > high + 1e-5)).any())
+
+    def parts_v_p(self, name, ladder, p2, p3, dtype="float32"):
+        """Parts V and P added up from measured pieces."""
+        row = Row(name, "Parts V and P", tolerance=TOLERANCE if dtype == "float32" else DRIFT)
+        row.note = (
+            f"added up: {V_PASSES} passes of {FULL_CHUNKS} chunks at the ladder step's price, P1 ({P1_RUNS} runs, "
+            "both protocols for the engine), P2 and P3 for 3 conditions, P4 at 128, 256, 512"
+        )
+        model = self.model if dtype == "float32" else self.copy(dtype)
+        p1_published, p1_engine = self.p1(model)
+        p4_published, p4_engine = self.p4(dtype)
+        rounds = zip(*([getattr(r, side) for r in (ladder, p2, p3)] for side in ("published", "engine")), strict=True)
+        (chunk, chunk_engine), (refine_s, refine_engine), (best_s, best_engine) = rounds
+        error = max(ladder.errors + p2.errors + p3.errors)
+        for i in range(min(len(chunk), len(refine_s), len(best_s))):
+            fixed = V_PASSES * FULL_CHUNKS
+            row.add(
+                fixed * chunk[i] + p1_published + p4_published + 3 * (refine_s[i] + best_s[i]),
+                fixed * chunk_engine[i] + p1_engine + p4_engine + 3 * (refine_engine[i] + best_engine[i]),
+                error,
+            )
+        return row
+
+    def p1(self, model):
+        """Seconds of P1's three conditions: (published method, engine under both protocols)."""
+        published = engine = 0
+        for n in P_CONDITIONS:
+            plan, prompt = self.plan(n), self.tokens(1, P1_PROMPT)
+            lengths = (P1_PROMPT, P1_PROMPT + P1_NEW // 2, P1_PROMPT + P1_NEW - 1)
+            published += P1_RUNS * self.recompute_seconds(plan, lengths, P1_NEW)
+            whole, _ = timed(generate, model, prompt, P1_NEW // 8, plan, cached=False)
+            late, _ = timed(generate, model, self.tokens(1, P1_PROMPT + P1_NEW - 16), P1_NEW // 8, plan, cached=False)
+            cached, _ = timed(generate, model, prompt, P1_NEW, plan)
+            engine += P1_RUNS * (8 * (whole + late) / 2 + cached)
+        return published, engine
+
+    def p4(self, dtype):
+        """Seconds of P4's three conditions at the lengths that V has not scored: (published method, engine)."""
+        published = engine = 0
+        for length in P4_LENGTHS:
+            n_chunks = 2 * self.n_workers
+            tokens = self.tokens(n_chunks, length)
+            for n in P_CONDITIONS:
+                plan = self.plan(n)
+                published += P4_TOKENS // length * timed(self.reference.nll, tokens[0], edits_of(plan))[0]
+                seconds, _ = timed(self.evaluator(tokens, dtype).score, [plan], n_chunks)
+                engine += P4_TOKENS // length * seconds / n_chunks
+        return published, engine
+
+    def copy(self, dtype):
+        """The same weights in another type."""
+        model = GPT2LMHeadModel(self.config).to(getattr(torch, dtype)).eval().requires_grad_(False)
+        model.load_state_dict(self.model.state_dict())
+        return model
+
+    def growth(self):
+        """How the engine's cost grows: `{table: [{...}]}`, seconds."""
+        n = self.n_workers
+        lengths = [length for length in (128, 256, 512, 1024) if length <= self.n_ctx]
+        by_tokens = []
+        for length in lengths:
+            seconds, _ = timed(self.evaluator(self.tokens(n, length)).score, [self.plan(70)], n)
+            per_chunk = seconds / n
+            by_tokens.append({"tokens": length, "s_per_chunk": per_chunk, "ms_per_token": 1e3 * per_chunk / length})
+        by_heads = []
+        for count in (0, 30, 70, 132):
+            seconds, _ = timed(self.evaluator(self.tokens(n)).score, [self.plan(count)], n)
+            by_heads.append({"n_linearized": count, "s_per_chunk": seconds / n})
+        by_layer = []
+        for layer in range(0, self.config.n_layer, max(1, self.config.n_layer // 4)):
+            plans = [Plan.of("zero", [(layer, head)]) for head in range(4)]
+            engine = self.evaluator(self.tokens(n))
+            few, _ = timed(engine.score, plans[1:2], n)
+            more, _ = timed(engine.score, plans[2:], n)
+            by_layer.append({"first_layer": layer, "s_per_further_plan": max(0.0, more - few) / n})
+        return {"tokens": by_tokens, "heads_in_plan": by_heads, "layers": by_layer}
+
+
+def refine(model, prompts, plan):
+    """The three iterations in one go, as `stored_generation` does it: greedy text is the same wherever it is cut."""
+    texts = np.concatenate([prompts, generate(model, prompts, 3 * P_NEW, plan)], axis=1)
+    return texts, continuation_nll(model, texts, 3 * P_NEW)
+
+
+def best_of_5(model, prompts, plan):
+    new = generate(model, prompts, P_NEW, plan, temperature=0.8, seeds=range(len(prompts)))
+    texts = np.concatenate([prompts, new], axis=1)
+    return texts, continuation_nll(model, texts, P_NEW)
+
+
+def edits_of(plan):
+    return {(layer, head): mode for layer, head, mode in plan.heads}
+
+
+def timed(work, *args, **settings):
+    started = time.perf_counter()
+    result = work(*args, **settings)
+    return time.perf_counter() - started, result
+
+
+def ppl_error(found, expected):
+    """Relative difference of the PPLs of two rows of negative log-likelihoods."""
+    expected = np.asarray(expected, dtype=np.float64)
+    return abs(float(np.exp(np.asarray(found, dtype=np.float64).mean() - expected.mean())) - 1)
+
+
+def product_rate(dtype, packed=False, repeats=5):
+    """This machine's best rate of matrix products, FLOP/s, over squares and the model's own shapes.
+
+    `torch.mm`, or with `packed` the products with packed weights that the engine uses (`lib.model.packed_linear`).
+    """
+    best = 0.0
+    for m, k, n in [(2048, 2048, 2048), (1024, 768, 3072), (1024, 3072, 768), (4096, 4096, 4096)]:
+        a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+        product = Linear(b, n_rows=m) if packed else partial(torch.mm, mat2=b.T.contiguous())
+        best = max([best, *(2 * m * k * n / timed(product, a)[0] for _ in range(repeats))])
+    return best
+
+
+def machine():
+    """What the figures were measured on."""
+    names = [line.split(":", 1)[1].strip() for line in cpu_info() if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "backend": dispatch.resolve("auto", "cpu"),
+        "float32_gflop_per_s": product_rate(torch.float32) / 1e9,
+        "float32_packed_gflop_per_s": product_rate(torch.float32, packed=True) / 1e9,
+        "bfloat16_gflop_per_s": product_rate(torch.bfloat16) / 1e9,
+    }
+
+
+def cpu_info():
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def peak_memory(shape, n_chunks):
+    """Peak resident bytes of a process in which the engine alone scores `n_chunks` chunks and generates P3."""
+    command = [sys.executable, "-m", "lib.timing.engine_bench", "--shape", shape, "--memory", str(n_chunks)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def use_memory(shape, n_chunks):
+    bench = Bench(shape, seed=0)
+    del bench.reference
+    engine = bench.evaluator(bench.tokens(n_chunks))
+    means = engine.means(n_chunks)
+    engine.score([bench.plan(30), bench.plan(70), Plan.of("mean", bench.heads)], n_chunks, means)
+    best_of_5(bench.model, np.repeat(bench.tokens(P_PROMPTS, P_PROMPT), 5, axis=0), bench.plan(70))
+    print(own_peak())
+
+
+def own_peak():
+    """Peak resident bytes of this process; on Linux of its own memory, `ru_maxrss` begins with its parent's."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def measure(shape, rounds, seed):
+    """The whole benchmark as the content of `engine.json`."""
+    bench = Bench(shape, seed)
+    facts = machine()
+    rows = []
+    with torch.no_grad():
+        bench.reference.nll(bench.tokens(1)[0])
+        ladder = bench.ladder_step(rounds)
+        arithmetic = flops.prefill_flops(bench.cost_shape, bench.n_ctx, len(bench.plan(30).heads))
+        step = ladder.report()
+        step["flop_per_chunk"] = arithmetic
+        rate = arithmetic / step["engine_s"] / 1e9
+        step["share_of_product_rate"] = rate / facts["float32_gflop_per_s"]
+        step["share_of_packed_rate"] = rate / facts["float32_packed_gflop_per_s"]
+        rows.append(show(step))
+        rows.append(show(bench.head_scan(rounds).report()))
+        p2, p3 = bench.p2(rounds), bench.p3(rounds)
+        rows += [show(p2.report()), show(p3.report())]
+        rows.append(show(bench.parts_v_p("parts_v_p", ladder, p2, p3).report()))
+        half = bench.copy("bfloat16")
+        ladder, p2, p3 = bench.ladder_step(rounds, "bfloat16"), bench.p2(rounds, half), bench.p3(rounds, half)
+        for row in (p2, p3):  # another rounding writes other texts: only their judgement is compared
+            row.errors = ladder.errors
+        rows.append(show(bench.parts_v_p("parts_v_p_bf16", ladder, p2, p3, "bfloat16").report()))
+        growth = bench.growth()
+    few, more = peak_memory(shape, 2), peak_memory(shape, 6)
+    memory = {"peak_bytes": more, "bytes_per_further_token": max(0, more - few) / (4 * bench.n_ctx)}
+    return {"rows": rows, "machine": facts, "growth": growth, "memory": memory, "model": SHAPES[shape]}
+
+
+def show(row):
+    ratio = "withheld" if row["ratio"] is None else f"{row['ratio']:.2f}x [{row['q20']:.2f}, {row['q80']:.2f}]"
+    speed = f", {row['engine_tok_per_s']:,.0f} tokens/s" if row["engine_tok_per_s"] else ""
+    share = ""
+    if "share_of_product_rate" in row:
+        share = f", {row['share_of_product_rate']:.0%} of torch.mm's rate, {row['share_of_packed_rate']:.0%} of packed"
+    print(
+        f"{row['name']:15} {ratio:24} published {row['published_s']:9.2f} s, engine {row['engine_s']:8.2f} s "
+        f"per {row['unit']}{speed}{share}, error {row['max_relative_error']:.1e}; {row['note']}",
+        flush=True,
+    )
+    return row
+
+
+def show_rest(found):
+    facts, memory = found["machine"], found["memory"]
+    print(
+        f"\n{facts['cpu']}, {facts['threads']} threads: products at {facts['float32_gflop_per_s']:.0f} GFLOP/s in "
+        f"float32, {facts['bfloat16_gflop_per_s']:.0f} in bfloat16"
+    )
+    print(
+        f"peak memory of the engine {memory['peak_bytes'] / 1e9:.2f} GB, "
+        f"{memory['bytes_per_further_token']:,.0f} bytes for each further token"
+    )
+    for name, table in found["growth"].items():
+        print(f"\ncost by {name.replace('_', ' ')}")
+        print("  ".join(f"{key:>18}" for key in table[0]))
+        for line in table:
+            print("  ".join(f"{value:>18.4g}" for value in line.values()))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m lib.timing.engine_bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2", help="size of the model")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each row takes")
+    parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.memory:
+        use_memory(chosen.shape, chosen.memory)
+        return
+    found = measure(chosen.shape, chosen.rounds, chosen.seed)
+    show_rest(found)
+    if chosen.out:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = chosen.out.with_suffix(".partial")
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+        partial.replace(chosen.out)
+        print(f"\nwritten to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,424 @@
+"""Speed of ReLU attention beside softmax's: `python -m lib.timing.kernel_bench --out build/bench/kernels.json`.
+
+Contenders alternate within one run. Every way to ReLU is first held against float64 on sampled query rows; one that
+disagrees gets no speed. FLOPs are 4 B H T² d forward, halved since causal, and 2.5 times that backward. What launches
+dominate is timed twice on a GPU: as called, and replayed from a CUDA graph (rows `..._graph`).
+
+A row that fails is named, and the others go on; the file is written after every row.
+"""
+
+import argparse
+import json
+import math
+import sys
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kernels import naive
+from lib.engine import dispatch
+from lib.timing import clock
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+N_LAYER, N_HEAD = 12, 12
+SAMPLED_ROWS = 48
+
+
+def forward_flops(q):
+    n_batch, n_head, length, d_head = q.shape
+    return 2 * n_batch * n_head * length**2 * d_head
+
+
+def inputs(shape, kind, device, n_keys=None):
+    """q [B, H, T, d], k and v [B, H, S, d] of normal numbers, from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    n_batch, n_head, length, d_head = shape
+    shapes = (shape, (n_batch, n_head, n_keys or length, d_head), (n_batch, n_head, n_keys or length, d_head))
+    return [torch.randn(s, generator=generator).to(device, TYPES[kind]) for s in shapes]
+
+
+def disagreement(run, q, k, v, is_relu=None):
+    """Relative error in norm of `run()` against float64, on sampled rows of the first and last head."""
+    z = run()
+    n_queries, n_keys = q.shape[2], k.shape[2]
+    rows = torch.unique(torch.linspace(0, n_queries - 1, SAMPLED_ROWS).long())
+    error = size = 0.0
+    for batch, head in {(0, 0), (q.shape[0] - 1, q.shape[1] - 1)}:
+        query, keys, values = (x[batch, head].cpu().double() for x in (q, k, v))
+        scores = query[rows] @ keys.T * q.shape[3] ** -0.5
+        seen = torch.arange(n_keys)[None] <= rows[:, None] + n_keys - n_queries
+        if is_relu is None or is_relu[head]:
+            w = torch.relu(scores) * seen
+            pattern = w / w.sum(-1, keepdim=True).clamp(min=1e-8)
+        else:
+            pattern = scores.masked_fill(~seen, -math.inf).softmax(-1)
+        want = pattern @ values
+        error += (z[batch, head, rows.to(z.device)].cpu().double() - want).square().sum()
+        size += want.square().sum()
+    return float((error / size).sqrt())
+
+
+class Bench:
+    """Collects rows and what could not run, on one device."""
+
+    def __init__(self, device, budget):
+        self.device, self.budget = device, budget
+        self.backend = dispatch.resolve("auto", device)
+        self.rates = clock.rates(device)
+        self.rows, self.skipped, self.failed = [], [], []
+
+    def attempt(self, method, name, *arguments, **settings):
+        """One row, or its failure on record."""
+        try:
+            method(name, *arguments, **settings)
+        except Exception as error:
+            self.failed.append({"name": name, "reason": _reason(error)})
+            print(f"{name:24} failed: {_reason(error)}", flush=True)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def usable(self, name, contenders, prepare=lambda run: run):
+        """Those that run here, prepared; the others are noted with their reason."""
+        kept = {}
+        for label, run in contenders.items():
+            try:
+                prepared = prepare(run)
+                prepared()
+                clock.synchronize(self.device)
+                kept[label] = prepared
+            except (RuntimeError, NotImplementedError, ImportError) as error:
+                self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
+        return kept
+
+    def agreeing(self, name, rivals, inputs, kind):
+        """Without those that compute ReLU as well, and wrongly."""
+        allowed, kept = naive.tolerance(TYPES[kind]), {}
+        for label, run in rivals.items():
+            error = 0.0 if label.startswith("sdpa") else disagreement(run, *inputs)
+            if error <= allowed:
+                kept[label] = run
+            else:
+                reason = f"disagrees with float64: {error:.1e}, allowed {allowed:.1e}"
+                self.skipped.append({"name": name, "contender": label, "reason": reason})
+        return kept
+
+    def replayed(self, name, ours, rivals, *rest):
+        """`compare` once more, every contender replayed from a CUDA graph: the device's time, not the host's."""
+        if self.device == "cuda":
+            self.compare(f"{name}_graph", graphed(ours), self.usable(f"{name}_graph", rivals, graphed), *rest)
+
+    def compare(self, name, ours, rivals, error, flops, kind, n_bytes=None, backend=None):
+        """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance.
+
+        `n_bytes` are those that must move at least once.
+        """
+        allowed = naive.tolerance(TYPES[kind])
+        row = {
+            "name": name,
+            "ratio": None,
+            "agrees": error <= allowed,
+            "error": error,
+            "allowed": allowed,
+            "backend": backend or self.backend,
+        }
+        self.rows.append(row)
+        if row["agrees"]:
+            times = clock.alternating({"relu": ours, **rivals}, self.device, self.budget)
+            softmax = {label: t for label, t in times.items() if label.startswith("sdpa")}
+            fastest = min(softmax, key=lambda label: softmax[label]["ms"])
+            rate = flops / (times["relu"]["ms"] / 1e3)
+            row |= {
+                "ratio": times[fastest]["ms"] / times["relu"]["ms"],
+                "rival": fastest,
+                "tflops": rate / 1e12,
+                "share_of_matmul": rate / self.rates[f"matmul_{kind}"],
+                "times": times,
+            }
+            if n_bytes:
+                row["share_of_copy"] = n_bytes / (times["relu"]["ms"] / 1e3) / self.rates["copy"]
+        print(line(row), flush=True)
+
+    def attention(self, name, shape, kind, graph=False):
+        """Causal attention of one shape against every softmax and every other way to ReLU; `graph` adds a row."""
+        q, k, v = inputs(shape, kind, self.device)
+        ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
+        rivals = softmax_rivals(self.device, q, k, v)
+        if shape[2] <= 2048:
+            rivals["naive"] = partial(naive.relu_attention, q, k, v)
+        if self.device == "cuda":
+            rivals["flex"] = flex_log_relu(q, k, v)
+        with torch.no_grad():
+            rivals = self.agreeing(name, self.usable(name, rivals), (q, k, v), kind)
+            rest = disagreement(ours, q, k, v), forward_flops(q), kind, 4 * q.numel() * q.element_size()
+            self.compare(name, ours, rivals, *rest)
+            if graph:
+                self.replayed(name, ours, rivals, *rest)
+
+    def backward(self, name, shape):
+        """Gradients of q, k and v from a stored forward pass."""
+        leaves = [x.requires_grad_() for x in inputs(shape, "bf16", self.device)]
+        grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device, torch.bfloat16)
+        backend = dispatch.resolve("auto", self.device, gradients=True)
+        ours = _gradients(dispatch.relu_attention(*leaves, backend=backend), leaves, grad)
+        rivals = {}
+        for label, context in softmax_backends(self.device).items():
+            try:
+                with context():
+                    z = F.scaled_dot_product_attention(*leaves, is_causal=True)
+                rivals[label] = _gradients(z, leaves, grad)
+            except RuntimeError as error:
+                self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
+        # The last head of the last batch, whole, in float64.
+        exact = [x[-1:, -1:].detach().double().requires_grad_() for x in leaves]
+        wanted = torch.autograd.grad(naive.relu_attention(*exact), exact, grad[-1:, -1:].double())
+        error = max(
+            float((got[-1:, -1:].double() - want).norm() / want.norm())
+            for got, want in zip(ours(), wanted, strict=True)
+        )
+        rivals, flops = self.usable(name, rivals), 2.5 * forward_flops(leaves[0])
+        self.compare(name, ours, rivals, error, flops, "bf16", backend=backend)
+
+    def mixed(self, name, shape, n_relu, graph=False):
+        """All layers of a model of 144 heads, `n_relu` of them ReLU, against all softmax."""
+        q, k, v = inputs(shape, "bf16", self.device)
+        layers = scattered(n_relu)
+
+        def ours():
+            for flags in layers:
+                if any(flags):
+                    z = dispatch.mixed_attention(q, k, v, flags, backend=self.backend)
+                else:
+                    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return z
+
+        def all_softmax(context):
+            with context():
+                for _ in layers:
+                    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return z
+
+        rivals = {label: partial(all_softmax, context) for label, context in softmax_backends(self.device).items()}
+        with torch.no_grad():
+            rest = disagreement(ours, q, k, v, layers[-1]), N_LAYER * forward_flops(q), "bf16"
+            rivals = self.usable(name, rivals)
+            self.compare(name, ours, rivals, *rest)
+            if graph:
+                self.replayed(name, ours, rivals, *rest)
+
+    def decoding_step(self, name, shape, n_keys):
+        """One query row against a cache of `n_keys`."""
+        q, k, v = inputs(shape, "bf16", self.device, n_keys)
+        ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
+        rivals = {"sdpa": partial(F.scaled_dot_product_attention, q, k, v)}
+        with torch.no_grad():
+            n_bytes = (2 * q.numel() + k.numel() + v.numel()) * q.element_size()
+            rest = disagreement(ours, q, k, v), 4 * q.numel() * n_keys, "bf16", n_bytes
+            self.compare(name, ours, rivals, *rest)
+            self.replayed(name, ours, rivals, *rest)
+
+    def decoding(self, name, n_relu, n_prompt=64, n_new=128):
+        """Greedy decoding of GPT-2 small's shape (drawn weights), batch 1, bf16: one CUDA graph per token."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        from kernels.gpt2_decoding import GraphDecoder
+        from lib.engine.interventions import Plan, apply
+
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config()).eval().to(self.device, torch.bfloat16)
+        layers = scattered(n_relu)
+        decoder = GraphDecoder(model, layers)
+        prompt = torch.arange(n_prompt) * 97 % model.config.vocab_size
+        tokens = decoder.generate(prompt, n_new)
+        heads = [(layer, head) for layer, flags in enumerate(layers) for head, flag in enumerate(flags) if flag]
+        with torch.no_grad(), apply(model.float(), Plan.of("relu", heads), backend="naive"):
+            want = model(tokens[None, :-1].long()).logits[0, -1].double()
+        error = float((decoder.logits.double() - want).norm() / want.norm())
+        allowed = 10 * naive.tolerance(torch.bfloat16)
+        row = {
+            "name": name,
+            "ratio": None,
+            "agrees": error <= allowed,
+            "error": error,
+            "allowed": allowed,
+            "backend": self.backend,
+        }
+        self.rows.append(row)
+        if row["agrees"]:
+            n_steps = n_prompt + n_new - 1
+            times = clock.alternating(
+                {
+                    "graph": lambda: decoder.generate(prompt, n_new),
+                    "no graph": lambda: decoder.generate(prompt, n_new, graph=False),
+                },
+                self.device,
+                self.budget,
+            )
+            seconds_per_token = times["graph"]["ms"] / 1e3 / n_steps
+            bound = decoder.bytes_per_token(n_steps / 2) / self.rates["copy"]
+            row |= {
+                "ratio": times["no graph"]["ms"] / times["graph"]["ms"],
+                "tokens_per_s": 1 / seconds_per_token,
+                "share_of_bandwidth": bound / seconds_per_token,
+                "steps": n_steps,
+                "times": times,
+            }
+        print(line(row), flush=True)
+
+
+def _gradients(z, leaves, grad):
+    return lambda: torch.autograd.grad(z, leaves, grad, retain_graph=True)
+
+
+def scattered(n_relu):
+    """Per layer, which heads are ReLU: `n_relu` of the heads of layers 1 to 11, drawn once and for all."""
+    order = torch.randperm((N_LAYER - 1) * N_HEAD, generator=torch.Generator().manual_seed(0))[:n_relu] + N_HEAD
+    chosen = set(order.tolist())
+    return [tuple(layer * N_HEAD + head in chosen for head in range(N_HEAD)) for layer in range(N_LAYER)]
+
+
+def softmax_backends(device):
+    """`{label: context manager}` of PyTorch's softmax attentions to try on a device."""
+    if device != "cuda":
+        return {"sdpa": nullcontext}
+    names = {"sdpa flash": "FLASH_ATTENTION", "sdpa efficient": "EFFICIENT_ATTENTION", "sdpa cudnn": "CUDNN_ATTENTION"}
+    return {label: partial(sdpa_kernel, getattr(SDPBackend, name)) for label, name in names.items()}
+
+
+def softmax_rivals(device, q, k, v):
+    """Softmax attention by each backend; the one that builds T x T only where that is small."""
+    contexts = softmax_backends(device)
+    if device == "cuda" and q.shape[0] * q.shape[1] * q.shape[2] ** 2 < 2**31:
+        contexts["sdpa math"] = partial(sdpa_kernel, SDPBackend.MATH)
+
+    def run(context):
+        with context():
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return {label: partial(run, context) for label, context in contexts.items()}
+
+
+def flex_log_relu(q, k, v):
+    """FlexAttention computing the same: softmax(log relu(s)) = relu(s) / row sum. Compiled, causal blocks skipped.
+
+    Made at the first call, so that what does not run here says so there.
+    """
+    made = []
+
+    def log_relu(score, batch, head, query, key):
+        return torch.where(score > 0, torch.log(score), -float("inf"))
+
+    def causal(batch, head, query, key):
+        return query >= key
+
+    def run():
+        if not made:
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+            mask = create_block_mask(causal, None, None, q.shape[2], k.shape[2], device=q.device)
+            made.append(partial(torch.compile(flex_attention, dynamic=False), score_mod=log_relu, block_mask=mask))
+        return made[0](q, k, v)
+
+    return run
+
+
+def graphed(run):
+    """`run` recorded once as a CUDA graph; the call replays it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def _reason(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def line(row):
+    """One row as printed."""
+    if not row["agrees"]:
+        return f"{row['name']:24} disagrees with float64: {row['error']:.1e}, allowed {row['allowed']:.1e}; no speed"
+    if "tokens_per_s" in row:
+        return (
+            f"{row['name']:24} {row['tokens_per_s']:8.0f} tokens/s, {row['share_of_bandwidth']:.0%} of the "
+            f"bandwidth bound, {row['ratio']:.2f}x without a graph"
+        )
+    own, rival = row["times"]["relu"], row["times"][row["rival"]]
+    return (
+        f"{row['name']:24} {row['ratio']:5.2f}x  {own['ms']:9.3f} ms [{own['ms_q20']:.3f}, {own['ms_q80']:.3f}]  "
+        f"{row['rival']} {rival['ms']:9.3f} ms [{rival['ms_q20']:.3f}, {rival['ms_q80']:.3f}]  "
+        f"{row['tflops']:.3f} TFLOP/s, {row['share_of_matmul']:.0%} of the product rate"
+    )
+
+
+def run(device, budget=3.0, save=lambda result: None):
+    """Every row that `device` can measure, with the machine it was measured on; `save` gets them after every row."""
+    bench = Bench(device, budget)
+    machine = clock.machine(device)
+
+    def result():
+        kept = {"rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped, "failed": bench.failed}
+        return machine | kept
+
+    for method, name, *arguments in jobs(device):
+        bench.attempt(getattr(bench, method), name, *arguments)
+        save(result())
+    return result()
+
+
+def jobs(device):
+    """`(method of Bench, name of the row, its arguments)`."""
+    if device != "cuda":
+        for kind in TYPES:
+            for length in (1024, 4096):
+                yield "attention", f"{device}_{kind}_{length}", (1, 12, length, 64), kind
+        return
+    yield "attention", "gpu_gpt2_1024", (1, 12, 1024, 64), "bf16", True
+    for length in (1024, 2048, 4096, 8192, 16384):
+        yield "attention", f"gpu_bf16_{length}", (16384 // length, 32, length, 64), "bf16"
+    for n_relu in (0, 30, 70, 132):
+        yield "decoding", f"gpu_decode_gpt2_{n_relu}", n_relu
+    for n_relu in (30, 70):
+        for n_batch, length in ((1, 1024), (16, 1024), (4, 4096)):
+            shape = (n_batch, N_HEAD, length, 64)
+            yield "mixed", f"gpu_mixed_{n_relu}_{n_batch}x{length}", shape, n_relu, n_batch == 1
+    for length in (1024, 4096, 16384):
+        yield "backward", f"gpu_backward_{length}", (16384 // length, 32, length, 64)
+    for n_keys in (256, 1024):
+        yield "decoding_step", f"gpu_step_{n_keys}", (1, 12, 1, 64), n_keys
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("build/bench/kernels.json"))
+    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the first of these that is here")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds for each row")
+    parser.add_argument("--provenance", help="who measures, and on what: kept with the figures, see kernels/measured")
+    arguments = parser.parse_args()
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = arguments.device or next(name for name, there in here.items() if there)
+    if not here[device]:
+        parser.error(f"device '{device}' is not there: choose one of {', '.join(n for n in here if here[n])}")
+    words = {"provenance": arguments.provenance} if arguments.provenance else {}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(result):
+        arguments.out.write_text(json.dumps(result | words, indent=1) + "\n")
+
+    result = run(device, arguments.budget, save)
+    for skipped in result["skipped"]:
+        print("skipped", skipped["name"], skipped["contender"], "-", skipped["reason"])
+    return 1 if result["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,683 @@
+"""The report's figures: one function each, taking sections' data and returning an Altair chart in English.
+
+One colour per condition throughout, intervals as bars or bands, published figures as faded dashed ghosts beside the
+measured ones, exact numbers in the tooltips. Inks are `currentColor` and mid-tones, so a chart stands on a light and
+on a dark page.
+"""
+
+import altair as alt
+
+from report.charts.style import (
+    COLOURS,
+    MEASURED,
+    NAMES,
+    PUBLISHED,
+    PUBLISHED_LITERAL,
+    chart_of,
+    clip_to_log,
+    colour_of,
+    condition_colour,
+    condition_name,
+    curve_layers,
+    curve_rows,
+    dash_of,
+    estimate,
+    ghost_opacity,
+    ghost_points,
+    house,
+    interval_tips,
+    law_points,
+    legend_values,
+    line_chart,
+    log_scale,
+    name_of,
+    percent_axis,
+    points_with_intervals,
+    ranked_name,
+    ratio_ticks,
+    reach_of,
+    roofline_colours,
+    series_rows,
+    signed_ticks,
+    speed_ticks,
+    statistic_tips,
+    symlog_scale,
+    threshold_lines,
+    tip,
+)
+
+
+def head_map(heads, value="delta", title="change of PPL"):
+    """Heat map, layer by head, of `value` of `[{layer, head, delta, ppl, ...}]` on a symmetric log scale."""
+    top = max(abs(h[value]) for h in heads)
+    rows = [
+        {"layer": h["layer"], "head": h["head"], "name": name_of(h), "value": h[value], "ppl": h.get("ppl")}
+        for h in heads
+    ]
+    scale = alt.Scale(
+        type="symlog",
+        constant=0.005,
+        domain=[-top, -top / 30, 0, top / 30, top],
+        range=["#1b5fae", "#7fb2e0", "#e9e7e2", "#eda26b", "#b4281e"],
+    )
+    chart = (
+        chart_of(rows)
+        .mark_rect(stroke="#80808033", strokeWidth=0.5)
+        .encode(
+            x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("layer:O", title="layer"),
+            color=alt.Color(
+                "value:Q",
+                title=title,
+                scale=scale,
+                legend=alt.Legend(format="+.0%", values=legend_values(top), gradientLength=260),
+            ),
+            tooltip=[tip("name:N", "head"), tip("value:Q", title, "+.6%"), tip("ppl:Q", "PPL", ".6f")],
+        )
+    )
+    n_layers = len({h["layer"] for h in heads})
+    return house(chart, height=24 * n_layers)
+
+
+def rank_law(heads, law, published=None):
+    """|ΔPPL| against rank, both logarithmic, with `law` {alpha, C}; `published` is the law of the earlier write-up."""
+    ordered = sorted((h for h in heads if h["delta"]), key=lambda h: -abs(h["delta"]))
+    rows = [
+        {
+            "rank": i + 1,
+            "size": abs(h["delta"]),
+            "name": name_of(h),
+            "delta": h["delta"],
+            "sign": "worse without it" if h["delta"] > 0 else "better without it",
+        }
+        for i, h in enumerate(ordered)
+    ]
+    least = rows[-1]["size"]
+    lines = [{"source": "fit", **p} for p in law_points(law, len(rows), least)]
+    if published:
+        lines += [{"source": PUBLISHED, **p} for p in law_points(published, len(rows), least)]
+    axes = {
+        "x": alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", nice=False)),
+        "y": alt.Y(
+            "size:Q",
+            title="size of the change of PPL",
+            scale=log_scale([r["size"] for r in rows + lines]),
+            axis=percent_axis(),
+        ),
+    }
+    points = (
+        chart_of(rows)
+        .mark_point(filled=True, size=42, opacity=0.85)
+        .encode(
+            **axes,
+            color=alt.Color(
+                "sign:N",
+                title=None,
+                scale=alt.Scale(
+                    domain=["worse without it", "better without it"], range=[COLOURS["zero"], COLOURS["fewer"]]
+                ),
+            ),
+            tooltip=[tip("name:N", "head"), tip("rank:Q", "rank"), tip("delta:Q", "change of PPL", "+.6%")],
+        )
+    )
+    law_lines = (
+        chart_of(lines)
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            **axes,
+            strokeDash=dash_of(["fit", PUBLISHED] if published else ["fit"]),
+            opacity=ghost_opacity("fit", 1),
+            color=alt.value(COLOURS["published"]),
+        )
+    )
+    return house(law_lines + points, height=320)
+
+
+def layer_means(zero, mean=None, published_zero=None):
+    """Mean ΔPPL by layer of one or two ablations, each a list over layers."""
+    series = {"zero": zero} | ({"mean": mean} if mean else {})
+    rows = [
+        {"layer": i, "value": v, "condition": NAMES[k], "source": MEASURED}
+        for k, vs in series.items()
+        for i, v in enumerate(vs)
+    ]
+    rows += [
+        {"layer": i, "value": v, "condition": NAMES["zero"], "source": PUBLISHED}
+        for i, v in enumerate(published_zero or [])
+    ]
+    base = chart_of(rows).encode(
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(
+            "value:Q",
+            title="mean change of PPL",
+            axis=percent_axis(values=signed_ticks([r["value"] for r in rows], 0.003)),
+            scale=symlog_scale([r["value"] for r in rows], 0.005),
+        ),
+        xOffset=alt.XOffset("condition:N", sort=list(map(NAMES.get, series))),
+        color=colour_of(list(series)),
+        tooltip=[
+            tip("layer:O", "layer"),
+            tip("condition:N", "condition"),
+            tip("source:N", "source"),
+            tip("value:Q", "mean change of PPL", "+.6%"),
+        ],
+    )
+    bars = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}").mark_bar(opacity=0.9)
+    layers = [bars]
+    if published_zero:
+        layers.append(ghost_points(base))
+    return house(alt.layer(*layers), height=280)
+
+
+def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0), what="changed heads"):
+    """PPL ratio against the number of changed heads for every method, logarithmic, with bands and threshold lines.
+
+    `curves` and `published` map a condition (`zero`, `mean`, `relu`, `mix`, `factored`, `2K`, `full`) to
+    `[{n or n_linearized, ratio, ratio_ci?, ppl?}]`.
+    """
+    rows = [r for key, points in curves.items() for r in curve_rows(key, points, MEASURED)]
+    ghosts = [r for key, points in (published or {}).items() for r in curve_rows(key, points, PUBLISHED)]
+    keys = list(dict.fromkeys([*curves, *(published or {})]))
+    x = alt.X("n:Q", title=what, scale=alt.Scale(nice=False, padding=10))
+    y = alt.Y(
+        "ratio:Q",
+        title="PPL relative to the baseline",
+        scale=log_scale(reach_of(rows + ghosts, "ratio")),
+        axis=alt.Axis(values=ratio_ticks(rows + ghosts), format="~g"),
+    )
+    colour = colour_of(keys)
+    tips = [
+        tip("condition:N", "condition"),
+        tip("source:N", "source"),
+        tip("n:Q", what),
+        tip("ratio:Q", "PPL relative to the baseline", ".6f"),
+        tip("ppl:Q", "PPL", ".6f"),
+        *interval_tips(".6f"),
+    ]
+    layers = [threshold_lines(thresholds, "y"), *curve_layers(rows, ghosts, x, y, colour, tips)]
+    return house(alt.layer(*layers), height=360)
+
+
+def methods(heads, published=None):
+    """ΔPPL of each head alone by method: ticks for heads, a diamond for the mean, a bar for the median.
+
+    `heads` maps `relu`, `l1`, `identity`, ... to `[{layer, head, delta}]`; `published` maps them to {mean, median}.
+    """
+    keys = list(heads)
+    rows = [{"method": NAMES[k], "value": h["delta"], "name": name_of(h)} for k in keys for h in heads[k]]
+    marks = []
+    for k in keys:
+        values = sorted(h["delta"] for h in heads[k])
+        middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+        marks += [
+            {"method": NAMES[k], "statistic": "mean", "value": sum(values) / len(values), "source": MEASURED},
+            {"method": NAMES[k], "statistic": "median", "value": middle, "source": MEASURED},
+        ]
+    for k, figures in (published or {}).items():
+        marks += [
+            {"method": NAMES[k], "statistic": s, "value": figures[s], "source": PUBLISHED}
+            for s in ("mean", "median")
+            if figures.get(s) is not None
+        ]
+    for mark in marks:
+        mark["statistic"] = {"mean": "mean change of PPL", "median": "median"}[mark["statistic"]]
+    x = alt.X(
+        "value:Q",
+        title="change of PPL",
+        scale=symlog_scale([r["value"] for r in rows], 0.002),
+        axis=percent_axis(values=signed_ticks([r["value"] for r in rows], 0.003)),
+    )
+    y = alt.Y("method:N", title=None, sort=[NAMES[k] for k in keys])
+    ticks = (
+        chart_of(rows)
+        .mark_tick(thickness=1.3, opacity=0.55, size=26)
+        .encode(
+            x=x,
+            y=y,
+            color=colour_of(keys, field="method", legend=False),
+            tooltip=[tip("name:N", "head"), tip("value:Q", "change of PPL", "+.6%")],
+        )
+    )
+    shape = alt.Shape(
+        "statistic:N",
+        title=None,
+        scale=alt.Scale(domain=["mean change of PPL", "median"], range=["diamond", "triangle-down"]),
+        legend=alt.Legend(symbolFillColor=COLOURS["published"], symbolStrokeColor=COLOURS["published"]),
+    )
+    spots = (
+        chart_of(marks)
+        .transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+        .mark_point(filled=True, size=110, yOffset=-22)
+        .encode(x=x, y=y, shape=shape, color=colour_of(keys, field="method", legend=False), tooltip=statistic_tips())
+    )
+    layers = [ticks, spots]
+    if published:
+        layers.append(
+            chart_of(marks)
+            .transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
+            .mark_point(filled=False, size=80, strokeWidth=1.5, yOffset=22)
+            .encode(x=x, y=y, shape=shape, color=alt.value(COLOURS["published"]), tooltip=statistic_tips())
+        )
+    return house(alt.layer(*layers), height=70 * len(keys))
+
+
+def flops_saved(saved, curves, published=None, thresholds=(1.1, 1.5, 2.0)):
+    """PPL ratio against the share of attention FLOPs that the published count saves; `saved` is `[{n, saved}]`.
+
+    `published` maps a condition to `[{n, ratio, saved}]`, for the savings depend on the model's shape.
+    """
+    share = {row["n"]: row["saved"] for row in saved}
+    rows = [
+        r | {"saved": share[r["n"]]}
+        for key, points in curves.items()
+        for r in curve_rows(key, points, MEASURED)
+        if r["n"] in share
+    ]
+    ghosts = [
+        r | {"saved": p["saved"]}
+        for key, points in (published or {}).items()
+        for r, p in zip(curve_rows(key, points, PUBLISHED), points, strict=True)
+    ]
+    x = alt.X(
+        "saved:Q",
+        title="attention FLOPs saved",
+        axis=alt.Axis(format=".0%", tickCount=10),
+        scale=alt.Scale(nice=False, padding=10),
+    )
+    y = alt.Y(
+        "ratio:Q",
+        title="PPL relative to the baseline",
+        scale=log_scale(reach_of(rows + ghosts, "ratio")),
+        axis=alt.Axis(values=ratio_ticks(rows + ghosts), format="~g"),
+    )
+    tips = [
+        tip("condition:N", "condition"),
+        tip("source:N", "source"),
+        tip("n:Q", "linearized heads"),
+        tip("saved:Q", "attention FLOPs saved", ".4%"),
+        tip("ratio:Q", "PPL relative to the baseline", ".6f"),
+        *interval_tips(".6f"),
+    ]
+    layers = [threshold_lines(thresholds, "y"), *curve_layers(rows, ghosts, x, y, colour_of(list(curves)), tips)]
+    return house(alt.layer(*layers), height=300)
+
+
+def baseline(v1, published=None):
+    """Baseline PPL on the first 2K and on all tokens, with intervals; `published` is {ppl_2k, ppl_full}."""
+    rows = [
+        estimate({"tokens": NAMES[k], "source": MEASURED}, v1[f], v1.get(f"{f}_ci"))
+        for k, f in (("2K", "ppl_2k"), ("full", "ppl_full"))
+    ]
+    if published:
+        rows += [
+            estimate({"tokens": NAMES[k], "source": PUBLISHED}, published[f], None)
+            for k, f in (("2K", "ppl_2k"), ("full", "ppl_full"))
+        ]
+    x = alt.X("value:Q", title="PPL", scale=alt.Scale(zero=False))
+    y = alt.Y("tokens:N", title=None, sort=[NAMES["2K"], NAMES["full"]])
+    tips = [
+        tip("tokens:N", "tokens"),
+        tip("source:N", "source"),
+        tip("value:Q", "PPL", ".6f"),
+        *interval_tips(".6f"),
+    ]
+    base = chart_of(rows).encode(y=y, color=colour_of(["2K", "full"], field="tokens", legend=False), tooltip=tips)
+    return house(alt.layer(*points_with_intervals(base, x, rows)), height=110)
+
+
+def top_heads(top10, published=None):
+    """ΔPPL of zeroing each of the ten heads, 2K beside all tokens, in 2K order; `published` has the same form."""
+    order = [ranked_name(h) for h in top10]
+    rows = []
+    for source, heads in ((MEASURED, top10), (PUBLISHED, published or [])):
+        names = {(h["layer"], h["head"]): ranked_name(h) for h in top10}
+        for h in heads:
+            name = names.get((h["layer"], h["head"]))
+            if name:
+                rows += [
+                    estimate(
+                        {
+                            "name": name,
+                            "tokens": NAMES[k],
+                            "source": source,
+                            "rank2": h.get("rank_2k"),
+                            "rank": h.get("rank_full"),
+                        },
+                        h[f],
+                        h.get(f"{f}_ci"),
+                    )
+                    for k, f in (("2K", "delta_ppl_2k"), ("full", "delta_ppl_full"))
+                ]
+    low = min(r["value"] for r in rows)
+    rows = clip_to_log(rows, low)
+    reach = reach_of(rows, "value")
+    scale = log_scale(reach) if low > 0 else symlog_scale(reach, 0.005)
+    x = alt.X(
+        "value:Q",
+        title="change of PPL",
+        scale=scale,
+        axis=percent_axis(values=signed_ticks([r["value"] for r in rows])),
+    )
+    tips = [
+        tip("name:N", "head"),
+        tip("tokens:N", "tokens"),
+        tip("source:N", "source"),
+        tip("value:Q", "change of PPL", "+.6%"),
+        *interval_tips("+.6%"),
+        tip("rank2:Q", "rank on 2K"),
+        tip("rank:Q", "rank on all"),
+    ]
+    base = chart_of(rows).encode(
+        y=alt.Y("name:N", title=None, sort=order),
+        yOffset=alt.YOffset("tokens:N", sort=[NAMES["2K"], NAMES["full"]]),
+        color=colour_of(["2K", "full"], field="tokens"),
+        tooltip=tips,
+    )
+    return house(alt.layer(*points_with_intervals(base, x, rows)), height=30 * len(order))
+
+
+def rank_slope(top10):
+    """The ten heads' ranks on 2K tokens and on all tokens, joined."""
+    rows = [
+        {"name": name_of(h), "tokens": NAMES[k], "rank": h[f]}
+        for h in top10
+        for k, f in (("2K", "rank_2k"), ("full", "rank_full"))
+    ]
+    base = chart_of(rows).encode(
+        x=alt.X(
+            "tokens:N",
+            title=None,
+            sort=[NAMES["2K"], NAMES["full"]],
+            axis=alt.Axis(labelAngle=0, domain=False, ticks=False),
+            scale=alt.Scale(padding=0.3),
+        ),
+        y=alt.Y(
+            "rank:Q",
+            title="rank",
+            scale=alt.Scale(reverse=True, type="log", domain=[0.92, 1.12 * max(r["rank"] for r in rows)]),
+            axis=alt.Axis(values=sorted({r["rank"] for r in rows}), format="d", grid=False),
+        ),
+        detail="name:N",
+        tooltip=[tip("name:N", "head"), tip("tokens:N", "tokens"), tip("rank:Q", "rank")],
+    )
+    lines = base.mark_line(
+        color=COLOURS["zero"], strokeWidth=1.6, point=alt.OverlayMarkDef(color=COLOURS["zero"], size=50)
+    )
+    label = {"color": "currentColor", "fontSize": 11}
+    left = (
+        base.transform_filter(f"datum.tokens == '{NAMES['2K']}'")
+        .mark_text(align="right", dx=-10, **label)
+        .encode(text="name:N")
+    )
+    right = (
+        base.transform_filter(f"datum.tokens != '{NAMES['2K']}'")
+        .mark_text(align="left", dx=10, **label)
+        .encode(text="name:N")
+    )
+    return house(lines + left + right, height=320, width=420)
+
+
+def zero_and_mean(v3, published=None):
+    """ΔPPL of the focus head under zero- and mean-ablation, 2K and all tokens, as bars with intervals."""
+    rows = []
+    for source, data in ((MEASURED, v3), (PUBLISHED, published)):
+        rows += [
+            estimate(
+                {"condition": NAMES[mode], "tokens": NAMES[k], "source": source},
+                data[f"{mode}_delta_ppl_{suffix}"],
+                data.get(f"{mode}_delta_ppl_{suffix}_ci"),
+            )
+            for mode in ("zero", "mean")
+            for k, suffix in (("2K", "2k"), ("full", "full"))
+            if data
+        ]
+    x = alt.X(
+        "value:Q",
+        title="change of PPL",
+        scale=symlog_scale(reach_of(rows, "value"), 0.001),
+        axis=percent_axis(values=signed_ticks([r["value"] for r in rows])),
+    )
+    base = chart_of(rows).encode(
+        y=alt.Y("tokens:N", title=None, sort=[NAMES["2K"], NAMES["full"]]),
+        yOffset=alt.YOffset("condition:N", sort=[NAMES["zero"], NAMES["mean"]]),
+        color=colour_of(["zero", "mean"]),
+        tooltip=[
+            tip("condition:N", "condition"),
+            tip("tokens:N", "tokens"),
+            tip("source:N", "source"),
+            tip("value:Q", "change of PPL", "+.6%"),
+            *interval_tips("+.6%"),
+        ],
+    )
+    measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+    layers = [measured.mark_bar(opacity=0.85).encode(x=x)]
+    if any(r["lo"] is not None for r in rows):
+        layers.append(
+            measured.transform_filter("isValid(datum.lo)")
+            .mark_rule(strokeWidth=1.6)
+            .encode(x="lo:Q", x2="hi:Q", color=alt.value("currentColor"))
+        )
+    if published:
+        layers.append(ghost_points(base.encode(x=x)))
+    return house(alt.layer(*layers), height=150)
+
+
+def ladder(v4, published=None, thresholds=(1.1, 1.5, 2.0)):
+    """V4: PPL ratio by linearized heads on 2K and on all tokens; `published` maps `2K` and `full` to its rows."""
+    curves = {"2K": v4["cumulative_2k"], "full": v4["cumulative"]}
+    return cumulative(curves, published, thresholds, "linearized heads")
+
+
+def generation_speed(p1, published=None):
+    """P1: tokens per second of each condition under each protocol; `published` is `[{condition, tok_per_s}]`."""
+    several = len({(r["protocol"], r["backend"]) for r in p1["rows"]}) > len({r["protocol"] for r in p1["rows"]})
+    figures = {r["condition"]: r["tok_per_s"] for r in published or []}
+    first = p1["rows"][0]["protocol"]
+    rows = []
+    for r in p1["rows"]:
+        condition = condition_name(r["condition"])
+        place = " · ".join([r["protocol"], condition] + ([r["backend"]] if several else []))
+        labels = {"place": place, "condition": condition, "protocol": r["protocol"], "backend": r["backend"]}
+        rows.append(
+            estimate(labels | {"source": MEASURED, "ms": r["ms_per_tok"]}, r["tok_per_s"], r.get("tok_per_s_ci"))
+        )
+        if r["protocol"] == first and figures.get(r["condition"]):
+            rows.append(estimate(labels | {"source": PUBLISHED, "ms": None}, figures.pop(r["condition"]), None))
+    reach = reach_of(rows, "value")
+    x = alt.X("value:Q", title="tokens per second", scale=log_scale(reach), axis=alt.Axis(format="~s", tickCount=6))
+    base = chart_of(rows).encode(
+        y=alt.Y("place:N", title=None, sort=list(dict.fromkeys(r["place"] for r in rows))),
+        color=condition_colour(list(dict.fromkeys(r["condition"] for r in p1["rows"]))),
+        tooltip=[
+            tip("condition:N", "condition"),
+            tip("protocol:N", "protocol"),
+            tip("backend:N", "backend"),
+            tip("source:N", "source"),
+            tip("value:Q", "tokens per second", ".4f"),
+            tip("ms:Q", "ms per token", ".4f"),
+            *interval_tips(".4f"),
+        ],
+    )
+    places = len({r["place"] for r in rows})
+    return house(alt.layer(*points_with_intervals(base, x, rows)), height=max(90, 26 * places))
+
+
+def refinement(p2, published=None):
+    """P2: PPL of the generated text by iteration; `published` maps a condition to its PPLs."""
+    rows = series_rows(p2["conditions"], "ppl", range(1, 1000), published)
+    return line_chart(
+        rows,
+        [c["condition"] for c in p2["conditions"]],
+        "iteration",
+        "PPL of the generated text",
+        y_scale=alt.Scale(zero=False),
+        height=280,
+    )
+
+
+def degeneration(p2, field="repeated_4gram_share", title="share of repeated 4-grams"):
+    """P2: how repetitive the texts are, by iteration where `field` is a list, else one bar per condition."""
+    conditions = [c["condition"] for c in p2["conditions"]]
+    if isinstance(p2["conditions"][0][field], list):
+        rows = series_rows(p2["conditions"], field, range(1, 1000), None)
+        return line_chart(rows, conditions, "iteration", title, y_axis=alt.Axis(format=".0%"), height=240)
+    rows = [
+        estimate({"condition": condition_name(c["condition"])}, c[field], c.get(f"{field}_ci"))
+        for c in p2["conditions"]
+    ]
+    base = chart_of(rows).encode(
+        y=alt.Y("condition:N", title=None, sort=[condition_name(c) for c in conditions]),
+        color=condition_colour(conditions, legend=False),
+        tooltip=[tip("condition:N", "condition"), tip("value:Q", title, ".6f"), *interval_tips(".6f")],
+    )
+    bars = base.mark_bar(opacity=0.9).encode(x=alt.X("value:Q", title=title, axis=alt.Axis(format=".0%")))
+    return house(bars, height=40 * len(conditions))
+
+
+def best_of_n(p3, published=None):
+    """P3: expected smallest PPL of N samples with its band, the first N hollow, the baseline at N = 1 as a line."""
+    counts = p3["n"]
+    conditions = [c["condition"] for c in p3["conditions"]]
+    rows = series_rows(p3["conditions"], "expected", counts, None)
+    for c in p3["conditions"]:
+        rows += [
+            estimate({"condition": condition_name(c["condition"]), "x": n, "source": "first N"}, v, None)
+            for n, v in zip(counts, c["first_n"], strict=True)
+        ]
+    for key, values in (published or {}).items():
+        rows += [
+            estimate({"condition": condition_name(key, conditions), "x": n, "source": PUBLISHED}, v, None)
+            for n, v in zip(counts, values, strict=False)
+        ]
+    chart = line_chart(
+        rows,
+        conditions,
+        "samples N",
+        "smallest PPL of N",
+        y_scale=alt.Scale(zero=False),
+        height=320,
+        hollow="first N",
+        x_values=counts,
+    )
+    level = next(c["expected"][0] for c in p3["conditions"] if c["condition"] == "baseline")
+    rule = chart_of([{"level": level}]).mark_rule(strokeDash=[2, 3], color=COLOURS["baseline"]).encode(y="level:Q")
+    return house(rule + chart, height=320)
+
+
+def context_length(p4, published=None):
+    """P4: PPL ratio by context length, with intervals; `published` maps a condition to its ratios."""
+    conditions = [c["condition"] for c in p4["conditions"] if c["condition"] != "baseline"]
+    chosen = [c for c in p4["conditions"] if c["condition"] != "baseline"]
+    rows = series_rows(chosen, "ratio", p4["lengths"], published)
+    return line_chart(
+        rows,
+        conditions,
+        "context length",
+        "PPL relative to the baseline",
+        height=280,
+        x_scale=alt.Scale(type="log", base=2, nice=False),
+        x_values=p4["lengths"],
+        y_scale=alt.Scale(zero=False),
+    )
+
+
+def speed_and_theory(rows, theory=(), bounds=()):
+    """Kernel speed: `rows` are `[{what, n_linearized, speedup, speedup_ci?}]`, `theory` and `bounds` the same without.
+
+    `what` is `attention`, `one layer`, `prefill` or `decoding`.
+    """
+    kinds = list(dict.fromkeys(r["what"] for r in rows))
+    lines = [
+        estimate({"what": r["what"], "n": r["n_linearized"], "source": MEASURED}, r["speedup"], r.get("speedup_ci"))
+        for r in rows
+    ]
+    for source, points in (("theory as published", theory), ("Amdahl's bound", bounds)):
+        lines += [
+            estimate({"what": r.get("what", source), "n": r["n_linearized"], "source": source}, r["speedup"], None)
+            for r in points
+        ]
+    names = list(dict.fromkeys(r["what"] for r in lines))
+    palette = [COLOURS[k] for k in ("relu", "fewer", "more", "mean", "l1", "identity")]
+    colours = dict(zip(kinds, palette, strict=False)) | {n: COLOURS["published"] for n in names if n not in kinds}
+    x = alt.X("n:Q", title="linearized heads", scale=alt.Scale(nice=False, padding=10))
+    reach = reach_of(lines, "value")
+    axis = alt.Axis(format=".2~f", values=speed_ticks(reach))
+    y = alt.Y("value:Q", title="speed-up", axis=axis, scale=log_scale(reach))
+    colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[n] for n in names]))
+    dash = dash_of([MEASURED, "theory as published", "Amdahl's bound"], legend=False)
+    tips = [
+        tip("what:N", "what"),
+        tip("source:N", "source"),
+        tip("n:Q", "linearized heads"),
+        tip("value:Q", "speed-up", ".4f"),
+        *interval_tips(".4f"),
+    ]
+    base = chart_of(lines).encode(x=x, color=colour, tooltip=tips)
+    one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(y="level:Q")
+    layers = [one, base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=40)).encode(y=y, strokeDash=dash)]
+    if any(r["lo"] is not None for r in lines):
+        layers.append(base.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(y="lo:Q", y2="hi:Q"))
+    return house(alt.layer(*layers), height=320)
+
+
+def elsewhere(rows):
+    """Speed-ups timed on other machines: `[{name, device, date, ratio, ratio_ci}]`, all with a ratio."""
+    lines = [
+        estimate({"name": r["name"], "device": f"{r['device']}, {r['date']}"}, r["ratio"], r["ratio_ci"]) for r in rows
+    ]
+    names = list(dict.fromkeys(r["name"] for r in lines))
+    devices = list(dict.fromkeys(r["device"] for r in lines))
+    palette = [COLOURS[k] for k in ("fewer", "more", "mix", "identity", "l1", "mean")]
+    beside = {"yOffset": alt.YOffset("device:N", sort=devices)} if len(devices) > 1 else {}
+    base = chart_of(lines).encode(
+        y=alt.Y("name:N", title=None, sort=names),
+        **beside,
+        color=alt.Color("device:N", title=None, scale=alt.Scale(domain=devices, range=palette[: len(devices)])),
+        tooltip=[
+            tip("name:N", "kernel"),
+            tip("device:N", "device"),
+            tip("value:Q", "speed-up", ".4f"),
+            *interval_tips(".4f"),
+        ],
+    )
+    x = alt.X("value:Q", title="speed-up", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2~f"))
+    one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(x="level:Q")
+    spans = base.mark_rule(strokeWidth=1.5).encode(x="lo:Q", x2="hi:Q")
+    spots = base.mark_point(shape="diamond", filled=True, size=70).encode(x=x)
+    return house(one + spans + spots, height=max(90, 22 * len(names) * len(devices)))
+
+
+def roofline(points, peak, bandwidth):
+    """`points` are `[{name, intensity, rate}]` (FLOP/byte, FLOP/s) under `peak` FLOP/s and `bandwidth` byte/s."""
+    ridge = peak / bandwidth
+    left = min([ridge / 16, *(p["intensity"] / 2 for p in points)])
+    right = max([ridge * 8, *(p["intensity"] * 2 for p in points)])
+    roof = [
+        {"intensity": left, "rate": left * bandwidth},
+        {"intensity": ridge, "rate": peak},
+        {"intensity": right, "rate": peak},
+    ]
+    x = alt.X("intensity:Q", title="FLOP per byte", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=5))
+    rates = [*(p["rate"] for p in points), *(r["rate"] for r in roof)]
+    y = alt.Y("rate:Q", title="FLOP per second", scale=log_scale(rates), axis=alt.Axis(format="~s", tickCount=5))
+    names = list(dict.fromkeys(p["name"] for p in points))
+    line = chart_of(roof).mark_line(color=COLOURS["published"], strokeWidth=2).encode(x=x, y=y)
+    spots = (
+        chart_of(points)
+        .mark_point(filled=True, size=80)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "name:N",
+                title=None,
+                scale=alt.Scale(domain=names, range=roofline_colours(len(names))),
+            ),
+            tooltip=[
+                tip("name:N", "kernel"),
+                tip("intensity:Q", "FLOP per byte", ".4f"),
+                tip("rate:Q", "FLOP per second", ".4s"),
+            ],
+        )
+    )
+    return house(line + spots, height=300)

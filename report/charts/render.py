@@ -1,0 +1,179 @@
+"""Charts on their way out: their Japanese twins, and their pictures without a browser."""
+
+import copy
+import json
+import re
+from functools import cache, lru_cache
+from pathlib import Path
+
+import matplotlib_fontja
+import vl_convert
+
+from lib.errors import InputError
+
+FONT = "IPAexGothic"
+# What a chart says, in Japanese. A text with numbers in it goes by the patterns below.
+JAPANESE = {
+    "baseline": "ベースライン",
+    "zero-ablation": "ゼロ置換",
+    "mean-ablation": "平均置換",
+    "identity": "恒等",
+    "best per head": "ヘッドごとの最良",
+    "factored ReLU": "分解形ReLU",
+    "first 2K tokens": "先頭2Kトークン",
+    "all tokens": "全トークン",
+    "measured": "実測値",
+    "published (GPT-2 small)": "公表値（GPT-2 small）",
+    "head": "ヘッド",
+    "layer": "層",
+    "rank": "順位",
+    "condition": "条件",
+    "source": "出典",
+    "method": "方法",
+    "change of PPL": "PPLの変化",
+    "size of the change of PPL": "PPL変化の大きさ",
+    "fit": "当てはめ",
+    "PPL relative to the baseline": "ベースラインに対するPPL比",
+    "PPL": "PPL",
+    "tokens": "トークン",
+    "interval from": "区間の下限",
+    "interval to": "区間の上限",
+    "linearized heads": "線形化したヘッド数",
+    "changed heads": "変更したヘッド数",
+    "attention FLOPs saved": "削減されるattentionのFLOPs",
+    "mean change of PPL": "PPL変化の平均",
+    "sign": "符号",
+    "worse without it": "除くと悪化",
+    "better without it": "除くと改善",
+    "rank on 2K": "2Kでの順位",
+    "rank on all": "全トークンでの順位",
+    "statistic": "統計量",
+    "median": "中央値",
+    "one head": "ヘッド単独",
+    "tokens per second": "毎秒トークン数",
+    "ms per token": "1トークンあたりms",
+    "protocol": "手順",
+    "recomputed": "毎回再計算",
+    "cached": "KVキャッシュ",
+    "backend": "実装",
+    "iteration": "反復",
+    "PPL of the generated text": "生成文のPPL",
+    "share of repeated 4-grams": "既出の4-gramの割合",
+    "distinct 2-grams": "異なり2-gramの割合",
+    "value": "値",
+    "samples N": "標本数N",
+    "smallest PPL of N": "N個中の最小PPL",
+    "expected": "期待値",
+    "first N": "先頭N個",
+    "estimate": "推定",
+    "context length": "文脈長",
+    "speed-up": "速度比",
+    "what": "対象",
+    "theory as published": "公表された理論値",
+    "Amdahl's bound": "アムダールの上限",
+    "attention": "attention",
+    "one layer": "1層",
+    "whole model": "モデル全体",
+    "prefill": "プリフィル",
+    "decoding": "デコード",
+    "layer of the model": "モデルの1層",
+    "FLOP per byte": "FLOP/バイト",
+    "FLOP per second": "FLOP/秒",
+    "roofline": "ルーフライン",
+    "kernel": "カーネル",
+    "sequence length": "系列長",
+    "training tokens": "学習トークン数",
+    "loss": "損失",
+    "device": "機器",
+    "threshold": "閾値",
+}
+PATTERNS = [
+    (re.compile(r"^ReLU, (\d+) heads$"), r"ReLU \1ヘッド"),
+    (re.compile(r"^(.+), (\d+) heads$"), r"\1 \2ヘッド"),
+    (re.compile(r"^(\d+) ReLU heads$"), r"ReLU \1ヘッド"),
+]
+_UNTRANSLATED = re.compile(r"^(PPL|ReLU|L1|SDPA|[A-Z]?\d[\d.,×x%]*|L\d+H\d+.*)$")
+_SHOWN = {"title", "text", "label"}
+
+
+def localise(chart, lang, strings=None):
+    """The chart's specification with every title, legend entry and label in `lang`; `strings` adds translations."""
+    spec = copy.deepcopy(chart if isinstance(chart, dict) else chart.to_dict())
+    return spec if lang == "en" else _localised(spec, JAPANESE | (strings or {}), None)
+
+
+def png(spec, scale=2.0):
+    """PNG bytes of a specification, on white."""
+    return _converter().vegalite_to_png(on_white(spec), scale=scale, allowed_base_urls=[])
+
+
+def svg(spec):
+    """SVG text of a specification, without a background, and without descriptions of every mark."""
+    return _svg(json.dumps(spec))
+
+
+@lru_cache(maxsize=256)
+def _svg(spec):
+    text = _converter().vegalite_to_svg(spec, allowed_base_urls=[])
+    text = re.sub(r' (?:aria-\w+|role|class)="[^"]*"', "", text)
+    # Vega counts gradients and clips on from drawing to drawing; the same chart shall give the same bytes
+    names = dict.fromkeys(re.findall(r'id="(\w+)"', text))
+    for i, name in enumerate(names):
+        text = re.sub(rf'(id="|#){name}\b', rf"\g<1>d{i}", text)
+    return text
+
+
+def on_white(spec):
+    return spec | {"background": "white"}
+
+
+def font_file():
+    """The Japanese font that charts, page and books share."""
+    return Path(matplotlib_fontja.__file__).parent / "fonts" / "ipaexg.ttf"
+
+
+@cache
+def _converter():
+    vl_convert.register_font_directory(str(font_file().parent))
+    return vl_convert
+
+
+def _localised(node, strings, key):
+    if isinstance(node, dict):
+        if key == "datasets" or key == "data":
+            return {k: [_row(r, strings) for r in v] if isinstance(v, list) else v for k, v in node.items()}
+        return {
+            k: _expression(v, strings) if k == "filter" or k == "test" else _localised(v, strings, k)
+            for k, v in node.items()
+        }
+    if isinstance(node, list):
+        if key in ("domain", "sort"):
+            return [_translated(v, strings, False) if isinstance(v, str) else v for v in node]
+        return [_localised(v, strings, key) for v in node]
+    if isinstance(node, str) and key in _SHOWN:
+        return _translated(node, strings, True)
+    return node
+
+
+def _row(row, strings):
+    return {k: _translated(v, strings, False) if isinstance(v, str) else v for k, v in row.items()}
+
+
+def _expression(node, strings):
+    """A filter compares data, so its quoted texts are translated with the data."""
+    if not isinstance(node, str):
+        return node
+    return re.sub(r"'([^']*)'", lambda m: "'" + _translated(m.group(1), strings, False) + "'", node)
+
+
+def _translated(text, strings, required):
+    if text in strings:
+        return strings[text]
+    for pattern, form in PATTERNS:
+        if pattern.match(text):
+            return pattern.sub(form, text)
+    if " · " in text:
+        return " · ".join(_translated(part, strings, False) for part in text.split(" · "))
+    if required and not _UNTRANSLATED.match(text):
+        raise InputError(f"a chart says {text!r}, without Japanese in report/charts/render.py; pass strings={{...}}")
+    return text

@@ -1,0 +1,335 @@
+"""The house style of the charts: colours, names, axes, scales, legends and the layers that several figures share."""
+
+import math
+
+import altair as alt
+
+from report.charts.render import FONT
+
+WIDTH = 640
+PUBLISHED = "published (GPT-2 small)"
+PUBLISHED_LITERAL = repr(PUBLISHED)
+MEASURED = "measured"
+COLOURS = {
+    "baseline": "#7a8290",
+    "fewer": "#2f86d1",
+    "more": "#d9662b",
+    "zero": "#d0475a",
+    "mean": "#8b68d0",
+    "relu": "#12907f",
+    "l1": "#a8801c",
+    "identity": "#c2569b",
+    "mix": "#6a9430",
+    "factored": "#8f7660",
+    "2K": "#b07d1a",
+    "full": "#12907f",
+    "published": "#8c8c8c",
+}
+NAMES = {
+    "baseline": "baseline",
+    "zero": "zero-ablation",
+    "mean": "mean-ablation",
+    "relu": "ReLU",
+    "l1": "L1",
+    "identity": "identity",
+    "mix": "best per head",
+    "factored": "factored ReLU",
+    "2K": "first 2K tokens",
+    "full": "all tokens",
+}
+
+
+def condition_name(condition, known=None):
+    """`relu_30` as `ReLU, 30 heads`. With `known`, a published condition takes the name of its place among them."""
+    if known and condition not in known and condition.startswith("relu_"):
+        place = {"relu_30": 0, "relu_70": 1}.get(condition, 0)
+        here = [c for c in known if c.startswith("relu_")]
+        condition = here[min(place, len(here) - 1)] if here else condition
+    return NAMES.get(condition) or f"ReLU, {int(condition.removeprefix('relu_'))} heads"
+
+
+def chart_of(rows):
+    return alt.Chart(alt.Data(values=list(rows)))
+
+
+def house(chart, height, width=WIDTH):
+    return chart.properties(width=width, height=height).configure(
+        font=FONT,
+        background="transparent",
+        padding=4,
+        **{
+            "axis": alt.AxisConfig(
+                labelColor="currentColor",
+                titleColor="currentColor",
+                titleFontWeight="normal",
+                titlePadding=8,
+                domainColor="#80808099",
+                tickColor="#80808099",
+                gridColor="#8080802e",
+                labelFontSize=11,
+                titleFontSize=12,
+                labelLimit=240,
+            ),
+            "legend": alt.LegendConfig(
+                labelColor="currentColor",
+                titleColor="currentColor",
+                titleFontWeight="normal",
+                orient="top",
+                labelFontSize=11,
+                titleFontSize=11,
+                labelLimit=260,
+                columnPadding=14,
+                symbolStrokeWidth=2,
+                symbolOpacity=1,
+                columns=4,
+            ),
+            "view": alt.ViewConfig(stroke=None),
+        },
+    )
+
+
+def tip(field, title, form=None):
+    return alt.Tooltip(field, title=title, **({"format": form} if form else {}))
+
+
+def interval_tips(form):
+    return [tip("lo:Q", "interval from", form), tip("hi:Q", "interval to", form)]
+
+
+def statistic_tips():
+    return [
+        tip("method:N", "method"),
+        tip("statistic:N", "statistic"),
+        tip("source:N", "source"),
+        tip("value:Q", "value", "+.6%"),
+    ]
+
+
+def colour_of(keys, field="condition", legend=True):
+    domain = [NAMES[k] for k in keys]
+    scale = alt.Scale(domain=domain, range=[COLOURS[k] for k in keys])
+    return alt.Color(f"{field}:N", title=None, scale=scale, **({} if legend else {"legend": None}))
+
+
+def condition_colour(conditions, legend=True):
+    linearized = sorted((c for c in conditions if c != "baseline"), key=lambda c: int(c.removeprefix("relu_")))
+    keys = dict(zip(linearized, ("fewer", "more", "mix", "identity"), strict=False)) | {"baseline": "baseline"}
+    scale = alt.Scale(domain=[condition_name(c) for c in conditions], range=[COLOURS[keys[c]] for c in conditions])
+    return alt.Color("condition:N", title=None, scale=scale, **({} if legend else {"legend": None}))
+
+
+def dash_of(sources, legend=True):
+    symbol = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeColor=COLOURS["published"])
+    dashes = [[1, 0], [5, 3], [2, 2]][: len(sources)]
+    return alt.StrokeDash(
+        "source:N", title=None, scale=alt.Scale(domain=sources, range=dashes), legend=symbol if legend else None
+    )
+
+
+def shape_of(sources, **legend):
+    """Solid circles, published diamonds; `sources` as far as they occur."""
+    shapes = {MEASURED: "circle", "first N": "triangle-up", PUBLISHED: "diamond"}
+    symbol = alt.Legend(symbolFillColor="transparent", symbolStrokeColor=COLOURS["published"], **legend)
+    return alt.Shape(
+        "source:N", title=None, scale=alt.Scale(domain=sources, range=[shapes[k] for k in sources]), legend=symbol
+    )
+
+
+def sources_of(rows):
+    return [k for k in (MEASURED, "first N", PUBLISHED) if any(r["source"] == k for r in rows)]
+
+
+def ghost_opacity(solid, strength):
+    return alt.condition(f"datum.source == {solid!r}", alt.value(strength), alt.value(0.6))
+
+
+def ghost_points(base, sources=(PUBLISHED,)):
+    return (
+        base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
+        .mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9)
+        .encode(color=alt.value(COLOURS["published"]), shape=shape_of(list(sources)))
+    )
+
+
+def points_with_intervals(base, x, rows):
+    """Filled points with rules for their intervals, and hollow published ones where `rows` hold any."""
+    measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+    intervals = measured.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=2, opacity=0.7)
+    layers = [intervals.encode(x="lo:Q", x2="hi:Q")]
+    sources = sources_of(rows)
+    points = measured.mark_point(filled=True, size=70, opacity=1).encode(x=x)
+    if PUBLISHED in sources:
+        return [*layers, points.encode(shape=shape_of(sources)), ghost_points(base.encode(x=x), sources)]
+    return [*layers, points]
+
+
+def curve_layers(rows, ghosts, x, y, colour, tips):
+    """Lines with bands where there are intervals, and dashed published lines."""
+    layers = []
+    banded = [r for r in rows if r.get("lo") is not None]
+    if banded:
+        layers.append(chart_of(banded).mark_area(opacity=0.18).encode(x=x, y="lo:Q", y2="hi:Q", color=colour))
+    dash = {"strokeDash": dash_of([MEASURED, PUBLISHED])} if ghosts else {}
+    if ghosts:
+        hollow = alt.OverlayMarkDef(filled=False, size=26, strokeDash=[1, 0], opacity=0.7)
+        ghost = chart_of(ghosts).mark_line(strokeWidth=1.5, opacity=0.7, point=hollow)
+        layers.append(ghost.encode(x=x, y=y, color=colour, tooltip=tips, **dash))
+    line = chart_of(rows).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=38, strokeDash=[1, 0]))
+    return [*layers, line.encode(x=x, y=y, color=colour, tooltip=tips, **dash)]
+
+
+def line_chart(
+    rows, conditions, x_title, y_title, height, x_scale=None, y_scale=None, y_axis=None, hollow=None, x_values=None
+):
+    values = list(x_values or sorted({r["x"] for r in rows}))
+    x = alt.X(
+        "x:Q",
+        title=x_title,
+        axis=alt.Axis(values=values, format="d"),
+        scale=x_scale or alt.Scale(nice=False, padding=12),
+    )
+    y = alt.Y(
+        "value:Q", title=y_title, **({"scale": y_scale} if y_scale else {}), **({"axis": y_axis} if y_axis else {})
+    )
+    tips = [
+        tip("condition:N", "condition"),
+        tip("source:N", "source"),
+        tip("x:Q", x_title),
+        tip("value:Q", y_title, ".6f"),
+        *interval_tips(".6f"),
+    ]
+    colour = condition_colour(conditions)
+    solid = [r for r in rows if r["source"] not in (PUBLISHED, hollow)]
+    ghosts = [r for r in rows if r["source"] == PUBLISHED]
+    layers = curve_layers(solid, ghosts, x, y, colour, tips)
+    if hollow:
+        marks = [r for r in rows if r["source"] == hollow]
+        points = chart_of(marks).mark_point(size=60, strokeWidth=1.5)
+        layers.append(points.encode(x=x, y=y, color=colour, tooltip=tips, shape=shape_of([hollow], orient="bottom")))
+    chart = alt.layer(*layers)
+    return chart if hollow else house(chart, height)
+
+
+def series_rows(conditions, field, xs, published):
+    rows = []
+    for c in conditions:
+        intervals = c.get(f"{field}_ci") or [None] * len(c[field])
+        rows += [
+            estimate({"condition": condition_name(c["condition"]), "x": x, "source": MEASURED}, value, interval)
+            for x, value, interval in zip(xs, c[field], intervals, strict=False)
+        ]
+    known = [c["condition"] for c in conditions]
+    for key, values in (published or {}).items():
+        rows += [
+            estimate({"condition": condition_name(key, known), "x": x, "source": PUBLISHED}, value, None)
+            for x, value in zip(xs, values, strict=False)
+        ]
+    return rows
+
+
+def estimate(labels, value, interval):
+    low, high = interval if interval else (None, None)
+    return labels | {"value": value, "lo": low, "hi": high}
+
+
+def curve_rows(key, points, source):
+    rows = []
+    for p in points:
+        low, high = p.get("ratio_ci") or (None, None)
+        rows.append(
+            {
+                "condition": NAMES[key],
+                "source": source,
+                "n": p.get("n", p.get("n_linearized")),
+                "ratio": p["ratio"],
+                "ppl": p.get("ppl"),
+                "lo": low,
+                "hi": high,
+            }
+        )
+    return rows
+
+
+def clip_to_log(rows, low):
+    """Intervals that reach zero or below are cut at a fifth of the smallest value, where the axis is logarithmic."""
+    if low <= 0:
+        return rows
+    return [r | {"lo": max(r["lo"], low / 5)} if r["lo"] is not None else r for r in rows]
+
+
+def threshold_lines(levels, axis):
+    rows = [{"level": t} for t in levels]
+    return (
+        chart_of(rows)
+        .mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3], opacity=0.9)
+        .encode(**{axis: "level:Q"}, tooltip=[tip("level:Q", "threshold")])
+    )
+
+
+def law_points(law, n, least):
+    steps = [round(math.exp(math.log(n) * i / 24), 4) for i in range(25)] if n > 1 else [1.0]
+    points = [{"rank": r, "size": law["C"] * r ** -law["alpha"]} for r in steps]
+    return [p for p in points if p["size"] >= least / 2]
+
+
+def reach_of(rows, field):
+    """The values and the ends of their intervals, for an axis that holds them all."""
+    return [r[k] for r in rows for k in (field, "lo", "hi") if r.get(k) is not None]
+
+
+def log_scale(values):
+    positive = [v for v in values if v > 0]
+    high = max(positive)
+    low = max(min(positive), high * 1e-4)
+    margin = (high / low) ** 0.04 if high > low else 1.1
+    return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False)
+
+
+def symlog_scale(values, constant):
+    low, high = min(0, *values), max(0, *values)
+    return alt.Scale(type="symlog", constant=constant, domain=[low * 1.3, high * 1.2], nice=False)
+
+
+def percent_axis(values=None):
+    return alt.Axis(format=".2~p", **({"values": values} if values else {}))
+
+
+def signed_ticks(values, least=0.001):
+    """Ticks 1, 3, 10, 30, ... per mille on both sides of zero, from `least` as far as the values go."""
+    steps = [s * 10**e for e in range(-3, 4) for s in (1, 3) if s * 10**e >= least]
+    top, bottom = max(values), min(values)
+    positive = [s for s in steps if s <= top * 1.5]
+    negative = [-s for s in steps if bottom < 0 and s <= -bottom * 1.5]
+    return sorted([*negative[-5:], 0, *positive[-7:]])
+
+
+def ratio_ticks(rows):
+    top = max(r["ratio"] for r in rows)
+    low = min(r["ratio"] for r in rows)
+    steps = [0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]
+    wanted = [s for s in steps if low * 0.95 <= s <= top * 1.05]
+    return [s for s in wanted if s not in (1.2,)] if top > 3 else wanted
+
+
+def speed_ticks(values):
+    """Ticks of a speed-up's logarithmic axis: at every fifth below one and a half, at 2, 3, 5, 10, ... above."""
+    steps = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 30, 50, 100]
+    low, high = min(*values, 1), max(*values, 1)
+    return [s for s in steps if low * 0.9 <= s <= high * 1.1]
+
+
+def roofline_colours(n):
+    """Softmax in the baseline's ink, then the conditions' colours in the order of their ReLU heads."""
+    return [COLOURS[k] for k in ("baseline", "fewer", "more", "mix", "identity", "l1")][:n]
+
+
+def legend_values(top):
+    return [v for v in (-1, -0.1, -0.01, 0, 0.01, 0.1, 1) if abs(v) <= top * 1.2]
+
+
+def name_of(head):
+    return f"L{head['layer']}H{head['head']}"
+
+
+def ranked_name(head):
+    return f"{name_of(head)}  {head['rank_2k']} → {head['rank_full']}" if head.get("rank_full") else name_of(head)
