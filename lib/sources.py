@@ -1,0 +1,117 @@
+"""Which of the project's modules a module reaches, told from the source, and digests of what they say.
+
+A module belongs with what it imports, at its top or inside a function, and with the data files that it names and that
+lie beside it (`glossary.yaml`, a folder `schema`, `*.json`). Nothing is imported to find out.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+from lib.errors import InputError
+from lib.layout import ROOT
+
+PACKAGES = ("lib", "kernels", "report")
+DATA_NAME = re.compile(r"[\w*][\w.*-]*", re.ASCII)
+
+
+def reached(modules: Iterable[str]) -> list[str]:
+    """The named modules (`lib.engine.scoring`), the packages that hold them, and all they import, sorted.
+
+    Names outside the project are left out. Raises `InputError` for a module that does not parse.
+    """
+    found: set[str] = set()
+    stack = [name for module in modules for name in _own(module)]
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack += imports(_tree(name), _package(name))
+    return sorted(found)
+
+
+def imports(tree: ast.AST, package: str = "") -> Iterator[str]:
+    """The project's modules that a syntax tree imports; `package` is where its relative imports start."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _own(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield from _own(f"{base}.{alias.name}")
+
+
+def digests(modules: Iterable[str]) -> dict[str, str]:
+    """`{module: digest}` of all that the named modules reach; comments and layout do not count, data files do."""
+    return {name: _digest(name) for name in reached(modules)}
+
+
+def digest_of(modules: Iterable[str]) -> str:
+    """One digest over everything that the named modules reach."""
+    state = hashlib.sha256()
+    for name, digest in digests(modules).items():
+        state.update(f"{name} {digest}\n".encode())
+    return state.hexdigest()
+
+
+def _own(name: str) -> list[str]:
+    """`lib.a.b` as the modules that importing it loads, `["lib", "lib.a", "lib.a.b"]`, as far as they are ours."""
+    parts = name.split(".")
+    if parts[0] not in PACKAGES:
+        return []
+    names = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return [name for name in names if _path(name) is not None]
+
+
+def _path(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    paths = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _package(name: str) -> str:
+    return name if _path(name).name == "__init__.py" else name.rpartition(".")[0]
+
+
+def _tree(name: str) -> ast.Module:
+    path = _path(name)
+    stat = path.stat()
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)[0]
+
+
+@cache
+def _parsed(path: Path, mtime: int, size: int) -> tuple[ast.Module, str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path.relative_to(ROOT)}: does not parse ({error})") from None
+    return tree, hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _digest(name: str) -> str:
+    path = _path(name)
+    stat = path.stat()
+    tree, said = _parsed(path, stat.st_mtime_ns, stat.st_size)
+    state = hashlib.sha256(said.encode())
+    for file in _data(tree, path.parent):
+        state.update(f"\n{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return state.hexdigest()
+
+
+def _data(tree: ast.Module, folder: Path) -> list[Path]:
+    """Files beside a module that its source names, Python's own apart; of a folder, all in it."""
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    found: set[Path] = set()
+    for word in words:
+        if DATA_NAME.fullmatch(word) and word.strip("*."):
+            for path in folder.glob(word):
+                if path.is_file():
+                    found.add(path)
+                elif not (path / "__init__.py").is_file():
+                    found |= {inner for inner in path.rglob("*") if inner.is_file()}
+    return sorted(path for path in found if path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts)
