@@ -6,15 +6,28 @@ Works in any floating-point type and on any device, and differentiates. Half-pre
 float32 and rounded once, at the end. Memory is O(T S) per head.
 """
 
+import math
+
 import torch
 
 from kernels.inputs import CLAMP, checked
 
 
-def tolerance(dtype):
-    """Largest relative error in norm that a kernel may have against float64: rounding of its result and its sums."""
+def tolerance(dtype, n_layers=1):
+    """Largest relative error in norm that a kernel may have against float64: rounding of its result and its sums.
+
+    Through `n_layers` layers such errors, which do not depend on each other, add up in their squares.
+    """
     sums = torch.promote_types(dtype, torch.float32)
-    return 2 * torch.finfo(dtype).eps + 4 * torch.finfo(sums).eps
+    return (2 * torch.finfo(dtype).eps + 4 * torch.finfo(sums).eps) * n_layers**0.5
+
+
+def relative_error(value, reference):
+    """‖value − reference‖ / ‖reference‖ of tensors, or lists of them, in float64; infinite where one is not finite."""
+    value, reference = (torch.stack(x) if isinstance(x, list) else x for x in (value, reference))
+    value, reference = value.double(), reference.double()
+    error = float((value - reference).norm() / reference.norm())
+    return error if math.isfinite(error) else math.inf
 
 
 def visible(n_queries, n_keys, n_visible, device=None):

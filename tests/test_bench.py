@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lib.timing.engine_bench import Bench, Row, best_of_5, ppl_error, refine
+from lib.timing.engine_bench import EngineBench, Row, best_of_5, ppl_error, refine
 
 
 def test_no_ratio_without_agreement():
@@ -17,7 +17,7 @@ def test_no_ratio_without_agreement():
 
 @pytest.fixture(scope="module")
 def bench():
-    return Bench("tiny", seed=3)
+    return EngineBench("tiny", seed=3)
 
 
 def test_the_ladder_step_agrees(bench):

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from lib.timing import clock, kernel_bench
 def small(monkeypatch):
     """A bench whose rates are given, so that no large product is timed."""
     monkeypatch.setattr(clock, "rates", lambda device: {"matmul_fp32": 1e9, "matmul_bf16": 1e9, "copy": 1e9})
-    return kernel_bench.Bench("cpu", budget=0.05)
+    return kernel_bench.KernelBench("cpu", budget=0.05)
 
 
 def test_a_row_names_everything(small, capsys):
@@ -77,12 +78,12 @@ def test_graphs_are_a_row_of_their_own(small, monkeypatch):
             raise RuntimeError("no capture")
         return lambda: f"replay of {run}"
 
-    def alternating(contenders, device, budget):
+    def alternating(contenders, device, budget, warm_up):
         assert {label: run() for label, run in contenders.items()} == {
             "relu": "replay of first",
             "sdpa flash": "replay of second",
         }
-        return {label: {"ms": 2.0 - (label == "relu"), "ms_q20": 1, "ms_q80": 2} for label in contenders}
+        return {label: np.array([2e-3 - 1e-3 * (label == "relu")]) for label in contenders}
 
     monkeypatch.setattr(kernel_bench, "graphed", graphed)
     monkeypatch.setattr(clock, "alternating", alternating)
@@ -105,7 +106,7 @@ def test_a_row_that_fails_stops_no_other(monkeypatch, tmp_path, capsys):
         kernel_bench, "jobs", lambda device: [("backward", "off", "no shape"), ("mixed", "whole", (1, 2), 3)]
     )
     monkeypatch.setattr(
-        kernel_bench.Bench, "mixed", lambda self, name, *rest: self.rows.append({"name": name, "rest": rest})
+        kernel_bench.KernelBench, "mixed", lambda self, name, *rest: self.rows.append({"name": name, "rest": rest})
     )
     written = []
     result = kernel_bench.run("cpu", save=lambda result: written.append(json.loads(json.dumps(result))))
@@ -123,7 +124,7 @@ def test_jobs_fit_what_they_call(device):
     """What no test here can run is at least called rightly, and no two rows share a name."""
     names = []
     for method, name, *arguments in kernel_bench.jobs(device):
-        inspect.signature(getattr(kernel_bench.Bench, method)).bind(None, name, *arguments)
+        inspect.signature(getattr(kernel_bench.KernelBench, method)).bind(None, name, *arguments)
         names.append(name)
     assert len(set(names)) == len(names)
     if device == "cpu":

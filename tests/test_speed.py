@@ -5,7 +5,8 @@ import pytest
 import tiny_models
 import torch
 
-from kernels import measured
+from kernels import measured, naive
+from lib.analysis import flops
 from lib.engine import dispatch
 from lib.engine.generation import generate
 from lib.engine.interventions import Plan
@@ -20,10 +21,10 @@ PLANS = {
 
 
 def test_everything_takes_turns_after_a_turn_that_does_not_count(monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(speedups.time, "perf_counter", lambda: next(clock))
+    ticks = iter(range(1000))
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(ticks))
     calls = []
-    seconds = clock.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, "cpu")
+    seconds = clock.alternating({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, "cpu", 3)
     assert "".join(calls) == "ab" * 4
     assert {name: own.tolist() for name, own in seconds.items()} == {"a": [1, 1, 1], "b": [1, 1, 1]}
 
@@ -39,11 +40,11 @@ def test_rows_of_p1(monkeypatch):
     }
     monkeypatch.setattr(
         speedups,
-        "alternate",
-        lambda actions, runs, device, label: {cell: np.full(runs, taken[cell]) for cell in actions},
+        "alternating",
+        lambda actions, device, runs, label: {cell: np.full(runs, taken[cell]) for cell in actions},
     )
     protocols = {"recomputed": (False, "naive"), "cached": (True, "cpu")}
-    rows = speedups.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
+    rows = speedups.generation_speeds(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
     found = {(row["condition"], row["protocol"]): row for row in rows}
     assert {cell: row["tok_per_s"] for cell, row in found.items()} == {cell: 4 / s for cell, s in taken.items()}
     assert {cell: row["relative"] for cell, row in found.items()} == {
@@ -63,13 +64,13 @@ def test_kernel_rows_of_p1_share_one_baseline(monkeypatch):
     taken = {("baseline", "cached"): 1.0, ("relu_3", "cached"): 2.0, ("relu_3", "cached/kernel"): 0.8}
     asked = []
 
-    def alternate(actions, runs, device, label):
+    def alternating(actions, device, runs, label):
         asked.extend(actions)
         return {cell: np.full(runs, taken[cell]) for cell in actions}
 
-    monkeypatch.setattr(speedups, "alternate", alternate)
+    monkeypatch.setattr(speedups, "alternating", alternating)
     protocols = {"cached": (True, "naive"), "cached/kernel": (True, "cpu")}
-    rows = speedups.measure(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
+    rows = speedups.generation_speeds(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0)
     assert asked == list(taken)
     assert [(row["condition"], row["protocol"], row["backend"], row["relative"]) for row in rows] == [
         ("baseline", "cached", "sdpa", 0),
@@ -99,7 +100,7 @@ def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, off, shown):
 
     monkeypatch.setattr(speedups, "graph_decoder", decoder)
     protocols = {"cached/naive": (True, "naive"), "graph/triton": ("graph", "triton")}
-    rows = speedups.measure(model, "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
+    rows = speedups.generation_speeds(model, "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
     assert [row["condition"] for row in rows if row["protocol"] == "cached"] == ["baseline", "relu_3"]
     found = [row for row in rows if row["protocol"] == "graph"]
     assert [row["condition"] for row in found] == shown
@@ -149,7 +150,7 @@ def test_the_share_of_attention_is_taken_pair_by_pair(monkeypatch):
     """A machine that slows down between the pairs leaves the share as it is."""
     ladder = speedups.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=3, n_new=4)
     taken = {"attention": np.array([1.0, 10.0, 3.0]), "prefill": np.array([4.0, 40.0, 4.0])}
-    monkeypatch.setattr(speedups, "alternate", lambda actions, runs, device, label: {k: taken[k] for k in actions})
+    monkeypatch.setattr(speedups, "alternating", lambda actions, device, runs, label: {k: taken[k] for k in actions})
     assert ladder.attention_share() == 0.25
     taken["prefill"] = np.array([0.5, 5.0, 1.0])
     assert ladder.attention_share() == 1
@@ -165,14 +166,14 @@ def test_a_kernel_that_disagrees_has_no_speed(monkeypatch):
     monkeypatch.setattr(dispatch, "mixed_attention", wrong)
     row = next(row for row in ladder.rows() if row["what"] == "attention" and row["n_linearized"] == 3)
     assert not row["agrees"]
-    assert row["error"] > clock.TOLERANCE[torch.float32]
+    assert row["error"] > naive.tolerance(torch.float32)
     assert "speedup" not in row
 
 
 def test_one_shape_beside_softmax(monkeypatch):
     taken = {"softmax": 3.0, "relu": 2.0}
     monkeypatch.setattr(
-        speedups, "alternate", lambda actions, runs, device, label: {k: np.full(runs, taken[k]) for k in actions}
+        speedups, "alternating", lambda actions, device, runs, label: {k: np.full(runs, taken[k]) for k in actions}
     )
     row = speedups.one_shape("cpu", torch.float32, "cpu", 3, 0, shape=(1, 2, 70, 16))
     assert (row["agrees"], row["n_linearized"], row["seconds"], row["speedup"]) == (True, 2, 2, 1.5)
@@ -211,14 +212,13 @@ def test_what_becomes_of_the_promised_tokens():
 
 def test_errors_are_relative_and_never_nan():
     one = torch.ones(4)
-    assert clock.relative_error(one * 1.5, one) == pytest.approx(0.5)
-    assert clock.relative_error(one * float("nan"), one) == float("inf")
+    assert naive.relative_error(one * 1.5, one) == pytest.approx(0.5)
+    assert naive.relative_error(one * float("nan"), one) == float("inf")
 
 
 def test_machine_rates_and_the_points_under_them():
-    flops, bytes_per_second = clock.machine_rates(torch.float32, "cpu", size=64, runs=3)
-    assert flops > 1e6
-    assert bytes_per_second > 1e6
+    assert clock.product_rate(torch.float32, "cpu", [(64, 64, 64)], rounds=3) > 1e6
+    assert clock.copy_rate("cpu", rounds=3) > 1e6
     shape = flops.Shape(n_layer=2, n_head=4, n_kv_head=2, d_head=8, n_embd=32, n_inner=48, vocab_size=97)
     rows = [{"what": "attention", "n_linearized": 3, "agrees": True, "seconds": 0.5}]
     rows += [rows[0] | {"agrees": False}, rows[0] | {"what": "prefill"}]

@@ -1,27 +1,11 @@
 """What a reader needs to believe a number and to make it again."""
 
-import contextlib
 import datetime
-import importlib.metadata
-import os
-import platform
 import subprocess
 from functools import cache
 
+from lib import machine
 from lib.layout import ROOT
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "numpy",
-    "scipy",
-    "altair",
-    "papermill",
-    "nbconvert",
-    "triton",
-)
 
 
 @cache
@@ -38,14 +22,6 @@ def git_state():
         return None, None
 
 
-def versions():
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def provenance(profile, parameters, seed, model, corpus, device, backend, started, seconds):
     """What a reader needs to believe a number and to make it again. All times stand under `times`."""
     commit, dirty = git_state()
@@ -57,8 +33,8 @@ def provenance(profile, parameters, seed, model, corpus, device, backend, starte
         "seed": seed,
         "model": model,
         "corpus": corpus,
-        "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": machine.versions(),
+        "machine": machine.system(),
         "device": device,
         "backend": backend,
         "times": {

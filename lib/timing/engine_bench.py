@@ -7,31 +7,31 @@ median of the rounds with the 20 % and 80 % quantiles; it is withheld unless bot
 
 import argparse
 import json
-import os
 import platform
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from kernels import naive
+from lib import machine
 from lib.analysis import flops
 from lib.engine import dispatch
 from lib.engine.generation import continuation_nll, generate
 from lib.engine.interventions import Plan
 from lib.engine.reference import Reference
 from lib.engine.scoring import Evaluator
+from lib.files import replacing
 from lib.model.packed_linear import Linear
 from lib.store import Store
+from lib.timing.clock import product_rate, timed
 
-TOLERANCE = 1e-5  # relative, of PPL, in float32
 DRIFT = 1e-2  # relative, of PPL, allowed to bfloat16
 FULL_CHUNKS, SCAN_CHUNKS = 245, 2
 V_PASSES = 1 + 10 + 1 + 11  # V1, V2's ten heads, V3, V4's ladder
@@ -43,6 +43,7 @@ SHAPES = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257},
     "tiny": {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": 512, "vocab_size": 97},
 }
+TOLERANCE = naive.tolerance(torch.float32, SHAPES["gpt2"]["n_layer"])  # relative, of PPL
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Row:
         }
 
 
-class Bench:
+class EngineBench:
     """One model, both methods, and the timings so far."""
 
     def __init__(self, shape, seed, dtype="float32"):
@@ -307,51 +308,28 @@ def edits_of(plan):
     return {(layer, head): mode for layer, head, mode in plan.heads}
 
 
-def timed(work, *args, **settings):
-    started = time.perf_counter()
-    result = work(*args, **settings)
-    return time.perf_counter() - started, result
-
-
 def ppl_error(found, expected):
     """Relative difference of the PPLs of two rows of negative log-likelihoods."""
     expected = np.asarray(expected, dtype=np.float64)
     return abs(float(np.exp(np.asarray(found, dtype=np.float64).mean() - expected.mean())) - 1)
 
 
-def product_rate(dtype, packed=False, repeats=5):
-    """This machine's best rate of matrix products, FLOP/s, over squares and the model's own shapes.
-
-    `torch.mm`, or with `packed` the products with packed weights that the engine uses (`lib.model.packed_linear`).
-    """
-    best = 0.0
-    for m, k, n in [(2048, 2048, 2048), (1024, 768, 3072), (1024, 3072, 768), (4096, 4096, 4096)]:
-        a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
-        product = Linear(b, n_rows=m) if packed else partial(torch.mm, mat2=b.T.contiguous())
-        best = max([best, *(2 * m * k * n / timed(product, a)[0] for _ in range(repeats))])
-    return best
-
-
-def machine():
-    """What the figures were measured on."""
-    names = [line.split(":", 1)[1].strip() for line in cpu_info() if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "backend": dispatch.resolve("auto", "cpu"),
-        "float32_gflop_per_s": product_rate(torch.float32) / 1e9,
-        "float32_packed_gflop_per_s": product_rate(torch.float32, packed=True) / 1e9,
-        "bfloat16_gflop_per_s": product_rate(torch.bfloat16) / 1e9,
+def measured_on():
+    """The machine, and its best rates of products over squares and the model's own shapes."""
+    shapes = [(2048, 2048, 2048), (1024, 768, 3072), (1024, 3072, 768), (4096, 4096, 4096)]
+    rates = {
+        "float32_gflop_per_s": product_rate(torch.float32, "cpu", shapes) / 1e9,
+        "float32_packed_gflop_per_s": product_rate(torch.float32, "cpu", shapes, packed_product) / 1e9,
+        "bfloat16_gflop_per_s": product_rate(torch.bfloat16, "cpu", shapes) / 1e9,
     }
+    known = {"cpu": machine.processor(), **machine.system(), "threads": torch.get_num_threads()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return known | versions | {"backend": dispatch.resolve("auto", "cpu")} | rates
 
 
-def cpu_info():
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
+def packed_product(b, n_rows):
+    """a ↦ a bᵀ by the products with packed weights that the engine uses."""
+    return Linear(b, n_rows=n_rows)
 
 
 def peak_memory(shape, n_chunks):
@@ -361,7 +339,7 @@ def peak_memory(shape, n_chunks):
 
 
 def use_memory(shape, n_chunks):
-    bench = Bench(shape, seed=0)
+    bench = EngineBench(shape, seed=0)
     del bench.reference
     engine = bench.evaluator(bench.tokens(n_chunks))
     means = engine.means(n_chunks)
@@ -379,10 +357,10 @@ def own_peak():
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def measure(shape, rounds, seed):
+def engine_figures(shape, rounds, seed):
     """The whole benchmark as the content of `engine.json`."""
-    bench = Bench(shape, seed)
-    facts = machine()
+    bench = EngineBench(shape, seed)
+    facts = measured_on()
     rows = []
     with torch.no_grad():
         bench.reference.nll(bench.tokens(1)[0])
@@ -451,13 +429,11 @@ def main(arguments=None):
     if chosen.memory:
         use_memory(chosen.shape, chosen.memory)
         return
-    found = measure(chosen.shape, chosen.rounds, chosen.seed)
+    found = engine_figures(chosen.shape, chosen.rounds, chosen.seed)
     show_rest(found)
     if chosen.out:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = chosen.out.with_suffix(".partial")
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-        partial.replace(chosen.out)
+        with replacing(chosen.out) as path:
+            path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\nwritten to {chosen.out}")
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels import naive
+from lib import machine
 from lib.engine import dispatch
+from lib.errors import first_line
+from lib.files import replacing
 from lib.timing import clock
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -62,7 +66,7 @@ def disagreement(run, q, k, v, is_relu=None):
     return float((error / size).sqrt())
 
 
-class Bench:
+class KernelBench:
     """Collects rows and what could not run, on one device."""
 
     def __init__(self, device, budget):
@@ -106,6 +110,11 @@ class Bench:
                 self.skipped.append({"name": name, "contender": label, "reason": reason})
         return kept
 
+    def times(self, contenders):
+        """`clock.spread` of each contender, all in turn."""
+        taken = clock.alternating(contenders, self.device, budget=self.budget, warm_up=2)
+        return {label: clock.spread(seconds) for label, seconds in taken.items()}
+
     def replayed(self, name, ours, rivals, *rest):
         """`compare` once more, every contender replayed from a CUDA graph: the device's time, not the host's."""
         if self.device == "cuda":
@@ -127,7 +136,7 @@ class Bench:
         }
         self.rows.append(row)
         if row["agrees"]:
-            times = clock.alternating({"relu": ours, **rivals}, self.device, self.budget)
+            times = self.times({"relu": ours, **rivals})
             softmax = {label: t for label, t in times.items() if label.startswith("sdpa")}
             fastest = min(softmax, key=lambda label: softmax[label]["ms"])
             rate = flops / (times["relu"]["ms"] / 1e3)
@@ -140,7 +149,7 @@ class Bench:
             }
             if n_bytes:
                 row["share_of_copy"] = n_bytes / (times["relu"]["ms"] / 1e3) / self.rates["copy"]
-        print(line(row), flush=True)
+        print(printed(row), flush=True)
 
     def attention(self, name, shape, kind, graph=False):
         """Causal attention of one shape against every softmax and every other way to ReLU; `graph` adds a row."""
@@ -175,10 +184,7 @@ class Bench:
         # The last head of the last batch, whole, in float64.
         exact = [x[-1:, -1:].detach().double().requires_grad_() for x in leaves]
         wanted = torch.autograd.grad(naive.relu_attention(*exact), exact, grad[-1:, -1:].double())
-        error = max(
-            float((got[-1:, -1:].double() - want).norm() / want.norm())
-            for got, want in zip(ours(), wanted, strict=True)
-        )
+        error = max(naive.relative_error(got[-1:, -1:], want) for got, want in zip(ours(), wanted, strict=True))
         rivals, flops = self.usable(name, rivals), 2.5 * forward_flops(leaves[0])
         self.compare(name, ours, rivals, error, flops, "bf16", backend=backend)
 
@@ -236,8 +242,8 @@ class Bench:
         heads = [(layer, head) for layer, flags in enumerate(layers) for head, flag in enumerate(flags) if flag]
         with torch.no_grad(), apply(model.float(), Plan.of("relu", heads), backend="naive"):
             want = model(tokens[None, :-1].long()).logits[0, -1].double()
-        error = float((decoder.logits.double() - want).norm() / want.norm())
-        allowed = 10 * naive.tolerance(torch.bfloat16)
+        error = naive.relative_error(decoder.logits, want)
+        allowed = naive.tolerance(torch.bfloat16, N_LAYER)
         row = {
             "name": name,
             "ratio": None,
@@ -249,13 +255,11 @@ class Bench:
         self.rows.append(row)
         if row["agrees"]:
             n_steps = n_prompt + n_new - 1
-            times = clock.alternating(
+            times = self.times(
                 {
                     "graph": lambda: decoder.generate(prompt, n_new),
                     "no graph": lambda: decoder.generate(prompt, n_new, graph=False),
-                },
-                self.device,
-                self.budget,
+                }
             )
             seconds_per_token = times["graph"]["ms"] / 1e3 / n_steps
             bound = decoder.bytes_per_token(n_steps / 2) / self.rates["copy"]
@@ -266,7 +270,7 @@ class Bench:
                 "steps": n_steps,
                 "times": times,
             }
-        print(line(row), flush=True)
+        print(printed(row), flush=True)
 
 
 def _gradients(z, leaves, grad):
@@ -340,10 +344,10 @@ def graphed(run):
 
 
 def _reason(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
-def line(row):
+def printed(row):
     """One row as printed."""
     if not row["agrees"]:
         return f"{row['name']:24} disagrees with float64: {row['error']:.1e}, allowed {row['allowed']:.1e}; no speed"
@@ -362,12 +366,12 @@ def line(row):
 
 def run(device, budget=3.0, save=lambda result: None):
     """Every row that `device` can measure, with the machine it was measured on; `save` gets them after every row."""
-    bench = Bench(device, budget)
-    machine = clock.machine(device)
+    bench = KernelBench(device, budget)
+    measured_on = {"date": datetime.now(UTC).isoformat(timespec="seconds")} | machine.described(device)
 
     def result():
         kept = {"rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped, "failed": bench.failed}
-        return machine | kept
+        return measured_on | kept
 
     for method, name, *arguments in jobs(device):
         bench.attempt(getattr(bench, method), name, *arguments)
@@ -376,7 +380,7 @@ def run(device, budget=3.0, save=lambda result: None):
 
 
 def jobs(device):
-    """`(method of Bench, name of the row, its arguments)`."""
+    """`(method of KernelBench, name of the row, its arguments)`."""
     if device != "cuda":
         for kind in TYPES:
             for length in (1024, 4096):
@@ -409,10 +413,10 @@ def main():
     if not here[device]:
         parser.error(f"device '{device}' is not there: choose one of {', '.join(n for n in here if here[n])}")
     words = {"provenance": arguments.provenance} if arguments.provenance else {}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
 
     def save(result):
-        arguments.out.write_text(json.dumps(result | words, indent=1) + "\n")
+        with replacing(arguments.out) as path:
+            path.write_text(json.dumps(result | words, indent=1) + "\n")
 
     result = run(device, arguments.budget, save)
     for skipped in result["skipped"]:

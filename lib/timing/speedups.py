@@ -4,21 +4,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kernels import naive
 from lib.analysis import bootstrap, flops
 from lib.engine import dispatch
 from lib.engine.generation import generate
 from lib.engine.interventions import apply
 from lib.model.adapters import adapter
-from lib.timing.clock import TOLERANCE, alternate, relative_error
+from lib.timing.clock import alternating
 
 
-def synchronize(device):
-    kind = torch.device(device).type
-    if kind != "cpu":
-        getattr(torch, kind).synchronize()
-
-
-def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
+def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed):
     """Rows of P1: median tokens/s of `runs` timed generations after one untimed, with intervals over the runs.
 
     plans: `{condition: Plan}`, the first without heads; protocols: `{name: (how, backend)}`, where a name may go on
@@ -41,7 +36,7 @@ def measure(model, device, prompt, n_new, plans, protocols, runs, seed):
         reference.setdefault(base, (first, name))
     actions = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
     actions = {cell: run for cell, run in actions.items() if run and actions[reference[cell[1].split("/")[0]]]}
-    seconds = alternate(actions, runs, device, "generation")
+    seconds = alternating(actions, device, runs, label="generation")
     rows = []
     for condition, name in actions:
         own, base = seconds[condition, name], name.split("/")[0]
@@ -93,7 +88,7 @@ class Ladder:
         self.arch, self.runs, self.seed = adapter(model), runs, seed
         self.tokens = torch.as_tensor(tokens[:1], dtype=torch.long, device=device)
         self.prompt, self.n_new = tokens[:1, : min(n_prompt, tokens.shape[1] // 2)], min(n_new, tokens.shape[1] // 2)
-        self.tolerance = TOLERANCE.get(model.dtype, 1e-4)
+        self.tolerance = naive.tolerance(model.dtype, self.arch.n_layer)
         self.decoders = {}
         with torch.inference_mode():
             self.resid = self.arch.embed(self.tokens)
@@ -134,7 +129,7 @@ class Ladder:
             "prefill": lambda: self.prefill(0, self.backend),
         }
         with torch.inference_mode():
-            seconds = alternate(actions, self.runs, self.device, "attention's share")
+            seconds = alternating(actions, self.device, self.runs, label="attention's share")
         return min(1.0, float(np.median(seconds["attention"] / seconds["prefill"])))
 
     def graph(self, n, backend):
@@ -159,12 +154,12 @@ class Ladder:
         for what, run in kinds.items():
             with torch.inference_mode():
                 errors = {
-                    n: relative_error(run(n, self.backend), run(n, "naive")) if n or what == "graph" else 0.0
+                    n: naive.relative_error(run(n, self.backend), run(n, "naive")) if n or what == "graph" else 0.0
                     for n in self.plans
                 }
                 agreeing = {n: max(errors[0], error) <= self.tolerance for n, error in errors.items()}
                 actions = {n: (lambda n=n, run=run: run(n, self.backend)) for n, agrees in agreeing.items() if agrees}
-                seconds = alternate(actions, self.runs, self.device, what)
+                seconds = alternating(actions, self.device, self.runs, label=what)
             for n, agrees in agreeing.items():
                 row = {"what": what, "n_linearized": n, "agrees": agrees, "error": errors[n]}
                 if agrees:
@@ -186,11 +181,11 @@ def one_shape(device, dtype, backend, runs, seed, shape=(1, 12, 1024, 64)):
         "relu": lambda: dispatch.relu_attention(q, k, v, backend=backend),
     }
     with torch.inference_mode():
-        error = relative_error(actions["relu"](), dispatch.relu_attention(q, k, v, backend="naive"))
+        error = naive.relative_error(actions["relu"](), dispatch.relu_attention(q, k, v, backend="naive"))
         row = {"what": "attention", "n_linearized": shape[1], "shape": list(shape), "error": error}
-        row["agrees"] = error <= TOLERANCE.get(dtype, 1e-4)
+        row["agrees"] = error <= naive.tolerance(dtype)
         if row["agrees"]:
-            seconds = alternate(actions, runs, device, "GPT-2's shape")
+            seconds = alternating(actions, device, runs, label="GPT-2's shape")
             speedup, ends = bootstrap.median_ci(seconds["softmax"] / seconds["relu"], seed)
             row |= {"seconds": float(np.median(seconds["relu"])), "speedup": speedup, "speedup_ci": ends}
     return row

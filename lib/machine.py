@@ -1,0 +1,59 @@
+"""What a figure was measured on, said once: versions, system, processor, device. Without torch where none is asked."""
+
+import os
+import platform
+from importlib import metadata
+
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy"),
+    *("altair", "papermill", "nbconvert", "triton"),
+)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's own name, or at least its kind."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def system() -> dict:
+    """`{system, processor, cores}`: what stands in the provenance of every section."""
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
+def device_name(device: str) -> str:
+    """The GPU's name; for a CPU the processor's, with its widest vector unit as PyTorch sees it."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def described(device: str) -> dict:
+    """What a timing on `device` must travel with: its name, versions, threads."""
+    import torch
+
+    found = versions()
+    if device == "cuda":
+        found |= {"cuda": torch.version.cuda, "hip": torch.version.hip, "cudnn": torch.backends.cudnn.version()}
+    return {
+        "device": device,
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": found,
+    }
