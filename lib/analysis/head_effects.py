@@ -130,17 +130,12 @@ def ranking(heads: Sequence[Head], deltas: Sequence[float]) -> list[list[int]]:
 
 def ranks(values: Sequence[float]) -> list[int]:
     """Rank of each value, 1 the largest; equal values keep their order."""
-    order = np.argsort(-np.asarray(values, dtype=float), kind="stable")
-    result = np.empty(len(order), dtype=int)
-    result[order] = np.arange(1, len(order) + 1)
-    return result.tolist()
+    return rankdata(-np.asarray(values, dtype=float), method="ordinal").astype(int).tolist()
 
 
 def ranks_ci(draws: np.ndarray) -> list[Interval]:
     """Interval of each figure's rank (1 the largest) from draws `[n_figures, draws]`."""
-    order = np.argsort(-np.asarray(draws), axis=0, kind="stable")
-    places = np.empty_like(order)
-    np.put_along_axis(places, order, np.broadcast_to(np.arange(1, len(order) + 1)[:, None], order.shape), axis=0)
+    places = rankdata(-np.asarray(draws), method="ordinal", axis=0)
     return [[int(end) for end in interval(row, measured_only=True)] for row in places]
 
 

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from scipy.stats import binomtest
+
 from lib.analysis.head_effects import spearman
 from lib.results.query import lookup
 
@@ -86,11 +88,10 @@ def all_of(verdicts: Iterable[str]) -> str:
     return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts or not verdicts else HOLDS
 
 
-def wilson(k: int, n: int, z: float = 1.959964) -> Ends:
+def wilson(k: int, n: int) -> Ends:
     """Wilson's 95 % interval of the share k / n."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return centre - half, centre + half
+    ends = binomtest(k, n).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def _ends(row: Mapping, key: str) -> Ends:
