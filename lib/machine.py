@@ -4,10 +4,27 @@ import os
 import platform
 from importlib import metadata
 
+from lib.errors import InputError
+
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy"),
     *("altair", "papermill", "nbconvert", "triton"),
 )
+
+
+def check_packages() -> None:
+    """`InputError` where the index's package `kernels` is installed: one of the two would be taken for the other.
+
+    transformers imports that name where its metadata is there, and would find this repository's `kernels/`.
+    """
+    try:
+        found = metadata.version("kernels")
+    except metadata.PackageNotFoundError:
+        return
+    raise InputError(
+        f"the package kernels {found} is installed beside this repository's own kernels/, and transformers would mix"
+        " them up; remove it: python -m pip uninstall kernels"
+    )
 
 
 def versions() -> dict[str, str]:

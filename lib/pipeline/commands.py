@@ -16,6 +16,7 @@ import nbformat
 
 from lib.errors import InputError
 from lib.layout import ROOT, build_root
+from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
 from lib.pipeline import notebooks
 from lib.pipeline.execution import Kernels, execute
@@ -156,6 +157,7 @@ def main(words=None):
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     args = parser.parse_args(words)
     try:
+        check_packages()
         overrides = dict(args.given)
         if args.task == "list":
             for nb in discover().values():
