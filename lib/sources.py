@@ -47,7 +47,7 @@ def imports(tree: ast.AST, package: str = "") -> Iterator[str]:
 
 
 def digests(modules: Iterable[str]) -> dict[str, str]:
-    """`{module: digest}` of all that the named modules reach; comments and layout do not count, data files do."""
+    """`{module: digest}` of all that the named modules reach; comments, docstrings and layout do not count, data do."""
     return {name: _digest(name) for name in reached(modules)}
 
 
@@ -90,7 +90,19 @@ def _parsed(path: Path, mtime: int, size: int) -> tuple[ast.Module, str]:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{path.relative_to(ROOT)}: does not parse ({error})") from None
+    _drop_docstrings(tree)
     return tree, hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _drop_docstrings(tree: ast.Module) -> None:
+    """Takes away what only readers see; a module that prints its own `__doc__` keeps them."""
+    nodes = list(ast.walk(tree))
+    if any(isinstance(node, ast.Name) and node.id == "__doc__" for node in nodes):
+        return
+    for node in nodes:
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
 
 
 def _digest(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a module reaches is what importing it loads, and a digest changes with what is said, not with how it is laid out."""
+"""What a module reaches is what importing it loads, and a digest changes with what is said, not with its layout."""
 
 import subprocess
 import sys
@@ -24,7 +24,8 @@ def house(tmp_path, monkeypatch):
     write("lib/a/top.py", "import json\nfrom lib.b import middle\n\n\ndef f():\n    from lib.a import late\n")
     write("lib/a/late.py", "from . import beside\nfrom ..b.deep import x\n")
     write("lib/a/beside.py")
-    write("lib/b/middle.py", "import lib.b.deep as d\n")
+    write("lib/b/told.py", '"""Says itself."""\nprint(__doc__)\n')
+    write("lib/b/middle.py", "import lib.b.deep as d\nfrom lib.b import told\n\n\ndef f():\n    pass\n")
     write("lib/b/deep.py", 'x = 1  # one\nFILE = "numbers.json"\nFOLDER = "schema"\n')
     write("lib/b/numbers.json", "[1]")
     write("lib/b/schema/one.json", "{}")
@@ -35,8 +36,9 @@ def house(tmp_path, monkeypatch):
 
 def test_imports_inside_functions_relative_ones_and_packages_are_followed(house):
     own = ["lib", "lib.a", "lib.a.beside", "lib.a.late", "lib.a.top", "lib.b", "lib.b.deep", "lib.b.middle"]
+    own += ["lib.b.told"]
     assert sources.reached(["lib.a.top"]) == own
-    assert sources.reached(["lib.b.middle", "json", "lib.nowhere"]) == ["lib", "lib.b", "lib.b.deep", "lib.b.middle"]
+    assert sources.reached(["lib.b.deep", "json", "lib.nowhere"]) == ["lib", "lib.b", "lib.b.deep"]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,13 @@ def test_imports_inside_functions_relative_ones_and_packages_are_followed(house)
     [
         ("lib/b/deep.py", 'x = 2\nFILE = "numbers.json"\nFOLDER = "schema"\n', True),
         ("lib/b/deep.py", 'x = 1  # in other words\nFILE = "numbers.json"\n\nFOLDER = ("schema")\n', False),
+        ("lib/b/middle.py", "import lib.b.deep as d\nfrom lib.b import told\n\n\ndef f():\n    return 1\n", True),
+        (
+            "lib/b/middle.py",
+            '"""M."""\nimport lib.b.deep as d\nfrom lib.b import told\n\n\ndef f():\n    """F."""\n    pass\n',
+            False,
+        ),
+        ("lib/b/told.py", '"""Says itself differently."""\nprint(__doc__)\n', True),
         ("lib/b/numbers.json", "[2]", True),
         ("lib/b/schema/two.json", "{}", True),
         ("lib/b/other.json", "[2]", False),

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from lib.engine import dispatch
-from lib.engine.interventions import CONSTANT_MODES, Plan, apply, mode_z, pick, weights
+from lib.engine.interventions import Plan, apply
+from lib.engine.modes import by_weights, constants, heads_z, look_up
 from lib.errors import InputError
 from lib.model.adapters import adapter
 from lib.progress import progress
@@ -30,7 +31,7 @@ def generate(
     """`n_new` tokens after each row of `prompts` [B, P]; int32 [B, n_new].
 
     Greedy at temperature 0; else sampled, each row with its own seed from `seeds` [B]. `means` [n_layer, n_head,
-    d_head] are needed by plans with `mean` heads. `cached=False` recomputes the whole sequence for each token.
+    d_head] are needed by plans that say so. `cached=False` recomputes the whole sequence for each token.
     A `label` names the work in a progress bar.
     `InputError` when prompt and new tokens do not fit the model's positions.
     """
@@ -95,7 +96,10 @@ class _Decoder:
 
     def __init__(self, arch, plan, means, backend):
         self.arch, self.backend = arch, backend
-        self.layers = [self._layer(plan.layer(layer), layer, means) for layer in range(arch.n_layer)]
+        self.layers = [
+            self._layer(plan.layer(layer), layer, None if means is None else means[layer])
+            for layer in range(arch.n_layer)
+        ]
 
     def groups(self, n_rows, n_max):
         """Slices of rows, as equal as can be, whose caches of `n_max` positions fit `CACHE_BYTES`."""
@@ -149,13 +153,13 @@ class _Decoder:
         """Residuals [B, T, E] after the last layer for T further tokens, which the cache then holds."""
         arch, start = self.arch, cache.length
         resid = arch.embed(tokens, start)
-        for layer, (modes, constants, bias, kv_bias) in enumerate(self.layers):
+        for layer, (changed, constant, bias, kv_bias) in enumerate(self.layers):
             q, k, v = arch.qkv(layer, resid, start)
             keys, values = cache.append(layer, k, v - kv_bias)
             attend = self._one_query if tokens.shape[1] == 1 else self._many_queries
-            z = attend(q, keys, values, modes, arch.scale(layer)).transpose(1, 2) + bias
-            for head, constant in constants.items():
-                z[:, :, head] = constant
+            z = attend(q, keys, values, changed, arch.scale(layer)).transpose(1, 2) + bias
+            for head, own in constant.items():
+                z[:, :, head] = own
             resid = arch.mlp(layer, arch.attention_out(layer, resid, z.flatten(2)))
         cache.length = start + tokens.shape[1]
         return resid
@@ -168,18 +172,10 @@ class _Decoder:
 
     def _layer(self, edits, layer, means):
         """({mode: heads} of changed weights, {head: z} of constants, v̄ [H, d], v̄ of the kv heads [H_kv, 1, d])."""
-        bias = self.arch.value_bias(layer)
-        constants = {head: bias[head] for head, mode in edits.items() if mode == "zero"}
-        constants |= {
-            head: torch.as_tensor(means[layer][head]).to(bias) for head, mode in edits.items() if mode == "mean"
-        }
-        modes = {}
-        for head, mode in edits.items():
-            if mode not in CONSTANT_MODES:
-                modes.setdefault(mode, []).append(head)
-        return modes, constants, bias, bias[:: self.arch.n_head // self.arch.n_kv_head, None]
+        bias, group = self.arch.value_bias(layer), self.arch.n_head // self.arch.n_kv_head
+        return by_weights(edits.items()), constants(edits, bias, means), bias, bias[::group, None]
 
-    def _many_queries(self, q, keys, values, modes, scale):
+    def _many_queries(self, q, keys, values, changed, scale):
         """Folded z [B, H, T, d] for T queries at the end of the S cached positions."""
         group, n_queries, n_keys = q.shape[1] // keys.shape[1], q.shape[2], keys.shape[2]
         mask = None
@@ -188,31 +184,31 @@ class _Decoder:
         z = F.scaled_dot_product_attention(
             q, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=group > 1
         )
-        for mode, heads in modes.items():
-            kv = [head // group for head in heads]
-            parts = pick(q, heads), pick(keys, kv), pick(values, kv)
-            z[:, heads] = mode_z(mode, *parts, scale=scale, backend=self.backend)
+        for name, heads in changed.items():
+            z[:, heads] = heads_z(name, heads, q, keys, values, scale=scale, backend=self.backend)
         return z
 
-    def _one_query(self, q, keys, values, modes, scale):
+    def _one_query(self, q, keys, values, changed, scale):
         """Folded z [B, H, 1, d] of the newest position.
 
         On a CPU all heads' scores at once, then each head's own weights; elsewhere the backend's decoding kernel.
         """
         n_head, n_kv_head = q.shape[1], keys.shape[1]
-        if self.backend != "cpu" and set(modes) == {"relu"}:
-            is_relu = [head in modes["relu"] for head in range(n_head)]
+        if self.backend != "cpu" and changed and all(look_up(name).is_relu for name in changed):
+            relu = {head for heads in changed.values() for head in heads}
+            is_relu = [head in relu for head in range(n_head)]
             return dispatch.mixed_attention(q, keys, values, is_relu, scale=scale, backend=self.backend)
         grouped = (q * scale).view(len(q), n_kv_head, -1, q.shape[-1])
         scores = torch.matmul(grouped, keys.mT).view(len(q), n_head, -1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         pattern = scores.softmax(-1)
-        for mode, heads in modes.items():
-            own = scores[:, heads]
-            if mode == "factored":
+        for name, heads in changed.items():
+            mode, own = look_up(name), scores[:, heads]
+            if mode.features is not None:
                 kv = [head // (n_head // n_kv_head) for head in heads]
-                own = torch.matmul(q[:, heads].relu() * scale, keys[:, kv].relu().mT)[:, :, 0].to(scores.dtype)
-            pattern[:, heads] = weights(mode, own)
+                queries, own_keys = mode.featured(q[:, heads]) * scale, mode.featured(keys[:, kv])
+                own = torch.matmul(queries, own_keys.mT)[:, :, 0].to(scores.dtype)
+            pattern[:, heads] = mode.pattern(own)
         return torch.matmul(pattern.to(values.dtype).view(*grouped.shape[:3], -1), values).view_as(q)
 
 

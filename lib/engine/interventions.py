@@ -4,37 +4,26 @@
     with apply(model, plan):
         logits = model(tokens).logits
 
-Modes, with s = scale q kᵀ, masked positions 0, and v̄ the value bias (`Decoder.value_bias`):
-
-    zero       z = v̄                                mean      z = the given mean of the head's z
-    relu       w = relu(s) / max(row sum, 1e-8)      l1        w = |s| / max(row sum, 1e-8)
-    identity   w = s / max(row sum of |s|, 1e-8)     factored  w = relu(q) · relu(k)ᵀ scale / max(row sum, 1e-8)
-
-The weights act in the basis in which the value bias has been folded into the output bias, as in TransformerLens'
-default weight processing: z_folded = w (v - v̄), and back in the model's own basis z = w (v - v̄) + v̄. Where a row
-of w sums to 1 this is w v; a row without a positive score gives v̄, and rows of `identity`, which may sum to
-anything in [-1, 1], do not shrink or flip the constant v̄. In a model without value bias v̄ is 0.
+What a mode is stands in `lib.engine.modes`.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
 from lib.engine import dispatch
+from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
-from lib.model.adapters import adapter
+from lib.model.adapters import Decoder, adapter
 
-MODES = ("zero", "mean", "relu", "l1", "identity", "factored")
-CONSTANT_MODES = ("zero", "mean")
-KERNEL_MODES = ("relu", "factored")
-CLAMP = 1e-8
 IMPLEMENTATION = "head_plan"
-QUERY_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -46,39 +35,44 @@ class Plan:
     def __post_init__(self):
         heads = tuple(sorted((int(layer), int(head), mode) for layer, head, mode in self.heads))
         for _, _, mode in heads:
-            if mode not in MODES:
-                raise InputError(f"mode '{mode}' is unknown: choose one of {', '.join(MODES)}")
+            look_up(mode)
         for first, second in pairwise(heads):
             if first[:2] == second[:2]:
                 raise InputError(f"head L{first[0]}H{first[1]} stands twice in one plan: name each head once")
         object.__setattr__(self, "heads", heads)
 
     @classmethod
-    def of(cls, mode, heads):
+    def of(cls, mode: str, heads: Iterable[tuple[int, int]]) -> "Plan":
         """The plan that does `mode` to every `(layer, head)` of `heads`."""
         return cls(tuple((layer, head, mode) for layer, head in heads))
 
-    def __or__(self, other):
+    def __or__(self, other: "Plan") -> "Plan":
         """Both plans; where both name a head, `other` decides."""
         modes = {(layer, head): mode for layer, head, mode in self.heads + other.heads}
         return Plan(tuple((*head, mode) for head, mode in modes.items()))
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.heads)
 
-    def layer(self, layer):
+    def layer(self, layer: int) -> dict[int, str]:
         """{head: mode} of one layer."""
         return {head: mode for at, head, mode in self.heads if at == layer}
 
     @property
-    def needs_means(self):
-        return any(mode == "mean" for _, _, mode in self.heads)
+    def needs_means(self) -> bool:
+        """Whether some head's z comes from the means."""
+        return any(look_up(mode).needs_means for *_, mode in self.heads)
 
-    def key(self):
+    @property
+    def needs_kernel(self) -> bool:
+        """Whether a kernel computes some head, so that its result depends on which."""
+        return any(look_up(mode).kernel for *_, mode in self.heads)
+
+    def key(self) -> str:
         """The plan as text, equal for equal plans."""
         return ",".join(f"L{layer}H{head}:{mode}" for layer, head, mode in self.heads) or "baseline"
 
-    def check(self, arch, means=None):
+    def check(self, arch: Decoder, means: Tensor | None = None) -> None:
         """`InputError` unless `arch` has every head, and `means` [n_layer, n_head, d_head] is there if needed."""
         for layer, head, _ in self.heads:
             if not (0 <= layer < arch.n_layer and 0 <= head < arch.n_head):
@@ -90,30 +84,12 @@ class Plan:
             return
         shape = (arch.n_layer, arch.n_head, arch.d_head)
         if means is None:
-            raise InputError(f"the plan sets heads to their mean, but no means were given: pass means {list(shape)}")
+            raise InputError(f"the plan takes heads' z from their means, but none were given: pass means {list(shape)}")
         if tuple(means.shape) != shape:
             raise InputError(f"means have the shape {list(means.shape)}, this model needs {list(shape)}")
 
 
-def mode_z(mode, q, k, v, *, scale, mask=None, backend="auto"):
-    """z [B, n, T, d] of heads under one of the modes that change the attention weights, in the folded basis.
-
-    q [B, n, T, d], k and v [B, n, S, d]: one key and value head per query head, v without its value bias. `mask` is
-    bool, broadcastable to [B, n, T, S], True where a query may look; None means causal, bottom right aligned.
-    Every head is computed by itself, so it does not depend on the heads beside it.
-    """
-    if mask is None and mode == "factored":
-        q, k = q.relu(), k.relu()
-    if mask is None and mode in KERNEL_MODES:
-        return dispatch.relu_attention(q, k, v, scale=scale, backend=backend)
-    z = torch.empty_like(q)
-    for b, h in product(range(q.shape[0]), range(q.shape[1])):
-        own_mask = None if mask is None else mask.expand(*q.shape[:2], -1, -1)[b, h]
-        z[b, h] = _weighted(mode, q[b, h], k[b, h], v[b, h], scale, own_mask)
-    return z
-
-
-def softmax_z(q, k, v, *, scale):
+def softmax_z(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """Causal softmax z [B, n, T, d] of q [B, n, T, d] and k, v [B, n_kv, T, d].
 
     bfloat16 is computed in float32 on a CPU, where PyTorch is no slower at that.
@@ -124,53 +100,14 @@ def softmax_z(q, k, v, *, scale):
     return F.scaled_dot_product_attention(q, k, v, **settings)
 
 
-def pick(x, heads):
-    """The given heads of x [B, H, T, d], in that order; a copy of whole rows, which indexing does not make."""
-    return torch.stack([x[:, head] for head in heads], dim=1)
-
-
-def weights(mode, scores):
-    """Row-normalised attention weights of visible `scores` [..., S]; for `factored` give relu(q) · relu(k)ᵀ scale."""
-    w = {"relu": torch.relu, "l1": torch.abs}.get(mode, lambda x: x)(scores)
-    return w / w.abs().sum(-1, keepdim=True).clamp(min=CLAMP)
-
-
-def _weighted(mode, q, k, v, scale, mask):
-    """w v of one head, in at least float32, for q [T, d] and k, v [S, d]."""
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    q, k, v = q.to(dtype) * scale, k.to(dtype), v.to(dtype)
-    if mode == "factored":
-        q, k = q.relu(), k.relu()
-    n_queries, n_keys = q.shape[0], k.shape[0]
-    blocks = []
-    for start in range(0, n_queries, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, n_queries)
-        seen = n_keys if mask is not None else n_keys - n_queries + stop
-        scores = q[start:stop] @ k[:seen].T
-        if mask is None:
-            scores.tril_(n_keys - n_queries + start)
-        else:
-            scores.masked_fill_(~mask[start:stop], 0)
-        blocks.append(weights(mode, scores) @ v[:seen])
-    return torch.cat(blocks)
-
-
 @dataclass(frozen=True)
 class LayerEdits:
     """What one attention module does while a plan is applied to it."""
 
-    modes: dict
-    constants: dict
-    value_bias: torch.Tensor
+    modes: dict[int, str]
+    constants: dict[int, Tensor]
+    value_bias: Tensor
     backend: str
-
-    def heads_by_weights(self):
-        """{mode: [head, ...]} of the heads whose attention weights change."""
-        found = {}
-        for head, mode in sorted(self.modes.items()):
-            if mode not in CONSTANT_MODES:
-                found.setdefault(mode, []).append(head)
-        return found
 
 
 def planned_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
@@ -179,17 +116,17 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
         raise RuntimeError(f"attention '{IMPLEMENTATION}' was handed no mask: it would see the future")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     edits = vars(module).get("_head_edits")
-    changed = edits.heads_by_weights() if edits else {}
+    changed = by_weights(edits.modes.items()) if edits else {}
     causal = _is_causal(attention_mask)
     n_head, group = query.shape[1], query.shape[1] // key.shape[1]
-    softmax = sorted(set(range(n_head)) - {head for heads in changed.values() for head in heads})
+    kept = sorted(set(range(n_head)) - {head for heads in changed.values() for head in heads})
     z = torch.empty_like(query)
-    if softmax:
-        whole = len(softmax) == n_head
-        q = query if whole else pick(query, softmax)
-        k, v = (x if whole else pick(x, [head // group for head in softmax]) for x in (key, value))
+    if kept:
+        whole = len(kept) == n_head
+        q = query if whole else pick(query, kept)
+        k, v = (x if whole else pick(x, [head // group for head in kept]) for x in (key, value))
         plain = causal and query.shape[2] in (1, key.shape[2])
-        z[:, softmax] = F.scaled_dot_product_attention(
+        z[:, kept] = F.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -200,13 +137,13 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
             enable_gqa=q.shape[1] != k.shape[1],
         )
     for mode, heads in changed.items():
-        kv_heads = [head // group for head in heads]
-        bias = edits.value_bias[heads, None]
-        z[:, heads] = bias + mode_z(
+        z[:, heads] = heads_z(
             mode,
-            pick(query, heads),
-            pick(key, kv_heads),
-            pick(value, kv_heads) - bias,
+            heads,
+            query,
+            key,
+            value,
+            value_bias=edits.value_bias,
             scale=scaling,
             mask=None if causal else attention_mask,
             backend=edits.backend,
@@ -234,11 +171,13 @@ AttentionMaskInterface.register(IMPLEMENTATION, _full_mask)
 
 
 @contextmanager
-def apply(model, plan, means=None, backend="auto"):
+def apply(
+    model: PreTrainedModel, plan: Plan, means: Tensor | None = None, backend: str = "auto"
+) -> Iterator[PreTrainedModel]:
     """Applies `plan` to a Hugging Face model inside the block; leaving it, also by an exception, undoes just that.
 
-    `means` [n_layer, n_head, d_head] are needed by plans with `mean` heads; `backend` computes the ReLU heads.
-    Blocks nest: the inner plan is added to the outer one and decides where both name a head. `zero` and `mean`
+    `means` [n_layer, n_head, d_head] are needed by plans that say so; `backend` computes the ReLU heads.
+    Blocks nest: the inner plan is added to the outer one and decides where both name a head. Constant heads
     are set by a pre-hook on the output projection and leave the attention function alone.
     """
     arch = adapter(model)
@@ -246,20 +185,12 @@ def apply(model, plan, means=None, backend="auto"):
     dispatch.resolve(backend, arch.device)
     with ExitStack() as undo:
         for layer in sorted({layer for layer, _, _ in plan.heads}):
-            edits = _layer_edits(arch, layer, plan.layer(layer), means, backend)
-            _attach(arch, layer, edits, undo)
-        if any(mode not in CONSTANT_MODES for _, _, mode in plan.heads):
+            modes, value_bias = plan.layer(layer), arch.value_bias(layer)
+            constant = constants(modes, value_bias, None if means is None else means[layer])
+            _attach(arch, layer, LayerEdits(modes, constant, value_bias, backend), undo)
+        if by_weights((head, mode) for _, head, mode in plan.heads):
             _switch_attention(arch, undo)
         yield model
-
-
-def _layer_edits(arch, layer, modes, means, backend):
-    value_bias = arch.value_bias(layer)
-    constants = {head: value_bias[head] for head, mode in modes.items() if mode == "zero"}
-    for head, mode in modes.items():
-        if mode == "mean":
-            constants[head] = torch.as_tensor(means[layer][head]).to(value_bias)
-    return LayerEdits(modes, constants, value_bias, backend)
 
 
 def _attach(arch, layer, edits, undo):
@@ -270,8 +201,8 @@ def _attach(arch, layer, edits, undo):
         undo.callback(delattr, module, "_head_edits")
     else:
         undo.callback(setattr, module, "_head_edits", outer)
-        constants = {head: z for head, z in outer.constants.items() if head not in edits.modes}
-        edits = replace(edits, modes=outer.modes | edits.modes, constants=constants | edits.constants)
+        still = {head: z for head, z in outer.constants.items() if head not in edits.modes}
+        edits = replace(edits, modes=outer.modes | edits.modes, constants=still | edits.constants)
     module._head_edits = edits
     if edits.constants:
         handle = arch.output_projection(layer).register_forward_pre_hook(_set_constants(module, arch.d_head))

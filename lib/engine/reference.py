@@ -5,12 +5,29 @@ output, all logits kept, no key-value cache. It works literally in the basis tha
 value bias is folded into the output bias, so that `zero` is z = 0 and a row of weights without a positive score
 gives 0. Shares nothing with the engine and runs in any floating-point type.
 
-An edit is {(layer, head): mode}; modes as in the write-up, `mean` needs `means` in the folded basis.
+An edit is {(layer, head): mode}; modes as in the write-up, `mean` needs `means` in the folded basis. Any mode that is
+not written here is an error.
 """
 
 import math
 
 import torch
+
+# mode: z [T, d] of a head from its own z and its mean [d], in the folded basis
+CONSTANTS = {
+    "zero": lambda z, mean: torch.zeros_like(z),
+    "mean": lambda z, mean: mean.to(z.dtype).expand_as(z),
+}
+# mode: weights [T, T] of a head from its scores [T, T], the future -inf in them, and q and k [T, d]. The future is set
+# to 0 afterwards, and each row divided by the sum of its absolute weights.
+PATTERNS = {
+    "relu": lambda s, q, k: s.relu(),
+    "l1": lambda s, q, k: s.abs(),
+    "identity": lambda s, q, k: s,
+    "factored": lambda s, q, k: q.relu() @ k.relu().T / math.sqrt(q.shape[-1]),
+    "uniform": lambda s, q, k: torch.ones_like(s),
+    "softmax": lambda s, q, k: s.softmax(-1),
+}
 
 
 class Reference:
@@ -32,25 +49,40 @@ class Reference:
             self.eps, self.theta = config.rms_norm_eps, config.rope_parameters["rope_theta"]
 
     @torch.no_grad()
-    def logits(self, tokens, edits=None, means=None, seen_z=None):
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        edits: dict[tuple[int, int], str] | None = None,
+        means: torch.Tensor | None = None,
+        seen_z: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Logits [T, vocab_size] of token ids [T].
 
         `means` [n_layer, n_head, d_head]; `seen_z`, a list, receives every layer's z [T, n_head, d_head]. Both are
         in the folded basis.
         """
         edits = edits or {}
+        for mode in edits.values():
+            if mode not in CONSTANTS and mode not in PATTERNS:
+                raise ValueError(f"mode {mode!r} is not written in the reference")
         tokens = torch.as_tensor(tokens, dtype=torch.long)
         resid = self._embed(tokens)
         for layer in range(self.n_layer):
             q, k, v, output_weight, output_bias = self._attention_parts(layer, resid)
             scores = q @ k.transpose(-1, -2) / math.sqrt(self.d_head)
             future = torch.ones(len(tokens), len(tokens), dtype=torch.bool).triu(1)
-            pattern = scores.masked_fill(future, -math.inf).softmax(-1)
+            scores = scores.masked_fill(future, -math.inf)
+            pattern = scores.softmax(-1)
             for head in range(self.n_head):
-                pattern[head] = self._hook_pattern(edits.get((layer, head)), pattern, scores, q, k, future, head)
+                mode = edits.get((layer, head))
+                if mode in PATTERNS:
+                    w = PATTERNS[mode](scores[head], q[head], k[head]).masked_fill(future, 0)
+                    pattern[head] = w / w.abs().sum(-1, keepdim=True).clamp(min=1e-8)
             z = (pattern @ v).transpose(0, 1)
             for head in range(self.n_head):
-                z[:, head] = self._hook_z(edits.get((layer, head)), z, means, layer, head)
+                mode = edits.get((layer, head))
+                if mode in CONSTANTS:
+                    z[:, head] = CONSTANTS[mode](z[:, head], None if means is None else means[layer][head])
             if seen_z is not None:
                 seen_z.append(z.clone())
             resid = resid + z.flatten(1) @ output_weight + output_bias
@@ -90,23 +122,6 @@ class Reference:
         if bias is None:
             return torch.zeros(self.n_head, self.d_head, dtype=self.dtype)
         return bias.view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
-
-    def _hook_pattern(self, mode, pattern, scores, q, k, future, head):
-        if mode in (None, "zero", "mean"):
-            return pattern[head]
-        s = scores[head]
-        if mode == "factored":
-            s = q[head].relu() @ k[head].relu().T / math.sqrt(self.d_head)
-        w = {"relu": s.relu(), "l1": s.abs(), "identity": s, "factored": s}[mode].masked_fill(future, 0)
-        return w / w.abs().sum(-1, keepdim=True).clamp(min=1e-8)
-
-    @staticmethod
-    def _hook_z(mode, z, means, layer, head):
-        if mode == "zero":
-            return torch.zeros_like(z[:, head])
-        if mode == "mean":
-            return means[layer][head].to(z.dtype).expand_as(z[:, head])
-        return z[:, head]
 
     def _embed(self, tokens):
         if not self.is_gpt2:

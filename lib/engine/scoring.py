@@ -23,13 +23,15 @@ import torch.nn.functional as F
 
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
-from lib.engine.interventions import CONSTANT_MODES, KERNEL_MODES, Plan, mode_z, pick, softmax_z
+from lib.engine.computed_by import computed_by, sources_digest
+from lib.engine.interventions import Plan, softmax_z
+from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
 from lib.model.adapters import adapter
 from lib.progress import progress
 from lib.store import digest
 
-METRIC_VERSION = "nll-1"
+SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 LOGITS_BLOCK = 2**22  # logits held at once by one worker
 MAX_WORKERS = 8
@@ -60,13 +62,14 @@ class Evaluator:
         self.store = store
         self.model_key = model_key
         self.backend = dispatch.resolve(backend, self.arch.device)
+        self._computed_by = self.arch.device.type, *computed_by(SOURCES, self.arch.device)
         self._chunk_digests = {}
         self._z_sums = {}
 
     def score(self, plans, n_chunks, means=None, label=""):
         """{plan: float32 [n_chunks, n_ctx - 1]} for the first `n_chunks` chunks.
 
-        `means` [n_layer, n_head, d_head] are needed by plans with `mean` heads; `label` names the work in the
+        `means` [n_layer, n_head, d_head] are needed by plans that say so; `label` names the work in the
         progress bar. `InputError` for a plan that does not fit the model, for too many chunks, and for logits that
         are not finite.
         """
@@ -153,8 +156,9 @@ class Evaluator:
         return scores, jobs
 
     def _key(self, plan, chunk, means):
-        used = [torch.as_tensor(means[at][head]).tolist() for at, head, mode in plan.heads if mode == "mean"]
-        kernel = self.backend if any(mode in KERNEL_MODES for *_, mode in plan.heads) else None
+        needed = [(layer, head) for layer, head, mode in plan.heads if look_up(mode).needs_means]
+        used = [torch.as_tensor(means[layer][head]).tolist() for layer, head in needed]
+        kernel = self.backend if plan.needs_kernel else None
         return digest(*self._base_key("score", chunk), kernel, plan.key(), np.array(used))
 
     def _z_key(self, chunk):
@@ -163,7 +167,7 @@ class Evaluator:
     def _base_key(self, kind, chunk):
         if chunk not in self._chunk_digests:
             self._chunk_digests[chunk] = digest(self.tokens[chunk].numpy(force=True))
-        return kind, METRIC_VERSION, self.model_key, str(self.dtype), self.arch.device.type, self._chunk_digests[chunk]
+        return kind, *self._computed_by, self.model_key, str(self.dtype), self._chunk_digests[chunk]
 
     @torch.inference_mode()
     def _walk_chunk(self, chunk, plans, means):
@@ -220,16 +224,10 @@ class Evaluator:
             heads = sorted(set(range(arch.n_head)) - edited)
             kv = [head // group for head in heads]
             z[:, heads] = softmax_z(pick(q, heads), pick(k, kv), pick(v, kv), scale=scale)
-        needed = {}
-        for head, mode in sorted({change for edit in by_edit for change in edit}):
-            if mode not in CONSTANT_MODES:
-                needed.setdefault(mode, []).append(head)
         changed = {}
-        for mode, heads in needed.items():
-            kv = [head // group for head in heads]
-            bias = arch.value_bias(layer)[heads, None]
-            folded = pick(v, kv) - bias
-            found = mode_z(mode, pick(q, heads), pick(k, kv), folded, scale=scale, backend=self.backend) + bias
+        for mode, heads in by_weights({change for edit in by_edit for change in edit}).items():
+            settings = {"value_bias": arch.value_bias(layer), "scale": scale, "backend": self.backend}
+            found = heads_z(mode, heads, q, k, v, **settings)
             changed |= {(head, mode): found[0, i] for i, head in enumerate(heads)}
         return z.transpose(1, 2).flatten(2), changed
 
@@ -238,13 +236,9 @@ class Evaluator:
             return z
         z = z.clone()
         heads = z.view(*z.shape[:2], self.arch.n_head, self.arch.d_head)
+        constant = constants(dict(edit), self.arch.value_bias(layer), None if means is None else means[layer])
         for head, mode in edit:
-            if mode == "zero":
-                heads[:, :, head] = self.arch.value_bias(layer)[head]
-            elif mode == "mean":
-                heads[:, :, head] = torch.as_tensor(means[layer][head]).to(z)
-            else:
-                heads[0, :, head] = changed[head, mode]
+            heads[0, :, head] = constant[head] if head in constant else changed[head, mode]
         return z
 
     def _nll(self, resid, tokens):

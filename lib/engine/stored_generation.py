@@ -1,11 +1,13 @@
 """Part P's generations: self-refinement and best-of-N, every generated token kept in the store."""
 
 import numpy as np
+import torch
 
+from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.generation import continuation_nll, generate
 from lib.store import digest
 
-VERSION = "generation-1"
+SOURCES = sources_digest("lib.engine.generation")
 
 
 class Generator:
@@ -15,12 +17,20 @@ class Generator:
         chosen = run.setup["parameters"]
         self.run, self.model, self.store = run, run.model, run.store
         self.backend = run.backend = run.setup["backend"]
-        self.identity = [VERSION, run.setup["model"]["fingerprint"], chosen["dtype"], self.backend, run.setup["device"]]
+        device = torch.device(run.setup["device"])
+        self.identity = [
+            device.type,
+            *computed_by(SOURCES, device),
+            run.setup["model"]["fingerprint"],
+            chosen["dtype"],
+        ]
 
     def continue_texts(self, texts, n_new, plan, temperature=0.0, seeds=None):
         """`n_new` tokens after each row of `texts` [B, L], int32 [B, n_new]; one seed for each row when sampling."""
         texts = np.ascontiguousarray(texts, dtype=np.int32)
-        key = digest("generate", *self.identity, plan.key(), texts.tobytes(), n_new, repr(temperature), repr(seeds))
+        kernel = self.backend if plan.needs_kernel else None
+        asked = (plan.key(), texts, n_new, repr(temperature), repr(seeds))
+        key = digest("generate", *self.identity, kernel, *asked)
         tokens = self.store.get(key)
         if tokens is None:
             tokens = generate(
@@ -39,7 +49,7 @@ class Generator:
     def nll(self, texts, n_scored):
         """Negative log-likelihoods of the last `n_scored` tokens of each row under the unmodified model, float64."""
         texts = np.ascontiguousarray(texts, dtype=np.int32)
-        key = digest("continuation", *self.identity, texts.tobytes(), n_scored)
+        key = digest("continuation", *self.identity, texts, n_scored)
         nll = self.store.get(key)
         if nll is None:
             nll = continuation_nll(self.model, texts, n_scored)

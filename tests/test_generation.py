@@ -5,7 +5,8 @@ from tiny_models import CONTEXT, MAKERS, VOCAB, gpt2, llama, tokens
 
 from lib.engine import generation
 from lib.engine.generation import continuation_nll, generate
-from lib.engine.interventions import MODES, Plan
+from lib.engine.interventions import Plan
+from lib.engine.modes import MODES
 from lib.engine.reference import Reference
 from lib.errors import InputError
 

@@ -6,7 +6,8 @@ import torch
 from tiny_models import CONTEXT, MAKERS, gpt2, tokens
 
 from lib.engine import scoring
-from lib.engine.interventions import MODES, Plan
+from lib.engine.interventions import Plan
+from lib.engine.modes import MODES
 from lib.engine.reference import Reference
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError

@@ -1,0 +1,33 @@
+"""What computed a score, for its key in the store: the sources, the libraries, the processor."""
+
+from importlib.metadata import version
+
+import torch
+
+from lib.sources import digests
+from lib.store import digest
+
+ROOMS = ("lib.engine", "lib.model", "kernels")
+
+
+def sources_digest(module: str) -> str:
+    """Digest of `module` and of all that it reaches in the rooms that decide a score.
+
+    A module takes its own when it is imported: what is edited afterwards is not what this process runs.
+    """
+    found = digests([module])
+    return digest(*(f"{name} {found[name]}" for name in found if name.startswith(ROOMS)))
+
+
+def computed_by(sources: str, device: torch.device) -> tuple[str, ...]:
+    """`sources`, torch's and transformers' versions and the processor, as parts of a key."""
+    return sources, torch.__version__, version("transformers"), _processor(device)
+
+
+def _processor(device):
+    """The GPU's name, or the vector instructions that torch uses on this CPU: what decides how sums are rounded."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return torch.backends.mps.get_name()
+    return torch.backends.cpu.get_cpu_capability()
