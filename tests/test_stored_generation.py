@@ -6,6 +6,7 @@ import tiny_models
 import torch
 
 from lib.engine import stored_generation
+from lib.engine.generation import generate
 from lib.engine.interventions import Plan
 from lib.store import Store
 
@@ -107,3 +108,42 @@ def test_anything_else_is_generated_anew(run, generator, monkeypatch, other):
     run.setup["model"]["fingerprint"] = other.pop("fingerprint", "f")
     stored_generation.sample(stored_generation.Generator(run), PROMPTS, **given | other)
     assert calls == [1]
+
+
+def test_more_samples_leave_the_first_as_they_are(generator):
+    few, few_tokens = stored_generation.sample(generator, PROMPTS, RELU, 6, 4, 0.9, 10)
+    many, many_tokens = stored_generation.sample(generator, PROMPTS, RELU, 6, 12, 0.9, 10)
+    assert many.shape == (3, 12) and many_tokens.shape == (3, 12, 6)
+    np.testing.assert_array_equal(many_tokens[:, :4], few_tokens)
+    np.testing.assert_allclose(many[:, :4], few, rtol=1e-6)
+    assert len({tuple(row) for row in many_tokens[0]}) > len({tuple(row) for row in few_tokens[0]})
+
+
+def test_the_first_five_are_drawn_as_published(run, generator):
+    seeds = [10 * 1_000_003 + i for i in range(15)]
+    expected = generate(run.model, np.repeat(PROMPTS, 5, axis=0), 6, RELU, temperature=0.9, seeds=seeds)
+    found = stored_generation.sample(generator, PROMPTS, RELU, 6, 7, 0.9, 10)[1]
+    np.testing.assert_array_equal(found[:, :5].reshape(15, 6), expected)
+
+
+def test_no_two_samples_share_a_seed():
+    numbers = range(0, 1000, 3)
+    seeds = {stored_generation.sample_seed(s, p, i) for s in (0, 1, 2**32 - 1) for p in range(50) for i in numbers}
+    assert len(seeds) == 3 * 50 * len(numbers)
+    assert max(seeds) < 2**63
+
+
+def test_another_judge_scores_the_same_tokens(run, generator):
+    own, sampled = stored_generation.sample(generator, PROMPTS, Plan(), 6, 3, 0.9, 10)
+    model = tiny_models.gpt2(seed=8)
+    found = stored_generation.sample_ppl(stored_generation.Judge(run, model, "other"), PROMPTS, sampled)
+    for p in range(3):
+        for s in range(3):
+            text = np.concatenate([PROMPTS[p], sampled[p, s]])
+            assert found[p, s] == pytest.approx(scored(model, text, 6), rel=1e-5)
+    np.testing.assert_array_equal(stored_generation.sample_ppl(generator, PROMPTS, sampled), own)
+
+
+def test_a_run_without_a_second_judge(run):
+    run.setup["judge"] = None
+    assert stored_generation.second_judge(run) is None

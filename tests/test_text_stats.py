@@ -85,6 +85,66 @@ def test_a_difference_over_the_same_prompts_is_paired():
     assert hi < 0 and lo < value < hi
 
 
+def one_by_one(ppl, ns, seed, draws):
+    """The resamples of `best_of_draws` drawn one after another."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        prompts = rng.integers(len(ppl), size=len(ppl))
+        samples = rng.integers(ppl.shape[1], size=ppl.shape)
+        found.append(best_of_n.expected_best_of(ppl[prompts[:, None], samples], ns))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("shape", [(20, 5), (3, 3), (6, 20), (4, 1)])
+def test_all_resamples_at_once_are_those_drawn_one_by_one(shape, monkeypatch):
+    ppl = np.random.default_rng(6).lognormal(2.5, 0.5, shape)
+    ns = sorted({1, min(2, shape[1]), shape[1]})
+    draws = best_of_n.best_of_draws(ppl, ns, seed=7, draws=50)
+    moved = one_by_one(ppl, ns, 7, 50)
+    assert draws - draws[0] == pytest.approx(moved - moved[0], abs=1e-12)
+    monkeypatch.setattr(best_of_n, "BLOCK", 1)
+    np.testing.assert_array_equal(best_of_n.best_of_draws(ppl, ns, seed=7, draws=50), draws)
+
+
+def test_chosen_by_one_and_scored_by_another_against_all_subsets():
+    rng = np.random.default_rng(8)
+    ppl, score = rng.lognormal(2.5, 0.4, (2, 7, 5))
+    for n in range(1, 6):
+        every = np.mean(
+            [
+                [own[choice[np.argmin(row[list(choice)])]] for choice in combinations(range(5), n)]
+                for row, own in zip(ppl, score, strict=True)
+            ]
+        )
+        assert best_of_n.expected_best_of(ppl, [n], score)[0] == pytest.approx(every, rel=1e-12)
+    np.testing.assert_array_equal(
+        best_of_n.best_of_draws(ppl, [1, 5], 3, 40, ppl.copy()), best_of_n.best_of_draws(ppl, [1, 5], 3, 40)
+    )
+
+
+def test_two_judges_that_agree_on_nothing_show_the_winner_s_curse():
+    rng = np.random.default_rng(9)
+    ppl, score = rng.lognormal(2.5, 0.4, (2, 200, 10))
+    own, crossed = best_of_n.BestOf.of(ppl, [1, 10], 1, 200), best_of_n.BestOf.of(ppl, [1, 10], 1, 200, score)
+    assert own.over(10, own, 1)[0] < -0.3
+    low, high = crossed.over(10, crossed, 1)[1]
+    assert low < 0 < high
+
+
+def test_differences_of_best_of_are_those_of_its_draws():
+    rng = np.random.default_rng(10)
+    a, b = (best_of_n.BestOf.of(rng.lognormal(2.5, 0.4, (20, 6)), [1, 3, 6], 2, 300) for _ in range(2))
+    value, ends = a.minus(6, b, 1)
+    assert value == pytest.approx(a.values[2] - b.values[0])
+    assert ends == pytest.approx(np.quantile(a.draws[:, 2] - b.draws[:, 0], [0.025, 0.975]))
+    value, ends = a.over(3, a, 1)
+    assert value == pytest.approx(a.values[1] / a.values[0] - 1)
+    assert ends == pytest.approx(np.quantile(a.draws[:, 1] / a.draws[:, 0] - 1, [0.025, 0.975]))
+    with pytest.raises(InputError, match="the same are needed"):
+        a.minus(1, best_of_n.BestOf.of(rng.lognormal(2.5, 0.4, (20, 6)), [1], 2, 200), 1)
+
+
 def test_bad_samples_are_refused():
     with pytest.raises(InputError, match="finite"):
         best_of_n.first_best_of(np.array([[1.0, np.nan]]), [1])
@@ -92,3 +152,5 @@ def test_bad_samples_are_refused():
         best_of_n.expected_best_of(np.ones((3, 2)), [1, 3])
     with pytest.raises(InputError, match="same prompts"):
         best_of_n.best_of_difference(np.ones((3, 2)), 1, np.ones((4, 2)), 1)
+    with pytest.raises(InputError, match="must agree"):
+        best_of_n.expected_best_of(np.ones((3, 2)), [1], np.ones((3, 3)))

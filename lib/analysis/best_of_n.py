@@ -1,14 +1,65 @@
-"""How repetitive a token sequence is, and what the best of N samples is worth."""
+"""What the best of N samples is worth: chosen by one judge's PPL and scored by the same or by another's.
+
+Where a judge both chooses and scores, the best of N falls with N by construction, even among samples of one quality
+(the winner's curse). Chosen by one and scored by the other, it falls only as far as the two agree.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import comb
 
 from lib.analysis.bootstrap import DRAWS, Interval, interval
 from lib.errors import InputError
+
+BLOCK = 2**22  # samples that are resampled at once
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """Expected score of the best of each N of `ns`: `values` [len(ns)] and their resamples `draws` [n, len(ns)].
+
+    Those made with one seed from samples of one shape are paired by prompt.
+    """
+
+    ns: tuple[int, ...]
+    values: np.ndarray
+    draws: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        ppl: np.ndarray,
+        ns: Sequence[int],
+        seed: int = 0,
+        draws: int = DRAWS,
+        score: np.ndarray | None = None,
+    ) -> BestOf:
+        """From `ppl` [n_prompts, n_samples], by which one chooses, and `score`, the same unless another judges."""
+        return cls(tuple(ns), np.array(expected_best_of(ppl, ns, score)), best_of_draws(ppl, ns, seed, draws, score))
+
+    def ci(self) -> list[Interval]:
+        """The interval of each value."""
+        return [interval(column) for column in self.draws.T]
+
+    def minus(self, n: int, other: BestOf, n_other: int) -> tuple[float, Interval]:
+        """Best of `n` minus the other's best of `n_other`, paired by prompt: below 0, this one is ahead."""
+        (a, a_draws), (b, b_draws) = self._pair(n, other, n_other)
+        return float(a - b), interval(a_draws - b_draws)
+
+    def over(self, n: int, other: BestOf, n_other: int) -> tuple[float, Interval]:
+        """Best of `n` relative to the other's best of `n_other`, minus 1, paired by prompt."""
+        (a, a_draws), (b, b_draws) = self._pair(n, other, n_other)
+        return float(a / b - 1), interval(a_draws / b_draws - 1)
+
+    def _pair(self, n, other, n_other):
+        if self.draws.shape[0] != other.draws.shape[0]:
+            raise InputError(f"{len(self.draws)} and {len(other.draws)} resamples; the same are needed")
+        i, j = self.ns.index(n), other.ns.index(n_other)
+        return (self.values[i], self.draws[:, i]), (other.values[j], other.draws[:, j])
 
 
 def first_best_of(ppl: np.ndarray, ns: Sequence[int]) -> list[float]:
@@ -17,41 +68,48 @@ def first_best_of(ppl: np.ndarray, ns: Sequence[int]) -> list[float]:
     return [float(ppl[:, :n].min(axis=1).mean()) for n in ns]
 
 
-def expected_best_of(ppl: np.ndarray, ns: Sequence[int]) -> list[float]:
-    """The smallest PPL of N samples, mean over all subsets of N of the M samples and over prompts.
+def expected_best_of(ppl: np.ndarray, ns: Sequence[int], score: np.ndarray | None = None) -> list[float]:
+    """The score of the sample of smallest PPL among N, mean over all subsets of N of the M samples and over prompts.
 
     Exact by order statistics: the k-th smallest of M is the least of a subset with probability C(M − k, N − 1)/C(M, N).
-    ppl: `[n_prompts, M]`.
+    ppl: `[n_prompts, M]`; score: of the same shape, `ppl` itself where it is not given.
     """
-    ppl = _checked(ppl, ns)
-    return [float(value) for value in (np.sort(ppl, axis=1) @ _weights(ppl.shape[1], ns)).mean(axis=0)]
+    ppl, score = _pair(ppl, score, ns)
+    return [float(value) for value in (_by_rank(ppl, score) @ _weights(ppl.shape[1], ns)).mean(axis=0)]
 
 
-def best_of_draws(ppl: np.ndarray, ns: Sequence[int], seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+def best_of_draws(
+    ppl: np.ndarray, ns: Sequence[int], seed: int = 0, draws: int = DRAWS, score: np.ndarray | None = None
+) -> np.ndarray:
     """Bootstrap of `expected_best_of` over prompts and, within each prompt, over samples: `[draws, len(ns)]`.
 
     Conditions drawn with the same seed and shape are paired by prompt. A resample of samples holds some of them twice,
     so its best of N is a little worse than that of N different ones; the draws are moved by that known difference,
     which leaves the spread and centres it on the estimate.
     """
-    ppl = _checked(ppl, ns)
+    ppl, score = _pair(ppl, score, ns)
     n_prompts, n_samples = ppl.shape
     rng = np.random.default_rng(seed)
     weights = _weights(n_samples, ns)
+    # one draw's prompts, then one number for each of their samples
+    high = np.repeat([n_prompts, n_samples], [n_prompts, n_prompts * n_samples])
     result = np.empty((draws, len(ns)))
-    for i in range(draws):
-        prompts = rng.integers(n_prompts, size=n_prompts)
-        samples = rng.integers(n_samples, size=(n_prompts, n_samples))
-        result[i] = (np.sort(ppl[prompts[:, None], samples], axis=1) @ weights).mean(axis=0)
-    return result + (expected_best_of(ppl, ns) - _mean_over_resamples(ppl, ns))
+    step = max(1, BLOCK // len(high))
+    for start in range(0, draws, step):
+        drawn = rng.integers(high, size=(min(step, draws - start), len(high)))
+        prompts = drawn[:, :n_prompts, None]
+        samples = drawn[:, n_prompts:].reshape(-1, n_prompts, n_samples)
+        chosen = _by_rank(ppl[prompts, samples], None if score is ppl else score[prompts, samples])
+        result[start : start + step] = (chosen @ weights).mean(axis=1)
+    return result + (expected_best_of(ppl, ns, score) - _mean_over_resamples(ppl, ns, score))
 
 
 def expected_best_of_ci(
     ppl: np.ndarray, ns: Sequence[int], seed: int = 0, draws: int = DRAWS
 ) -> tuple[list[float], list[Interval]]:
     """`expected_best_of` with intervals over prompts and samples, one for each N."""
-    spread = best_of_draws(ppl, ns, seed, draws)
-    return expected_best_of(ppl, ns), [interval(column) for column in spread.T]
+    best = BestOf.of(ppl, ns, seed, draws)
+    return best.values.tolist(), best.ci()
 
 
 def best_of_difference(
@@ -60,9 +118,7 @@ def best_of_difference(
     """Expected best of n_a of condition `a` minus best of n_b of condition `b`, paired by prompt: below 0, `a` wins."""
     if np.shape(a) != np.shape(b):
         raise InputError(f"samples of shape {list(np.shape(a))} and {list(np.shape(b))}; the same prompts are needed")
-    value = expected_best_of(a, [n_a])[0] - expected_best_of(b, [n_b])[0]
-    spread = best_of_draws(a, [n_a], seed, draws)[:, 0] - best_of_draws(b, [n_b], seed, draws)[:, 0]
-    return value, interval(spread)
+    return BestOf.of(a, [n_a], seed, draws).minus(n_a, BestOf.of(b, [n_b], seed, draws), n_b)
 
 
 def _weights(n_samples: int, ns: Sequence[int]) -> np.ndarray:
@@ -71,12 +127,28 @@ def _weights(n_samples: int, ns: Sequence[int]) -> np.ndarray:
     return comb(n_samples - k, n - 1) / comb(n_samples, n)  # [n_samples, len(ns)]
 
 
-def _mean_over_resamples(ppl: np.ndarray, ns: Sequence[int]) -> np.ndarray:
+def _mean_over_resamples(ppl: np.ndarray, ns: Sequence[int], score: np.ndarray) -> np.ndarray:
     """Expectation of the resampled statistic: N subsets without replacement of M draws are N draws with replacement."""
     n_samples = ppl.shape[1]
     k = np.arange(n_samples + 1)[:, None] / n_samples
     survival = (1 - k) ** np.asarray(ns)[None, :]  # P(least of N draws is above the k-th smallest)
-    return (np.sort(ppl, axis=1) @ (survival[:-1] - survival[1:])).mean(axis=0)
+    return (_by_rank(ppl, score) @ (survival[:-1] - survival[1:])).mean(axis=0)
+
+
+def _by_rank(ppl: np.ndarray, score: np.ndarray | None) -> np.ndarray:
+    """Scores [..., n_samples] in the order of their PPLs, smallest first."""
+    if score is None or score is ppl:
+        return np.sort(ppl, axis=-1)
+    return np.take_along_axis(score, np.argsort(ppl, axis=-1, kind="stable"), axis=-1)
+
+
+def _pair(ppl: np.ndarray, score: np.ndarray | None, ns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    if score is None or score is ppl:
+        ppl = _checked(ppl, ns)
+        return ppl, ppl
+    if np.shape(ppl) != np.shape(score):
+        raise InputError(f"PPLs of shape {list(np.shape(ppl))}, scores of {list(np.shape(score))}; they must agree")
+    return _checked(ppl, ns), _checked(score, ns)
 
 
 def _checked(ppl: np.ndarray, ns: Sequence[int]) -> np.ndarray:

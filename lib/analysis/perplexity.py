@@ -42,7 +42,7 @@ def quotient(above: np.ndarray, below: np.ndarray, base: np.ndarray, resampler: 
     """
     return (
         quotient_value(ppl(above) / ppl(base) - 1, ppl(below) / ppl(base) - 1),
-        interval(_quotients(resampler.relative(above, base) - 1, resampler.relative(below, base) - 1)),
+        interval(quotients(resampler.relative(above, base) - 1, resampler.relative(below, base) - 1)),
     )
 
 
@@ -51,7 +51,8 @@ def quotient_value(above: float, below: float) -> float | None:
     return above / below if below else None
 
 
-def _quotients(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def quotients(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below resample by resample; unbounded where `below` is not positive and `above` is, else 0."""
     return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.where(above > 0, np.inf, 0.0))
 
 

@@ -50,15 +50,17 @@ class Evaluator:
 
     `model_key` names the weights (a fingerprint); `dtype` is float32 (exact, the default), bfloat16 or float64, and
     a model of another dtype is copied, not changed; `backend` computes the ReLU heads. Negative log-likelihoods
-    are per predicted token, natural logarithm, float32, T - 1 of each chunk.
+    are per predicted token, natural logarithm, float32, T - 1 of each chunk. `start` is the position of a chunk's first
+    token.
     """
 
-    def __init__(self, model, tokens, store, *, model_key, dtype="float32", backend="auto"):
+    def __init__(self, model, tokens, store, *, model_key, dtype="float32", backend="auto", start=0):
         keep_freed()
         self.dtype = _dtype(dtype)
         model = model if model.dtype == self.dtype else copy.deepcopy(model).to(self.dtype)
         self.arch = adapter(model.eval())
-        self.tokens = _checked_tokens(tokens, self.arch)
+        self.start = start
+        self.tokens = _checked_tokens(tokens, self.arch, start)
         self.store = store
         self.model_key = model_key
         self.backend = dispatch.resolve(backend, self.arch.device)
@@ -167,14 +169,15 @@ class Evaluator:
     def _base_key(self, kind, chunk):
         if chunk not in self._chunk_digests:
             self._chunk_digests[chunk] = digest(self.tokens[chunk].numpy(force=True))
-        return kind, *self._computed_by, self.model_key, str(self.dtype), self._chunk_digests[chunk]
+        key = kind, *self._computed_by, self.model_key, str(self.dtype), self._chunk_digests[chunk]
+        return (*key, "start", self.start) if self.start else key
 
     @torch.inference_mode()
     def _walk_chunk(self, chunk, plans, means):
         """Yields `(plan, nll)` of one chunk; keeps the chunk's z sums when the baseline is among the plans."""
         tokens = self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
         z_sums = []
-        for plan, resid in self._walk(0, self.arch.embed(tokens), plans, means, z_sums):
+        for plan, resid in self._walk(0, self.arch.embed(tokens, self.start), plans, means, z_sums):
             if not plan:
                 self._z_sums[chunk] = np.stack(z_sums)
                 self.store.put(self._z_key(chunk), self._z_sums[chunk])
@@ -214,7 +217,7 @@ class Evaluator:
         Heads that every edit changes have no softmax z: theirs is left undefined.
         """
         arch = self.arch
-        q, k, v = arch.qkv(layer, resid)
+        q, k, v = arch.qkv(layer, resid, self.start)
         scale, group = arch.scale(layer), arch.n_head // arch.n_kv_head
         edited = set.intersection(*({head for head, _ in edit} for edit in by_edit))
         z = torch.empty_like(q)
@@ -289,12 +292,13 @@ def _dtype(dtype):
     return DTYPES[dtype]
 
 
-def _checked_tokens(tokens, arch):
+def _checked_tokens(tokens, arch, start):
     tokens = torch.as_tensor(np.asarray(tokens), dtype=torch.int32)
     if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
         raise InputError(f"tokens have the shape {list(tokens.shape)}: give [n_chunks, n_ctx] with n_ctx of 2 or more")
-    if tokens.shape[1] > arch.n_positions:
-        raise InputError(f"n_ctx {tokens.shape[1]} is too long: this model has {arch.n_positions} positions")
+    if not 0 <= start <= arch.n_positions - tokens.shape[1]:
+        at = f" from position {start}" if start else ""
+        raise InputError(f"n_ctx {tokens.shape[1]}{at} is too long: this model has {arch.n_positions} positions")
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= arch.vocab_size:
         wrong = low if low < 0 else high

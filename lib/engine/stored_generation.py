@@ -5,25 +5,43 @@ import torch
 
 from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.generation import continuation_nll, generate
+from lib.model.loading import load_model, model_folder
 from lib.store import digest
 
 SOURCES = sources_digest("lib.engine.generation")
+ROUND = 5  # samples of each prompt that are generated together
 
 
-class Generator:
-    """Generates and scores with one run's model; what has been generated before comes from the store."""
+class Judge:
+    """An unmodified model that scores texts; the store keeps every score under its fingerprint and how it computes."""
+
+    def __init__(self, run, model, fingerprint):
+        self.model, self.store = model, run.store
+        device = torch.device(run.setup["device"])
+        dtype = run.setup["parameters"]["dtype"]
+        self.identity = [device.type, *computed_by(SOURCES, device), fingerprint, dtype]
+
+    def nll(self, texts, n_scored):
+        """Negative log-likelihoods of the last `n_scored` tokens of each row, float64 [B, n_scored]."""
+        texts = np.ascontiguousarray(texts, dtype=np.int32)
+        key = digest("continuation", *self.identity, texts, n_scored)
+        nll = self.store.get(key)
+        if nll is None:
+            nll = continuation_nll(self.model, texts, n_scored)
+            self.store.put(key, nll)
+        return nll.astype(np.float64)
+
+    def ppl(self, texts, n_scored):
+        """PPL of the last `n_scored` tokens of each row, float64 [B]."""
+        return np.exp(self.nll(texts, n_scored).mean(axis=1))
+
+
+class Generator(Judge):
+    """Generates with one run's model under a plan, and judges without one; what is in the store is not done again."""
 
     def __init__(self, run):
-        chosen = run.setup["parameters"]
-        self.run, self.model, self.store = run, run.model, run.store
+        super().__init__(run, run.model, run.setup["model"]["fingerprint"])
         self.backend = run.backend = run.setup["backend"]
-        device = torch.device(run.setup["device"])
-        self.identity = [
-            device.type,
-            *computed_by(SOURCES, device),
-            run.setup["model"]["fingerprint"],
-            chosen["dtype"],
-        ]
 
     def continue_texts(self, texts, n_new, plan, temperature=0.0, seeds=None):
         """`n_new` tokens after each row of `texts` [B, L], int32 [B, n_new]; one seed for each row when sampling."""
@@ -46,19 +64,14 @@ class Generator:
             self.store.put(key, tokens)
         return tokens
 
-    def nll(self, texts, n_scored):
-        """Negative log-likelihoods of the last `n_scored` tokens of each row under the unmodified model, float64."""
-        texts = np.ascontiguousarray(texts, dtype=np.int32)
-        key = digest("continuation", *self.identity, texts, n_scored)
-        nll = self.store.get(key)
-        if nll is None:
-            nll = continuation_nll(self.model, texts, n_scored)
-            self.store.put(key, nll)
-        return nll.astype(np.float64)
 
-    def ppl(self, texts, n_scored):
-        """PPL of the last `n_scored` tokens of each row under the unmodified model, float64 [B]."""
-        return np.exp(self.nll(texts, n_scored).mean(axis=1))
+def second_judge(run):
+    """The run's second judge, None where the set-up names none."""
+    about = run.setup["judge"]
+    if about is None:
+        return None
+    folder = model_folder(about["place"], "judge")
+    return Judge(run, load_model(folder, run.setup["parameters"]["dtype"], run.setup["device"]), about["fingerprint"])
 
 
 def refine(generator, prompts, plan, n_new, iterations):
@@ -68,20 +81,43 @@ def refine(generator, prompts, plan, n_new, iterations):
     and judged once.
     """
     texts = np.concatenate([prompts, generator.continue_texts(prompts, n_new * iterations, plan)], axis=1)
-    nll = generator.nll(texts, n_new * iterations)
-    return texts, np.stack([np.exp(nll[:, : n_new * k].mean(axis=1)) for k in range(1, iterations + 1)])
+    return texts, growing_ppl(generator, texts, n_new, iterations)
+
+
+def growing_ppl(judge, texts, n_new, iterations):
+    """PPL of the first n_new, 2 · n_new, … of the last `iterations · n_new` tokens of each row, [iterations, B]."""
+    nll = judge.nll(texts, n_new * iterations)
+    return np.stack([np.exp(nll[:, : n_new * k].mean(axis=1)) for k in range(1, iterations + 1)])
 
 
 def sample(generator, prompts, plan, n_new, n_samples, temperature, seed):
     """PPL of `n_samples` samples for each prompt, float64 [B, n_samples], and their tokens [B, n_samples, n_new].
 
-    The seed of a sample depends on its prompt and number alone, so that all conditions draw alike.
+    The seed of a sample depends on its prompt and number alone, so that all conditions draw alike and more samples
+    leave the first ones as they are. They are drawn in rounds of `ROUND`, as many as were published.
     """
-    rows = np.repeat(prompts, n_samples, axis=0)
-    seeds = [seed * 1_000_003 + row for row in range(len(rows))]
-    tokens = generator.continue_texts(rows, n_new, plan, temperature, seeds)
-    ppl = generator.ppl(np.concatenate([rows, tokens], axis=1), n_new)
-    return ppl.reshape(len(prompts), n_samples), tokens.reshape(len(prompts), n_samples, n_new)
+    rounds = []
+    for start in range(0, n_samples, ROUND):
+        size = min(ROUND, n_samples - start)
+        rows = np.repeat(prompts, size, axis=0)
+        seeds = [sample_seed(seed, prompt, start + i) for prompt in range(len(prompts)) for i in range(size)]
+        tokens = generator.continue_texts(rows, n_new, plan, temperature, seeds)
+        ppl = generator.ppl(np.concatenate([rows, tokens], axis=1), n_new)
+        rounds.append((ppl.reshape(len(prompts), size), tokens.reshape(len(prompts), size, n_new)))
+    return tuple(np.concatenate(parts, axis=1) for parts in zip(*rounds, strict=True))
+
+
+def sample_seed(seed, prompt, number):
+    """The seed of a prompt's sample: round after round of `ROUND` samples, each with seeds of its own."""
+    n_round, place = divmod(number, ROUND)
+    return (n_round << 53) + seed * 1_000_003 + prompt * ROUND + place
+
+
+def sample_ppl(judge, prompts, tokens):
+    """PPL under another judge of samples [B, n_samples, n_new] after `prompts` [B, P], float64 [B, n_samples]."""
+    n_prompts, n_samples, n_new = tokens.shape
+    rows = np.concatenate([np.repeat(prompts, n_samples, axis=0), tokens.reshape(-1, n_new)], axis=1)
+    return judge.ppl(rows, n_new).reshape(n_prompts, n_samples)
 
 
 def decode(tokenizer, ids):

@@ -47,13 +47,13 @@ def fetch(kind, key, name, patterns):
         raise InputError(f"{key}: {repo!r} can't be had from the hub ({type(error).__name__}); {instead}") from None
 
 
-def model_folder(name):
-    """The folder of a model, checked to be one that can be loaded without running anybody's code."""
-    folder = fetch("model", "model", name, ["*.json", "*.txt", "*.safetensors", "*.model"])
+def model_folder(name, key="model"):
+    """The folder of a model, the value of parameter `key`, checked to be loadable without running anybody's code."""
+    folder = fetch("model", key, name, ["*.json", "*.txt", "*.safetensors", "*.model"])
     if not (folder / "config.json").is_file():
-        raise InputError(f"model: {name!r} has no config.json; allowed: a folder that save_pretrained has written")
+        raise InputError(f"{key}: {name!r} has no config.json; allowed: a folder that save_pretrained has written")
     if not any(folder.glob("*.safetensors")):
-        raise InputError(f"model: {name!r} has no *.safetensors; allowed: weights as save_pretrained writes them")
+        raise InputError(f"{key}: {name!r} has no *.safetensors; allowed: weights as save_pretrained writes them")
     return folder
 
 

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from lib.analysis import prompts
+from lib.errors import InputError
+
+
+def test_a_paired_difference_by_hand():
+    found = prompts.paired([2.0, 4.0, 9.0], [1.0, 5.0, 3.0])
+    assert found["difference"] == 2.0
+    assert found["relative"] == pytest.approx(15 / 9 - 1)
+    assert (found["lower"], found["of"]) == (1, 3)
+
+
+def test_intervals_against_plain_resampling():
+    rng = np.random.default_rng(1)
+    b = rng.lognormal(2, 0.5, 20)
+    a = b * rng.lognormal(-0.1, 0.1, 20)
+    found = prompts.paired(a, b, seed=3, draws=400)
+    draws = np.random.default_rng(3)
+    differences, relatives = [], []
+    for _ in range(400):
+        chosen = draws.integers(20, size=20)
+        differences.append(np.mean([a[i] - b[i] for i in chosen]))
+        relatives.append(sum(a[i] for i in chosen) / sum(b[i] for i in chosen) - 1)
+    assert found["difference_ci"] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
+    assert found["relative_ci"] == pytest.approx(np.quantile(relatives, [0.025, 0.975]))
+
+
+def test_pairing_tells_what_two_separate_intervals_do_not():
+    rng = np.random.default_rng(2)
+    level = rng.lognormal(1, 0.8, 20)
+    low, high = prompts.paired(level - 0.3 + rng.normal(0, 0.2, 20), level)["difference_ci"]
+    assert high < 0
+    spread = level.std(ddof=1) / np.sqrt(20)
+    assert 2 * 1.96 * spread > 0.3  # the two means' own intervals overlap by far
+    assert high - low < spread
+
+
+def test_its_intervals_cover():
+    rng = np.random.default_rng(4)
+    inside = 0
+    for i in range(200):
+        low, high = prompts.paired(rng.normal(0.5, 1, 30), np.zeros(30) + 1.0, i, 400)["difference_ci"]
+        inside += low <= -0.5 <= high
+    assert 0.88 <= inside / 200 <= 0.98
+
+
+def test_neighbouring_prompts():
+    assert prompts.lag1([1.0, -1.0, 1.0, -1.0]) == pytest.approx(-0.75)
+    assert abs(prompts.lag1(np.random.default_rng(0).normal(size=4000))) < 0.05
+    walk = np.repeat(np.random.default_rng(1).normal(size=300), 4)
+    assert prompts.lag1(walk) == pytest.approx(0.75, abs=0.1)
+    assert prompts.lag1([1.0, 1.0, 1.0]) is None
+    assert prompts.lag1([1.0, 2.0]) is None
+
+
+def test_other_prompts_are_refused():
+    with pytest.raises(InputError, match="the same prompts"):
+        prompts.paired([1.0, 2.0], [1.0])
+    with pytest.raises(InputError, match="one finite number"):
+        prompts.paired([1.0, np.inf], [1.0, 2.0])
+    with pytest.raises(InputError, match="one finite number"):
+        prompts.lag1([])
