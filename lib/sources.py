@@ -8,6 +8,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def reached(modules: Iterable[str]) -> list[str]:
         name = stack.pop()
         if name not in found:
             found.add(name)
-            stack += imports(_tree(name), _package(name))
+            stack += _read(name).imports
     return sorted(found)
 
 
@@ -74,24 +75,32 @@ def _path(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _package(name: str) -> str:
-    return name if _path(name).name == "__init__.py" else name.rpartition(".")[0]
+@dataclass(frozen=True)
+class Source:
+    """What a module's file says: the modules that it imports, a digest, and the names of data files in it."""
+
+    imports: tuple[str, ...]
+    digest: str
+    data: tuple[str, ...]
 
 
-def _tree(name: str) -> ast.Module:
+def _read(name: str) -> Source:
     path = _path(name)
     stat = path.stat()
-    return _parsed(path, stat.st_mtime_ns, stat.st_size)[0]
+    return _parsed(name, path, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
-def _parsed(path: Path, mtime: int, size: int) -> tuple[ast.Module, str]:
+def _parsed(name: str, path: Path, mtime: int, size: int) -> Source:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{path.relative_to(ROOT)}: does not parse ({error})") from None
     _drop_docstrings(tree)
-    return tree, hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    data = sorted(word for word in words if DATA_NAME.fullmatch(word) and word.strip("*."))
+    return Source(tuple(imports(tree, package)), hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(data))
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
@@ -106,24 +115,20 @@ def _drop_docstrings(tree: ast.Module) -> None:
 
 
 def _digest(name: str) -> str:
-    path = _path(name)
-    stat = path.stat()
-    tree, said = _parsed(path, stat.st_mtime_ns, stat.st_size)
-    state = hashlib.sha256(said.encode())
-    for file in _data(tree, path.parent):
+    source, folder = _read(name), _path(name).parent
+    state = hashlib.sha256(source.digest.encode())
+    for file in _data(source.data, folder):
         state.update(f"\n{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
     return state.hexdigest()
 
 
-def _data(tree: ast.Module, folder: Path) -> list[Path]:
-    """Files beside a module that its source names, Python's own apart; of a folder, all in it."""
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+def _data(names: Iterable[str], folder: Path) -> list[Path]:
+    """The named files in a folder, Python's own apart; of a folder in it, all files."""
     found: set[Path] = set()
-    for word in words:
-        if DATA_NAME.fullmatch(word) and word.strip("*."):
-            for path in folder.glob(word):
-                if path.is_file():
-                    found.add(path)
-                elif not (path / "__init__.py").is_file():
-                    found |= {inner for inner in path.rglob("*") if inner.is_file()}
+    for name in names:
+        for path in folder.glob(name):
+            if path.is_file():
+                found.add(path)
+            elif not (path / "__init__.py").is_file():
+                found |= {inner for inner in path.rglob("*") if inner.is_file()}
     return sorted(path for path in found if path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts)

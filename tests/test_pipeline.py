@@ -24,13 +24,21 @@ class Run:
     def __init__(self, section, namespace, needs=()):
         self.section = section
         self.folder = pathlib.Path(os.environ["EXPERIMENT10_BUILD"]) / namespace["profile"] / "results"
+        self.path = self.folder / "data" / "sections" / f"{{section}}.json"
 
     def finish(self, **data):
         record = {{"section": self.section, "parameters": {{}}, "data": data, "provenance": {measured.PROVENANCE!r}}}
-        path = self.folder / "data" / "sections" / f"{{self.section}}.json"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(record))
+
+    @property
+    def data(self):
+        return json.loads(self.path.read_text())["data"]
+
+    def draw(self, name):
+        path = self.folder / "figures" / f"{{name}}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
-        (self.folder / f"{{self.section}}.png").write_text("a figure")
+        path.write_text(f"a figure of {{self.data}}")
 """
 
 
@@ -50,12 +58,21 @@ def notebooks(tmp_path, build, monkeypatch):
     monkeypatch.setattr(reader, "NOTEBOOKS", folder)
     monkeypatch.setattr(commands, "check_model", lambda *_: None)
 
-    def write(name, body="run.finish(value=1)", needs=(), parameters=("seed = 10",), tags=1, section=None):
+    def write(
+        name,
+        body="run.finish(value=1)",
+        needs=(),
+        parameters=("seed = 10",),
+        tags=1,
+        section=None,
+        drawing="data = run.data",
+    ):
         cells = [nbformat.v4.new_markdown_cell(f"# {name}")]
         source = "\n".join(['profile = "embedded"', *parameters])
         cells += [nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}) for _ in range(tags)]
         opening = f"from fake import Run\nrun = Run({section or name!r}, globals(), needs={list(needs)!r})"
-        cells += [nbformat.v4.new_code_cell(opening), nbformat.v4.new_code_cell(body)]
+        cells += [nbformat.v4.new_code_cell(opening), nbformat.v4.new_code_cell(body, metadata={"tags": ["measure"]})]
+        cells += [nbformat.v4.new_code_cell(drawing)]
         notebook = nbformat.v4.new_notebook(cells=cells)
         for i, cell in enumerate(notebook.cells):
             cell.id = f"cell-{i}"
@@ -125,7 +142,27 @@ class TestDiscovery:
         notebooks("a")
         path = reader.NOTEBOOKS / "a.ipynb"
         path.write_text(path.read_text().replace("needs=[]", "needs=["))
-        assert "a.ipynb: the cell that opens its Run does not parse" in refused(reader.discover)
+        assert "a.ipynb: a cell does not parse" in refused(reader.discover)
+
+    def test_a_notebook_that_measures_nowhere(self, notebooks):
+        notebooks("a")
+        path = reader.NOTEBOOKS / "a.ipynb"
+        path.write_text(path.read_text().replace('"measure"', '"draw"'))
+        assert refused(reader.discover).startswith("a.ipynb: no cell is tagged measure; ")
+
+    def test_drawing_takes_nothing_from_a_measuring_cell(self, notebooks):
+        notebooks("a", body="rows = [1]\nrun.finish(rows=rows)", drawing="print(rows)")
+        assert refused(reader.discover).startswith("a.ipynb: cell 4 draws from 'rows', a measuring cell's name; pass")
+        notebooks("a", body="rows = [1]\nrun.finish(rows=rows)", drawing="print([rows for rows in run.data['rows']])")
+        reader.discover()
+
+    def test_measuring_imports_nothing_that_draws(self, notebooks):
+        notebooks("a", body="from report.charts import render\nrun.finish(value=1)")
+        assert refused(reader.discover).startswith("a.ipynb: a measuring cell imports report, allowed: in a drawing")
+
+    def test_magics_are_no_errors(self, notebooks):
+        notebooks("a", body="%time run.finish(value=1)", drawing="!echo drawn")
+        assert list(reader.discover()) == ["a"]
 
 
 class TestOwnNotebooks:
@@ -159,38 +196,40 @@ class TestOwnNotebooks:
 
 
 class TestFreshness:
-    """Which notebooks run; what they would do is written down here instead."""
+    """What is measured and what is redrawn; what a notebook would do is written down here instead."""
 
     @pytest.fixture(autouse=True)
     def ran(self, notebooks, monkeypatch):
-        """Names of what has run; `values` says what each section measures."""
-        self.names, self.values = [], {"a": 1, "b": 1, "c": 1}
+        """`(task, name)` of what has run; `values` says what each section measures, `modules` what its code is."""
+        self.ran, self.values, self.modules = [], {"a": 1, "b": 1, "c": 1}, {}
 
-        def execute(profile, nb, kernel):
-            self.names.append(nb.name)
+        def execute(profile, nb, kernel, task):
+            self.ran.append((task, nb.name))
             record = {"section": nb.name, "parameters": {}, "provenance": measured.PROVENANCE}
-            io.write_json(profile.section(nb.name), record | {"data": {"value": self.values[nb.name]}}, "section")
+            section = profile.section(nb.name)
+            if task == "measure":
+                io.write_json(section, record | {"data": {"value": self.values[nb.name]}}, "section")
             figure = profile.folder / "results" / "figures" / f"{nb.name}.png"
-            with files.replacing(figure) as partial:
-                partial.write_text("a figure")
-            profile.executed(nb).parent.mkdir(parents=True, exist_ok=True)
-            profile.executed(nb).write_text("executed")
-            return [profile.section(nb.name), figure]
+            for path in (figure, profile.executed(nb)):
+                with files.replacing(path) as partial:
+                    partial.write_text("drawn")
+            return [section, figure] if task == "measure" else [figure]
 
         monkeypatch.setattr(commands, "execute", execute)
-        monkeypatch.setattr(execution.Kernels, "_start", lambda kernels: None)
+        monkeypatch.setattr(execution.Kernels, "_start", lambda kernels, task: None)
+        monkeypatch.setattr(freshness, "digests", lambda names: {n: self.modules.get(n, "as it was") for n in names})
         self.write = notebooks
-        self.write("a")
-        self.write("b", needs=["a"], parameters=["samples = 5"])
-        self.write("c")
-        self.run()
-        assert sorted(self.names) == ["a", "b", "c"]
-        assert self.names.index("a") < self.names.index("b")
+        draws = {"drawing": "from report import prose\ndata = run.data"}
+        self.write("a", **draws)
+        self.write("b", needs=["a"], parameters=["samples = 5"], **draws)
+        self.write("c", **draws)
+        assert sorted(self.run()) == ["measure a", "measure b", "measure c"]
+        assert self.ran.index(("measure", "a")) < self.ran.index(("measure", "b"))
 
     def run(self, names=None, **overrides):
-        self.names.clear()
+        self.ran.clear()
         commands.run_notebooks("smoke", names, overrides)
-        return list(self.names)
+        return [" ".join(done) for done in self.ran]
 
     def test_nothing_changed(self, capsys):
         assert self.run() == []
@@ -199,56 +238,96 @@ class TestFreshness:
     def test_a_changed_notebook_reruns_itself_and_what_depends_on_it(self):
         self.write("a", body="run.finish(value=2)")
         self.values["a"] = 2
-        assert self.run() == ["a", "b"]
+        assert self.run() == ["measure a", "measure b"]
         assert self.run() == []
 
     def test_the_same_results_leave_what_depends_on_them_alone(self):
         self.write("a", body="run.finish(value=1)  # in other words")
-        assert self.run() == ["a"]
+        assert self.run() == ["measure a"]
+
+    def test_a_changed_drawing_cell_measures_nothing(self, build, capsys):
+        section = (build / "smoke" / "results" / "data" / "sections" / "a.json").stat().st_mtime_ns
+        self.write("a", drawing="data = run.data  # another colour")
+        assert self.run() == ["redraw a"]
+        assert "redraw: its cells have changed" in capsys.readouterr().out
+        assert (build / "smoke" / "results" / "data" / "sections" / "a.json").stat().st_mtime_ns == section
+        assert self.run() == []
 
     def test_a_changed_leaf_reruns_alone(self):
         self.write("b", body="run.finish(value=3)", needs=["a"], parameters=["samples = 5"])
-        assert self.run() == ["b"]
+        assert self.run() == ["measure b"]
 
-    def test_a_parameter_reruns_those_that_take_it(self):
-        assert self.run(samples="7") == ["b"]
+    def test_a_parameter_reruns_those_that_take_it(self, capsys):
+        assert self.run(samples="7") == ["measure b"]
+        assert "b            measure: parameter samples changed" in capsys.readouterr().out
         assert self.run(samples="7") == []
-        assert self.run() == ["b"]
+        assert self.run() == ["measure b"]
 
     def test_only_the_named_one_and_its_needs(self):
         self.write("c", body="run.finish(value=4)")
         self.write("a", body="run.finish(value=5)")
-        assert self.run(["b"]) == ["a"]
+        assert self.run(["b"]) == ["measure a"]
 
-    def test_code_reruns_everything(self, monkeypatch):
-        monkeypatch.setattr(freshness, "code_digest", lambda: "other code")
-        assert sorted(self.run()) == ["a", "b", "c"]
+    def test_a_module_that_measures(self, capsys):
+        self.modules["lib.pipeline.measuring"] = "another"
+        assert sorted(self.run()) == ["measure a", "measure b", "measure c"]
+        assert "a            measure: lib.pipeline.measuring changed" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("lost", ["notebooks/a.ipynb", "results/data/sections/a.json", "results/figures/a.png"])
-    def test_what_is_lost_or_altered_is_made_again(self, build, lost):
+    def test_a_module_that_draws(self, capsys):
+        self.modules["report.prose"] = "another"
+        assert sorted(self.run()) == ["redraw a", "redraw b", "redraw c"]
+        assert "a            redraw: report.prose changed" in capsys.readouterr().out
+        assert self.run() == []
+
+    @pytest.mark.parametrize(
+        ("lost", "task"),
+        [
+            ("notebooks/a.ipynb", "measure"),
+            ("results/data/sections/a.json", "measure"),
+            ("results/figures/a.png", "redraw"),
+        ],
+    )
+    def test_what_is_lost_or_altered_is_made_again(self, build, lost, task):
         path = build / "smoke" / lost
         whole = path.read_bytes()
         path.unlink()
-        assert self.run() == ["a"]
+        assert self.run() == [f"{task} a"]
         assert path.read_bytes() == whole
-        path.write_bytes(whole.replace(b"e", b"i"))
-        assert self.run() == ["a"]
+        path.write_bytes(whole.replace(b"a", b"i"))
+        assert self.run() == [f"{task} a"]
         assert path.read_bytes() == whole
+
+    def test_a_figure_that_is_no_longer_drawn_goes(self, build):
+        manifest = build / "smoke" / "manifest.json"
+        record = json.loads(manifest.read_text())
+        files_of_a = record["notebooks"]["a"]["files"]
+        files_of_a["results/figures/old.png"] = files_of_a["results/figures/a.png"]
+        manifest.write_text(json.dumps(record))
+        shutil.copy(build / "smoke/results/figures/a.png", build / "smoke/results/figures/old.png")
+        self.write("a", drawing="data = run.data  # draws another")
+        assert self.run() == ["redraw a"]
+        assert sorted(path.name for path in (build / "smoke/results/figures").iterdir()) == ["a.png", "b.png", "c.png"]
 
     def test_a_lost_or_damaged_record_reruns_everything(self, build, capsys):
         (build / "smoke" / "manifest.json").write_text('{"notebooks": ')
-        assert sorted(self.run()) == ["a", "b", "c"]
+        assert sorted(self.run()) == ["measure a", "measure b", "measure c"]
         assert "manifest.json: damaged" in capsys.readouterr().err
 
     def test_dry_run_runs_nothing(self, build, capsys):
         before = snapshot(build)
         self.write("a", body="run.finish(value=2)")
+        self.write("c", drawing="data = run.data  # another colour")
         commands.run_notebooks("smoke", None, {}, dry=True)
         out = capsys.readouterr().out
-        assert "would run a" in out
-        assert "would run b" in out
-        assert "would run c" not in out
+        assert "would measure a            its measuring cells have changed" in out
+        assert "would measure b            a is measured again" in out
+        assert "would redraw  c            its cells have changed" in out
         assert snapshot(build) == before
+
+    def test_the_model_is_looked_at_only_before_measuring(self, monkeypatch):
+        monkeypatch.setattr(commands, "check_model", lambda *_: pytest.fail("looked at the model"))
+        self.modules["report.prose"] = "another"
+        assert len(self.run()) == 3
 
     def test_a_parameter_that_no_named_notebook_takes(self):
         message = refused(self.run, ["a"], samples="7")
@@ -286,6 +365,41 @@ class TestExecution:
         assert snapshot(build) == before
         assert not list((build / "smoke" / "failed").iterdir())
 
+    def test_a_redraw_looks_like_a_full_run(self, notebooks, build):
+        """Its measuring cells keep their outputs, its results their bytes; only the drawing cells have run."""
+        body = "import os\nprint(os.getpid())\nrun.finish(value=seed)\nos.getpid()"
+        folder = build / "smoke"
+
+        def ran(drawing):
+            notebooks("a", body=body, drawing=drawing)
+            commands.run_notebooks("smoke", None, {"seed": "11"})
+            return nbformat.read(folder / "notebooks" / "a.ipynb", as_version=4)
+
+        first = ran("data = run.data\nrun.draw('one')\ndata")
+        results = snapshot(folder / "results" / "data")
+        again = ran("data = run.data\nrun.draw('two')\nprint('in other words')\ndata")
+        assert snapshot(folder / "results" / "data") == results
+        assert [path.name for path in (folder / "results" / "figures").iterdir()] == ["two.png"]
+        assert [cell.id for cell in again.cells] == [cell.id for cell in first.cells]
+        assert again.cells[:5] == first.cells[:5]
+        assert [cell.execution_count for cell in again.cells if cell.cell_type == "code"] == [1, 2, 3, 4, 5]
+        assert [output.output_type for output in again.cells[-1].outputs] == ["stream", "execute_result"]
+        assert again.cells[-1].outputs[1].execution_count == 5
+        (folder / "manifest.json").unlink()
+        whole = ran("data = run.data\nrun.draw('two')\nprint('in other words')\ndata")
+        for cells in (whole.cells, again.cells):
+            cells[4].outputs.clear()
+        assert whole == again
+
+    def test_a_drawing_cell_that_measures(self, notebooks, build):
+        notebooks("a")
+        commands.run_notebooks("smoke", None, {})
+        before = snapshot(build / "smoke" / "notebooks")
+        notebooks("a", drawing="run.finish(value=2)")
+        message = refused(commands.run_notebooks, "smoke", None, {})
+        assert message.startswith("a: a drawing cell wrote ") and message.endswith("; tag it measure")
+        assert snapshot(build / "smoke" / "notebooks") == before
+
     @pytest.mark.parametrize(
         ("body", "said"),
         [
@@ -301,7 +415,7 @@ class TestExecution:
         ids=["raises", "refuses", "exits", "dies", "measures nothing"],
     )
     def test_a_failure_leaves_the_good_notebook(self, notebooks, build, body, said):
-        notebooks("a", body=body)
+        notebooks("a", body=body, drawing="1")
         good = build / "smoke" / "notebooks" / "a.ipynb"
         good.parent.mkdir(parents=True)
         good.write_text("the good one")

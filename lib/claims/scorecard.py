@@ -101,19 +101,16 @@ def table(card: Mapping) -> str:
     return "\n".join([*lines, headline(card)])
 
 
-def headline(card: Mapping, language: str = "en") -> str:
+def headline(card: Mapping) -> str:
     """The one line: k of n reproduced, or why the card does not count."""
     k, n = card["reproduced"], card["total"]
     if card["counts"]:
-        return {"en": f"{k} of {n} reproduced", "ja": f"{n}個のうち{k}個を再現"}[language]
+        return f"{k} of {n} reproduced"
     why = {
-        "model": ("the model is not GPT-2 small", "モデルがGPT-2 smallではない"),
-        "corpus": ("the corpus is not WikiText-2's validation split", "コーパスがWikiText-2のvalidation分割ではない"),
+        "model": "the model is not GPT-2 small",
+        "corpus": "the corpus is not WikiText-2's validation split",
     }[card["reason"]]
-    return {
-        "en": f"does not count, because {why[0]}; of the cost model, which no weight enters, {k} of {n} reproduced",
-        "ja": f"{why[1]}ため採点の対象外。重みに依らない計算量モデルは{n}個のうち{k}個を再現",
-    }[language]
+    return f"does not count, because {why}; of the cost model, which no weight enters, {k} of {n} reproduced"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,8 @@
 """Runs the notebooks that have to run, in the order of their needs, and then has the report assembled.
 
-A notebook has to run again when its own cells, its parameters, the code in `lib/` and `kernels/`, the pinned
-packages or the results that it needs have changed; all of that is told by content, never by dates.
+A notebook is measured again when its measuring cells, its parameters, the modules that they reach, the pinned packages
+or the results that it needs have changed, and only redrawn when its text, its drawing cells or what those reach have;
+all of that is told by content, never by dates.
 """
 
 import argparse
@@ -59,29 +60,37 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
     profile = Profile(profile_name, overrides)
     wanted = closure(sections, names or list(sections))
     check_overrides(profile.overrides, wanted if overrides else list(sections.values()))
-    check_model(profile.values, profile.overrides)
-    stale = set()
+    anything, measured = False, set()
     with closing(Kernels()) as kernels:
         for at, nb in enumerate(wanted):
-            rerun = [name for name in nb.needs if dry and name in stale]
-            reason = profile.fresh(nb) or (f"{rerun[0]} runs again" if rerun else None)
-            if reason is None:
+            again = next((name for name in nb.needs if dry and name in measured), None)
+            todo = ("measure", f"{again} is measured again") if again else profile.todo(nb)
+            if todo is None:
                 continue
-            stale.add(nb.name)
+            task, reason = todo
+            anything = True
+            if task == "measure" and not measured:
+                check_model(profile.values, profile.overrides)
+            if task == "measure":
+                measured.add(nb.name)
             if dry:
-                print(f"would run {nb.name:12} {reason}")
+                print(f"would {task:7} {nb.name:12} {reason}")
                 continue
-            print(f"{nb.name:12} {reason}", flush=True)
+            print(f"{nb.name:12} {task}: {reason}", flush=True)
             started = time.time()
-            kernel = kernels.take()
-            if at + 1 < len(wanted) and not nb.measures_times:
-                kernels.start_ahead()
-            written = execute(profile, nb, kernel)
-            profile.record(nb, profile.key(nb), written)
+            depends = {"drawing": profile.drawing(nb)}
+            if task == "measure":
+                depends["measuring"] = profile.measuring(nb)
+            following = profile.todo(wanted[at + 1]) if at + 1 < len(wanted) else None
+            kernel = kernels.take(task)
+            if following and not (task == "measure" and nb.measures_times):
+                kernels.start_ahead(following[0])
+            written = execute(profile, nb, kernel, task)
+            profile.record(nb, task, depends, written)
             print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
-    if stale and not dry:
+    if measured and not dry:
         print(f"store: {open_store()}", flush=True)
-    if not stale:
+    if not anything:
         print(f"profile {profile_name}: {', '.join(nb.name for nb in wanted)}: nothing to do")
     return profile
 
@@ -154,11 +163,12 @@ def main(words=None):
     parser.add_argument("task", choices=["report", "run", "dry-run", "list", "train"])
     parser.add_argument("names", nargs="*", help="notebooks (for run)")
     parser.add_argument("--profile", default="embedded")
+    parser.add_argument("--as-before", action="store_true", help="with the parameters of the profile's last run")
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     args = parser.parse_args(words)
     try:
         check_packages()
-        overrides = dict(args.given)
+        overrides = None if args.as_before else dict(args.given)
         if args.task == "list":
             for nb in discover().values():
                 print(f"{nb.name:12} needs {', '.join(nb.needs) or 'nothing':40} takes {', '.join(nb.parameters)}")

@@ -1,8 +1,8 @@
 """Runs one notebook in a kernel; its executed copy appears only when every cell has run."""
 
+import itertools
 import os
 import sys
-from contextlib import contextmanager
 
 import nbformat
 
@@ -10,55 +10,50 @@ from lib.errors import InputError
 from lib.files import replacing
 from lib.pipeline import notebooks
 
+PRELOADED = {
+    "measure": "lib.engine.generation, lib.engine.scoring, report.charts.charts, report.prose",
+    "redraw": "lib.pipeline.run, report.charts.charts, report.prose",
+}
 
-@contextmanager
+
 def kernel_environment():
-    """What kernels inherit while the pipeline starts them; a notebook that has a section run stays as it was."""
-    before = dict(os.environ)
     terminal = str(int(sys.stderr.isatty()))
-    os.environ |= {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0", "EXPERIMENT10_TERMINAL": terminal}
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ |= before
+    return os.environ | {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0", "EXPERIMENT10_TERMINAL": terminal}
 
 
 class Kernels:
     """Kernels for one notebook after another, the next one started ahead.
 
     Starting one and importing what all sections import takes a core some seconds, which a section that computes can
-    spare; a section that measures times cannot.
+    spare; a section that measures times cannot. A kernel for a redraw imports nothing that measures.
     """
-
-    ARGUMENTS = [
-        "--IPKernelApp.exec_lines=import lib.engine.generation, lib.engine.scoring, report.charts.charts, report.prose",
-        "--HistoryManager.hist_file=:memory:",
-    ]
 
     def __init__(self):
         self.spare = None
 
-    def take(self):
-        kernel, self.spare = self.spare or self._start(), None
+    def take(self, task):
+        if self.spare is not None and self.spare[0] != task:
+            self.close()
+        (_, kernel), self.spare = self.spare or (task, self._start(task)), None
         return kernel
 
-    def start_ahead(self):
-        self.spare = self.spare or self._start()
+    def start_ahead(self, task):
+        self.spare = self.spare or (task, self._start(task))
 
     def close(self):
         if self.spare is not None:
-            stop(self.spare)
+            stop(self.spare[1])
+            self.spare = None
 
-    def _start(self):
+    def _start(self, task):
         from jupyter_client import AsyncKernelManager
         from jupyter_core.utils import run_sync
         from traitlets.config import Config
 
         config = Config({"KernelManager": {"transport_encryption": "required"}})
         kernel = AsyncKernelManager(kernel_name="python3", config=config)
-        with kernel_environment():
-            run_sync(kernel.start_kernel)(cwd=str(notebooks.NOTEBOOKS), extra_arguments=self.ARGUMENTS)
+        arguments = [f"--IPKernelApp.exec_lines=import {PRELOADED[task]}", "--HistoryManager.hist_file=:memory:"]
+        run_sync(kernel.start_kernel)(cwd=str(notebooks.NOTEBOOKS), env=kernel_environment(), extra_arguments=arguments)
         return kernel
 
 
@@ -68,8 +63,8 @@ def stop(kernel):
     run_sync(kernel.shutdown_kernel)(now=True)
 
 
-def execute(profile, nb, kernel):
-    """Runs one notebook; its executed copy takes the old one's place only when every cell has run.
+def execute(profile, nb, kernel, task="measure"):
+    """Runs one notebook, or for a redraw its drawing cells; its executed copy appears only when every cell has run.
 
     Returns the files that it wrote under `results/`.
     Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
@@ -80,9 +75,13 @@ def execute(profile, nb, kernel):
     before = profile.result_files()
     failed = profile.folder / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
+    source = nbformat.read(nb.path, as_version=4)
+    whole = list(source.cells)
+    if task == "redraw":
+        source.cells = [cell for cell in whole if not notebooks.measures(cell)]
     try:
         papermill.execute_notebook(
-            str(nb.path),
+            source,
             str(failed),
             parameters=profile.parameters(nb),
             kernel_name="python3",
@@ -111,22 +110,47 @@ def execute(profile, nb, kernel):
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
             raise InputError(f"{nb.name}: cell {i} did not run to its end; see {os.path.relpath(failed)}")
     written = [path for path, mark in profile.result_files().items() if before.get(path) != mark]
-    if profile.section(nb.name) not in written:
+    if task == "measure" and profile.section(nb.name) not in written:
         raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results; see {os.path.relpath(failed)}")
+    if task == "redraw":
+        data = [path for path in written if not path.is_relative_to(profile.folder / "results" / "figures")]
+        if data:
+            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(data[0])}; tag it measure")
+        executed.cells = with_measuring_cells(executed.cells, whole, nbformat.read(target, as_version=4).cells)
     with replacing(target) as partial:
         nbformat.write(tidy(executed), partial)
     failed.unlink()
     return written
 
 
+def with_measuring_cells(drawn, whole, earlier):
+    """The cells of a redraw, with the measuring cells of the `earlier` run put back where they stand in the `whole`."""
+    drawn, earlier = {cell.id: cell for cell in drawn}, {cell.id: cell for cell in earlier}
+    cells = []
+    for cell in whole:
+        cells.append(earlier[cell.id] if notebooks.measures(cell) else drawn.pop(cell.id))
+        if "parameters" in cell.metadata.get("tags", []):
+            cells += [injected for injected in drawn.values() if is_injected(injected)]
+    return cells
+
+
+def is_injected(cell):
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
 def tidy(notebook):
-    """The executed notebook without what differs from run to run: times, random ids, progress bars."""
+    """The executed notebook without what differs from run to run: times, random ids, progress bars, gaps in counts."""
     notebook.metadata.pop("papermill", None)
+    counts = itertools.count(1)
     for cell in notebook.cells:
         for name in ("papermill", "execution"):
             cell.metadata.pop(name, None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
+        if is_injected(cell):
             cell.id = "injected-parameters"
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+            cell.execution_count = next(counts) if cell.source.strip() else None
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = cell.execution_count
     return notebook

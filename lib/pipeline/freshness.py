@@ -1,4 +1,4 @@
-"""What has to run again, told by content: one profile's folder under `build/` and the record of what has run there."""
+"""What has to be measured or drawn again, told by content: one profile's folder under `build/`, and its record."""
 
 import hashlib
 import platform
@@ -6,40 +6,48 @@ import sys
 
 from lib.errors import InputError
 from lib.layout import ROOT, build_root
+from lib.model.loading import local_folder
 from lib.params import load_profile
 from lib.pipeline.notebooks import sha
 from lib.results import io
+from lib.sources import digest_of, digests
 
 
-def files_digest(*folders, suffixes=(".py", ".json", ".yaml", ".metal", ".txt", ".css", ".js", ".j2", ".typ")):
-    return sha(
-        [
-            [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]
-            for folder in folders
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.suffix in suffixes and "__pycache__" not in path.parts
-        ]
-    )
+def packages():
+    """`{what: digest or version}` of what stands outside the project and decides results."""
+    pins = hashlib.sha256((ROOT / "requirements.txt").read_bytes()).hexdigest()
+    return {"requirements.txt": pins, "Python": platform.python_version()}
 
 
-def code_digest():
-    return sha(
-        files_digest(ROOT / "lib", ROOT / "kernels"),
-        (ROOT / "requirements.txt").read_bytes(),
-        platform.python_version(),
-    )
-
-
-def inputs_digest(values):
-    """Of the model's and the corpus's files, where they are local."""
-    from lib.model.loading import local_folder
-
-    digests = []
+def inputs(values):
+    """`{parameter: digest}` of the model's and the corpus's files, where they are local."""
+    found = {}
     for key in ("model", "tokenizer", "dataset"):
         folder = local_folder(values[key]) if values[key] else None
         files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder else []
-        digests.append([[p.name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
-    return sha(digests)
+        found[key] = sha([[p.name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+    return found
+
+
+def changed(before, now):
+    """What differs between two records of what a notebook depends on, in words; None where nothing does."""
+    words = {"parameters": "parameter {}", "needs": "the results of {}", "inputs": "what {} names"}
+    for kind, value in now.items():
+        old = before.get(kind)
+        if old == value:
+            continue
+        if not isinstance(value, dict) or not isinstance(old, dict):
+            return f"its {kind} have changed"
+        names = sorted(name for name in old.keys() | value.keys() if old.get(name) != value.get(name))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        named = ", ".join(words.get(kind, "{}").format(name) for name in names[:3])
+        return f"{named}{more} changed"
+    return None
+
+
+def drawn(path):
+    """Whether a file under a profile's folder is one that drawing cells write."""
+    return path.startswith("results/figures/")
 
 
 class Profile:
@@ -57,7 +65,6 @@ class Profile:
                 print(f"{error}: taken as empty", file=sys.stderr)
         self.overrides = self.manifest["overrides"] if overrides is None else overrides
         self.values = load_profile(name, self.overrides)
-        self.code = code_digest()
 
     def executed(self, nb):
         return self.folder / "notebooks" / f"{nb.name}.ipynb"
@@ -68,35 +75,62 @@ class Profile:
     def parameters(self, nb):
         return {"profile": self.name} | {k: self.values[k] for k in nb.parameters if k != "profile"}
 
-    def key(self, nb):
-        needed = [sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs]
-        inputs = inputs_digest(self.values) if not nb.needs else ""
-        return sha(nb.digest, self.parameters(nb), self.code, needed, inputs)
+    def measuring(self, nb):
+        """What the results of a notebook depend on; its needs must have been measured."""
+        return {
+            "measuring cells": nb.measured,
+            "parameters": self.parameters(nb),
+            "modules": digests(nb.measuring),
+            "packages": packages(),
+            "needs": {name: sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs},
+            "inputs": {} if nb.needs else inputs(self.values),
+        }
 
-    def fresh(self, nb):
-        """None where the notebook need not run, else the reason why it has to."""
+    def drawing(self, nb):
+        """What the executed notebook and its figures depend on, beside its own results."""
+        needs = {name: sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs}
+        return {"cells": nb.drawn, "modules": digests(nb.drawing), "packages": packages(), "needs": needs}
+
+    def todo(self, nb):
+        """`("measure" or "redraw", why)`, or None where nothing has to be done."""
         record = self.manifest["notebooks"].get(nb.name)
-        if record is None:
-            return "has not run yet"
-        if not all(self.section(name).is_file() for name in nb.needs):
-            return "what it needs is missing"
-        for path, digest in record["files"].items():
-            file = self.folder / path
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-                return f"{path} is missing or was altered"
-        return None if record["key"] == self.key(nb) else "its cells, parameters, code or inputs have changed"
+        if record is None or "measuring" not in record:
+            return "measure", "has not run yet"
+        missing = [name for name in nb.needs if not self.section(name).is_file()]
+        if missing:
+            return "measure", f"needs {missing[0]}"
+        altered = [path for path, digest in record["files"].items() if self.altered(path, digest)]
+        for path in altered:
+            if not drawn(path):
+                return "measure", f"{path} is missing or was altered"
+        why = changed(record["measuring"], self.measuring(nb))
+        if why:
+            return "measure", why
+        if altered:
+            return "redraw", f"{altered[0]} is missing or was altered"
+        why = changed(record["drawing"], self.drawing(nb))
+        return ("redraw", why) if why else None
+
+    def altered(self, path, digest):
+        file = self.folder / path
+        return not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest
 
     def result_files(self):
         """`{path: a mark that changes with every writing}` of everything under `results/`."""
         paths = [p for p in (self.folder / "results").rglob("[!.]*") if p.is_file()]
         return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
-    def record(self, nb, key, written):
-        files = [self.executed(nb), *sorted(written)]
-        self.manifest["notebooks"][nb.name] = {
-            "key": key,
-            "files": {str(p.relative_to(self.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
-        }
+    def record(self, nb, task, depends, written):
+        """Notes that a notebook has been measured or redrawn; figures that it no longer draws are removed."""
+        before = self.manifest["notebooks"].get(nb.name, {"files": {}})
+        files = {path: digest for path, digest in before["files"].items() if task == "redraw" and not drawn(path)}
+        for path in [self.executed(nb), *sorted(written)]:
+            files[path.relative_to(self.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        others = [record["files"] for name, record in self.manifest["notebooks"].items() if name != nb.name]
+        for path in before["files"].keys() - files.keys():
+            if drawn(path) and not any(path in theirs for theirs in others):
+                (self.folder / path).unlink(missing_ok=True)
+        self.manifest["notebooks"][nb.name] = before | depends | {"files": files}
         self.save()
 
     def save(self):
@@ -105,7 +139,7 @@ class Profile:
 
     def report_key(self, notebooks):
         records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
-        return sha(records, files_digest(ROOT / "report", ROOT / "lib"))
+        return sha(records, digest_of(["report.assemble"]))
 
     def report_files(self):
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]

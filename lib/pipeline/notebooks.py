@@ -1,4 +1,8 @@
-"""What the pipeline reads off the notebooks without running them: parameters, needs, order."""
+"""What the pipeline reads off the notebooks without running them: parameters, needs, order, what measures, what draws.
+
+A notebook's code is one cell tagged `parameters`, one that opens its `Run`, cells tagged `measure`, which end in
+`run.finish(…)`, and drawing cells, which start from `run.data`.
+"""
 
 import ast
 import hashlib
@@ -8,12 +12,15 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 
 from lib.errors import InputError, first_line
 from lib.layout import ROOT
 from lib.params import RULES, near
+from lib.sources import imports
 
 NOTEBOOKS = ROOT / "notebooks"
+MEASURING = "lib.pipeline.measuring"  # what `run` lends to measuring cells
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,10 @@ class Notebook:
     path: Path
     needs: tuple[str, ...]
     parameters: tuple[str, ...]
-    digest: str
+    measured: str  # digest of what the measuring cells say
+    drawn: str  # digest of what all cells say
+    measuring: tuple[str, ...]  # the project's modules that the measuring cells import
+    drawing: tuple[str, ...]  # the same of the others
 
     @property
     def measures_times(self):
@@ -55,12 +65,72 @@ def read_notebook(path):
     section, needs = call
     if section != path.stem:
         raise InputError(f"{path.name}: opens the section {section!r}, allowed: its own name, {path.stem!r}")
-    names = tuple(target.id for node in ast.parse(tagged[0].source).body for target in targets(node, path))
-    unknown = [name for name in names if name not in RULES and name != "profile"]
+    given = tuple(target.id for node in parsed(tagged[0].source, path).body for target in targets(node, path))
+    unknown = [name for name in given if name not in RULES and name != "profile"]
     if unknown:
         raise InputError(f"{path.name}: parameter {unknown[0]}: unknown{near(unknown[0], RULES)}")
-    content = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    return Notebook(path.stem, path, tuple(needs), names, sha(content))
+    return Notebook(path.stem, path, tuple(needs), given, *measuring_and_drawing(cells, tagged[0], path))
+
+
+def measures(cell):
+    return "measure" in cell.metadata.get("tags", [])
+
+
+def measuring_and_drawing(cells, parameters, path):
+    """`Notebook`'s `measured`, `drawn`, `measuring` and `drawing`.
+
+    Raises `InputError` where no cell measures, or where a drawing cell uses what only a measuring cell has defined.
+    """
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    trees = {cell.id: parsed(cell.source, path) for cell in code}
+    opening = next(cell for cell in code if list(run_calls(cell.source, path)))
+    measuring = [cell for cell in code if measures(cell)]
+    drawing = [cell for cell in code if not measures(cell)]
+    if not measuring:
+        raise InputError(f"{path.name}: no cell is tagged measure; tag those that measure and end in run.finish(…)")
+    lent = set().union(*(names(trees[cell.id])[0] for cell in measuring))
+    for cell in drawing:
+        defined, used = names(trees[cell.id])
+        lent -= defined
+        if lent & used:
+            raise InputError(
+                f"{path.name}: cell {cells.index(cell)} draws from {min(lent & used)!r}, a measuring cell's name;"
+                " pass it through run.finish({…}) and read it from run.data"
+            )
+    imported = {cell.id: set(imports(trees[cell.id])) for cell in code}
+    drawn_only = sorted(n for cell in measuring for n in imported[cell.id] if n.split(".")[0] == "report")
+    if drawn_only:
+        raise InputError(f"{path.name}: a measuring cell imports {drawn_only[0]}, allowed: in a drawing cell")
+    statements = [node for node in trees[opening.id].body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+    return (
+        sha([parameters.source, *map(ast.unparse, statements)], [[cell.id, cell.source] for cell in measuring]),
+        sha([[cell.cell_type, cell.id, cell.source, cell.metadata.get("tags", [])] for cell in cells]),
+        tuple(sorted({MEASURING}.union(*(imported[cell.id] for cell in measuring)))),
+        tuple(sorted(set().union(*(imported[cell.id] for cell in drawing)))),
+    )
+
+
+def parsed(source, path):
+    """The syntax tree of a cell, IPython's magics as the calls that they are."""
+    try:
+        return ast.parse(TransformerManager().transform_cell(source))
+    except SyntaxError as error:
+        raise InputError(f"{path.name}: a cell does not parse ({error})") from None
+
+
+def names(tree):
+    """`(defined, used)` names of a syntax tree, those inside functions included."""
+    defined, used = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.alias):
+            defined.add((node.asname or node.name).split(".")[0])
+    return defined, used
 
 
 def targets(node, path):
@@ -73,11 +143,7 @@ def run_calls(source, path):
     """`(section, needs)` of each `Run(section, globals(), needs=[…])` in a cell."""
     if "Run(" not in source:
         return
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError as error:
-        raise InputError(f"{path.name}: the cell that opens its Run does not parse ({error})") from None
-    for node in nodes:
+    for node in ast.walk(parsed(source, path)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Run":
             try:
                 needs = next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "needs"), [])

@@ -1,141 +1,51 @@
-"""What a notebook holds on to: its parameters, checked; the model and the tokens; the earlier sections' results.
+"""What a notebook holds on to.
 
     run = Run("V1", globals(), needs=["setup"])
 
-A notebook that is run by hand gets what earlier sections have measured, and has them measured where they have not.
+Measuring cells end in `run.finish({...})`; drawing cells start from `run.data` and read nothing but results. A notebook
+that is run by hand gets what earlier sections have measured, and has them measured where they have not.
 """
 
 import os
 import sys
-import time
-from functools import cached_property
 
-import numpy as np
+from IPython import get_ipython
 
 from lib.errors import InputError
-from lib.layout import build_root
-from lib.model import loading
-from lib.params import BASE_PROFILE, RULES, check, load_profile
-from lib.results import io, provenance
-from lib.store import open_store
+from lib.pipeline.measuring import Measuring
+from lib.results import io
+from lib.results.published import value
 
 
-class Run:
-    """One section's session.
-
-    `namespace` is the notebook's `globals()`: the names that are parameters are read from it and checked, before
-    anything else happens. Raises `InputError` for a bad one.
-    """
+class Run(Measuring):
+    """One section's session; `namespace` is the notebook's `globals()`. Raises `InputError` for a bad parameter."""
 
     def __init__(self, section, namespace, needs=()):
-        self.section = section
-        self.started = time.time()
-        self.profile = namespace.get("profile", BASE_PROFILE)
-        load_profile(self.profile)
-        self.parameters = {k: check(k, namespace[k]) for k in RULES if k in namespace}
-        self.folder = build_root() / self.profile
-        self.data_folder = self.folder / "results" / "data"
-        self.figures = self.folder / "results" / "figures"
-        self.results, self.origins = {}, {}
-        self.backend = "none"
-        for name in needs:
-            self.results[name] = self._earlier(name)
-
-    def __getitem__(self, name):
-        return self.parameters[name]
-
-    def _earlier(self, name):
-        path = io.section_path(self.data_folder, name)
-        if not path.is_file():
-            from lib.pipeline import commands
-
-            print(f"{self.section} needs {name}, which profile {self.profile} has not measured yet: running it")
-            commands.run_notebooks(self.profile, [name])
-        elif "EXPERIMENT10_PIPELINE" not in os.environ:
-            print(f"{self.section} takes {name} from {os.path.relpath(path)}")
-        record = io.read_json(path, "section")
-        self.origins[name] = record["provenance"]
-        return record["data"]
+        show_input_errors()
+        super().__init__(section, namespace, needs)
 
     @property
-    def setup(self):
-        return self.results["setup"]
+    def data(self):
+        """This section's results: those just finished, or else those that stand.
 
-    @property
-    def slug(self):
-        return self.setup["model"]["slug"]
-
-    @cached_property
-    def store(self):
-        return open_store()
-
-    @cached_property
-    def tokens(self):
-        """Token ids that are scored, int32 [n_chunks, n_ctx]."""
-        path = self.data_folder / "tokens.npy"
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
-            raise InputError(f"{path}: missing or damaged; run `make notebooks/setup PROFILE={self.profile}`") from None
-
-    @cached_property
-    def model(self):
-        setup = self.setup
-        folder = loading.model_folder(setup["parameters"]["model"])
-        return loading.load_model(folder, setup["parameters"]["dtype"], setup["device"])
-
-    @cached_property
-    def tokenizer(self):
-        chosen = self.setup["parameters"]
-        folder = loading.tokenizer_folder(chosen["tokenizer"], loading.model_folder(chosen["model"]))
-        return loading.load_tokenizer(folder)
-
-    def evaluator(self, tokens=None, dtype=None):
-        """An `Evaluator` over `tokens` [n_chunks, n_ctx] in `dtype`, the section's own by default."""
-        from lib.engine.scoring import Evaluator
-
-        chosen = self.setup["parameters"]
-        self.backend = self.setup["backend"]
-        folder = loading.model_folder(chosen["model"])
-        return Evaluator(
-            loading.load_model(folder, dtype, self.setup["device"]) if dtype else self.model,
-            self.tokens if tokens is None else tokens,
-            self.store,
-            model_key=self.setup["model"]["fingerprint"],
-            dtype=dtype or chosen["dtype"],
-            backend=chosen["backend"],
-        )
-
-    @property
-    def quick(self):
-        return self.setup["quick_chunks"]
-
-    @property
-    def full(self):
-        return self.setup["full_chunks"]
-
-    @property
-    def heads(self):
-        """All heads, `(layer, head)`."""
-        shape = self.setup["model"]
-        return [(layer, head) for layer in range(shape["n_layer"]) for head in range(shape["n_head"])]
-
-    @property
-    def rankable(self):
-        """All heads but layer 0's."""
-        return [place for place in self.heads if place[0] > 0]
-
-    def resampler(self, n_chunks):
-        """The bootstrap over the first `n_chunks` chunks; the same seed gives the same resamples everywhere."""
-        from lib.analysis.bootstrap import Resampler
-
-        chosen = self.setup["parameters"]
-        return Resampler(n_chunks, self.setup["n_ctx"], chosen["seed"], chosen["draws"])
+        Raises `InputError` where there are none, or where they were measured with other parameters.
+        """
+        if self.section not in self.results:
+            path = io.section_path(self.data_folder, self.section)
+            if not path.is_file():
+                raise InputError(f"{self.section}: not measured yet; run its measuring cells, which end in run.finish")
+            record = io.read_json(path, "section")
+            if record["parameters"] != self.parameters:
+                names = [k for k, v in self.parameters.items() if record["parameters"].get(k) != v]
+                raise InputError(
+                    f"{self.section}: measured with another {', '.join(names) or 'set of parameters'};"
+                    " run its measuring cells first"
+                )
+            self.results[self.section] = record["data"]
+        return self.results[self.section]
 
     def published(self, path):
         """The write-up's figure for a path of the results, None where it states none."""
-        from lib.results.published import value
-
         return value(path)
 
     def published_rows(self, path, key, values, *fields):
@@ -143,76 +53,9 @@ class Run:
         rows = [{key: v} | {f: self.published(f"{path}[{key}={v}].{f}") for f in fields} for v in values]
         return [row for row in rows if None not in row.values()]
 
-    @property
-    def conditions(self):
-        """`{name: number of linearized heads}` of Part P: baseline first."""
-        return {"baseline": 0} | {f"relu_{n}": n for n in self.setup["relu_counts"]}
-
-    def plan(self, n, mode="relu"):
-        """The first `n` heads of the ranking, linearized."""
-        from lib.engine.interventions import Plan
-
-        return Plan.of(mode, [tuple(head) for head in self.results["phases"]["ranking"][:n]])
-
-    def describe(self, data):
-        """`finish` for the set-up, which describes the run itself."""
-        self.results["setup"] = data
-        return self.finish(data)
-
-    def finish(self, data):
-        """Writes the section's results and makes them known to its own sentences; returns them."""
-        data = io.plain(data)
-        self.results[self.section] = data
-        chosen = self.setup["parameters"] | self.parameters
-        record = {
-            "section": self.section,
-            "parameters": self.parameters,
-            "data": data,
-            "provenance": self.provenance(chosen),
-        }
-        io.write_json(io.section_path(self.data_folder, self.section), record, "section")
-        return data
-
-    def combined_provenance(self, names):
-        """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""
-        parts = [self.origins[name] for name in names]
-        own = self.provenance()
-        backends = sorted({part["backend"] for part in parts} - {"none"})
-        times = [part["times"] for part in (*parts, own)]
-        return own | {
-            "backend": "+".join(backends) or "none",
-            "parameters": {k: v for part in parts for k, v in part["parameters"].items()} | own["parameters"],
-            "times": {
-                "started": min(part["started"] for part in times),
-                "seconds": round(sum(part["seconds"] for part in times), 2),
-            },
-        }
-
-    def write(self, kind, record):
-        """One of the assembled results files, `<kind>_<model>.json`, checked against its schema."""
-        io.write_json(self.data_folder / f"{kind}_{self.slug}.json", record, kind)
-
-    def provenance(self, chosen=None):
-        setup = self.setup
-        return provenance.provenance(
-            self.profile,
-            chosen or setup["parameters"] | self.parameters,
-            setup["parameters"]["seed"],
-            {k: setup["model"][k] for k in ("name", "fingerprint")},
-            {k: setup["corpus"][k] for k in ("name", "fingerprint")},
-            setup["device"],
-            self.backend,
-            self.started,
-            time.time() - self.started,
-        )
-
 
 def show_input_errors():
     """In Jupyter, an `InputError` is one line, not a traceback."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
     shell = get_ipython()
     if shell is not None and "EXPERIMENT10_PIPELINE" not in os.environ:
         shell.set_custom_exc(

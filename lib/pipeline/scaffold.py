@@ -42,13 +42,13 @@ def cells(name, needs):
         ("parameters", 'profile = "embedded"'),
         (
             "",
-            "from lib import prose\nfrom report.prose import say, table\nfrom lib.pipeline.run import Run\n\n"
+            "from lib.pipeline.run import Run\nfrom report import prose\nfrom report.prose import say, table\n\n"
             f'run = Run("{name}", globals(), needs=[{listed}])\nprose.bind(run)',
         ),
-        ("", 'data = run.finish({"n_heads": len(run.heads), "layers": run.setup["model"]["n_layer"]})'),
+        ("measure", 'run.finish({"n_heads": len(run.heads), "layers": run.setup["model"]["n_layer"]})'),
         (
             "",
-            f'table(\n    "{name.lower()}_shape", "モデルの形。", "The model\'s shape.",\n'
+            f'data = run.data\ntable(\n    "{name.lower()}_shape", "モデルの形。", "The model\'s shape.",\n'
             '    columns=[("n_heads", "ヘッド", "Heads", "d"), ("layers", "層", "Layers", "d")],\n    rows=[data],\n)\n'
             f'say(\n    ja="この節が見るヘッドは{heads}個である。",\n    en="This section looks at {heads} heads.",\n)',
         ),

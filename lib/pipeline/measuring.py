@@ -1,0 +1,203 @@
+"""What a section measures with: parameters, checked; the model and the tokens; the earlier sections' results."""
+
+import os
+import subprocess
+import sys
+import time
+from functools import cached_property
+
+import numpy as np
+
+from lib.errors import InputError
+from lib.layout import ROOT, build_root
+from lib.model import loading
+from lib.params import BASE_PROFILE, RULES, check, load_profile
+from lib.results import io, provenance
+from lib.store import open_store
+
+
+class Measuring:
+    """One section's session, as far as its measuring cells use it; `lib.pipeline.run.Run` adds what drawing needs.
+
+    `namespace` is the notebook's `globals()`: the names that are parameters are read from it and checked, before
+    anything else happens. Raises `InputError` for a bad one.
+    """
+
+    def __init__(self, section, namespace, needs=()):
+        self.section = section
+        self.started = time.time()
+        self.profile = namespace.get("profile", BASE_PROFILE)
+        load_profile(self.profile)
+        self.parameters = {k: check(k, namespace[k]) for k in RULES if k in namespace}
+        self.folder = build_root() / self.profile
+        self.data_folder = self.folder / "results" / "data"
+        self.figures = self.folder / "results" / "figures"
+        self.results, self.origins = {}, {}
+        self.backend = "none"
+        for name in needs:
+            self.results[name] = self._earlier(name)
+
+    def __getitem__(self, name):
+        return self.parameters[name]
+
+    def _earlier(self, name):
+        path = io.section_path(self.data_folder, name)
+        if not path.is_file():
+            print(f"{self.section} needs {name}, which profile {self.profile} has not measured yet: running it")
+            have_measured(name, self.profile)
+        elif "EXPERIMENT10_PIPELINE" not in os.environ:
+            print(f"{self.section} takes {name} from {os.path.relpath(path)}")
+        record = io.read_json(path, "section")
+        self.origins[name] = record["provenance"]
+        return record["data"]
+
+    @property
+    def setup(self):
+        return self.results["setup"]
+
+    @property
+    def slug(self):
+        return self.setup["model"]["slug"]
+
+    @cached_property
+    def store(self):
+        return open_store()
+
+    @cached_property
+    def tokens(self):
+        """Token ids that are scored, int32 [n_chunks, n_ctx]."""
+        path = self.data_folder / "tokens.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            raise InputError(f"{path}: missing or damaged; run `make notebooks/setup PROFILE={self.profile}`") from None
+
+    @cached_property
+    def model(self):
+        setup = self.setup
+        folder = loading.model_folder(setup["parameters"]["model"])
+        return loading.load_model(folder, setup["parameters"]["dtype"], setup["device"])
+
+    @cached_property
+    def tokenizer(self):
+        chosen = self.setup["parameters"]
+        folder = loading.tokenizer_folder(chosen["tokenizer"], loading.model_folder(chosen["model"]))
+        return loading.load_tokenizer(folder)
+
+    def evaluator(self, tokens=None, dtype=None):
+        """An `Evaluator` over `tokens` [n_chunks, n_ctx] in `dtype`, the section's own by default."""
+        from lib.engine.scoring import Evaluator
+
+        chosen = self.setup["parameters"]
+        self.backend = self.setup["backend"]
+        folder = loading.model_folder(chosen["model"])
+        return Evaluator(
+            loading.load_model(folder, dtype, self.setup["device"]) if dtype else self.model,
+            self.tokens if tokens is None else tokens,
+            self.store,
+            model_key=self.setup["model"]["fingerprint"],
+            dtype=dtype or chosen["dtype"],
+            backend=chosen["backend"],
+        )
+
+    @property
+    def quick(self):
+        return self.setup["quick_chunks"]
+
+    @property
+    def full(self):
+        return self.setup["full_chunks"]
+
+    @property
+    def heads(self):
+        """All heads, `(layer, head)`."""
+        shape = self.setup["model"]
+        return [(layer, head) for layer in range(shape["n_layer"]) for head in range(shape["n_head"])]
+
+    @property
+    def rankable(self):
+        """All heads but layer 0's."""
+        return [place for place in self.heads if place[0] > 0]
+
+    def resampler(self, n_chunks):
+        """The bootstrap over the first `n_chunks` chunks; the same seed gives the same resamples everywhere."""
+        from lib.analysis.bootstrap import Resampler
+
+        chosen = self.setup["parameters"]
+        return Resampler(n_chunks, self.setup["n_ctx"], chosen["seed"], chosen["draws"])
+
+    @property
+    def conditions(self):
+        """`{name: number of linearized heads}` of Part P: baseline first."""
+        return {"baseline": 0} | {f"relu_{n}": n for n in self.setup["relu_counts"]}
+
+    def plan(self, n, mode="relu"):
+        """The first `n` heads of the ranking, linearized."""
+        from lib.engine.interventions import Plan
+
+        return Plan.of(mode, [tuple(head) for head in self.results["phases"]["ranking"][:n]])
+
+    def describe(self, data):
+        """`finish` for the set-up, which describes the run itself."""
+        self.results["setup"] = data
+        self.finish(data)
+
+    def finish(self, data):
+        """Writes the section's results; its drawing cells find them in `run.data`."""
+        data = io.plain(data)
+        self.results[self.section] = data
+        chosen = self.setup["parameters"] | self.parameters
+        record = {
+            "section": self.section,
+            "parameters": self.parameters,
+            "data": data,
+            "provenance": self.provenance(chosen),
+        }
+        io.write_json(io.section_path(self.data_folder, self.section), record, "section")
+
+    def combined_provenance(self, names):
+        """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""
+        parts = [self.origins[name] for name in names]
+        own = self.provenance()
+        backends = sorted({part["backend"] for part in parts} - {"none"})
+        times = [part["times"] for part in (*parts, own)]
+        return own | {
+            "backend": "+".join(backends) or "none",
+            "parameters": {k: v for part in parts for k, v in part["parameters"].items()} | own["parameters"],
+            "times": {
+                "started": min(part["started"] for part in times),
+                "seconds": round(sum(part["seconds"] for part in times), 2),
+            },
+        }
+
+    def write(self, kind, record):
+        """One of the assembled results files, `<kind>_<model>.json`, checked against its schema."""
+        io.write_json(self.data_folder / f"{kind}_{self.slug}.json", record, kind)
+
+    def provenance(self, chosen=None):
+        setup = self.setup
+        return provenance.provenance(
+            self.profile,
+            chosen or setup["parameters"] | self.parameters,
+            setup["parameters"]["seed"],
+            {k: setup["model"][k] for k in ("name", "fingerprint")},
+            {k: setup["corpus"][k] for k in ("name", "fingerprint")},
+            setup["device"],
+            self.backend,
+            self.started,
+            time.time() - self.started,
+        )
+
+
+def have_measured(name, profile):
+    """Has the pipeline run a section and what it needs, in a process of its own, with the parameters of its last run.
+
+    Raises `InputError` with the pipeline's own line where that fails.
+    """
+    words = [sys.executable, "-m", "lib.pipeline", "run", name, "--profile", profile, "--as-before"]
+    line = ""
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise InputError(line.strip().removeprefix("error: "))
