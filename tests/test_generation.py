@@ -127,3 +127,15 @@ def test_logits_that_are_not_finite_stop_generation():
     model.transformer.ln_f.bias[0] = float("inf")
     with pytest.raises(InputError, match="not finite"):
         generate(model, prompts(), 2, Plan())
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_continuations_are_scored_by_the_model_under_a_plan(make):
+    model, rows = make(), tokens(3).numpy()
+    plan = Plan.of("relu", [(0, 1), (1, 0), (1, 3)])
+    edits = {(layer, head): mode for layer, head, mode in plan.heads}
+    expected = [
+        -Reference(model).logits(row, edits)[:-1].log_softmax(-1)[np.arange(32), row[1:]].numpy()[-12:] for row in rows
+    ]
+    np.testing.assert_allclose(continuation_nll(model, rows, 12, plan), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(continuation_nll(model, rows, 12) - expected).max() > 1e-2

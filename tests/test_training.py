@@ -98,7 +98,7 @@ def test_bigram_probabilities_sum_to_one(ids):
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
     total = RECIPE.total_tokens
-    rates = [pretraining.lr_factor(seen, total, RECIPE) for seen in range(0, total + 1, 64)]
+    rates = [pretraining.lr_factor(seen, total, RECIPE.batch_tokens, RECIPE) for seen in range(0, total + 1, 64)]
     assert total == 2560
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1])
     assert rates[-1] == 0

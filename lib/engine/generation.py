@@ -58,11 +58,13 @@ def generate(
 
 
 @torch.inference_mode()
-def continuation_nll(model, sequences, n_scored):
+def continuation_nll(model, sequences, n_scored, plan=None, *, means=None, backend="auto"):
     """Negative log-likelihood of the last `n_scored` tokens of each row of `sequences` [B, L]; float32 [B, n_scored].
 
-    The unmodified model judges. What precedes the scored tokens goes through it once for all rows that share it.
+    The unmodified model judges, or the model under `plan`. What precedes the scored tokens goes through it once for
+    all rows that share it.
     """
+    plan = Plan() if plan is None else plan
     arch = adapter(model)
     sequences = _checked_sequences(sequences, arch)
     if not 1 <= n_scored < sequences.shape[1] <= arch.n_positions:
@@ -70,7 +72,8 @@ def continuation_nll(model, sequences, n_scored):
             f"{n_scored} of {sequences.shape[1]} tokens to be scored: need 1 or more, one before them, and at most "
             f"{arch.n_positions} in all"
         )
-    decoder = _Decoder(arch, Plan(), None, dispatch.resolve("auto", arch.device))
+    plan.check(arch, means)
+    decoder = _Decoder(arch, plan, means, dispatch.resolve(backend, arch.device))
     parts = [decoder.judge(sequences[rows], n_scored) for rows in decoder.groups(*sequences.shape)]
     return torch.cat(parts).numpy(force=True)
 

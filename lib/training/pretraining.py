@@ -82,8 +82,9 @@ def optimizers(model, recipe):
     ]
 
 
-def lr_factor(seen, total, recipe):
-    warmup = min(1.0, (seen / recipe.batch_tokens + 1) / recipe.warmup_steps)
+def lr_factor(seen, total, batch, recipe):
+    """What the rates are multiplied by when `seen` of `total` have been seen, `batch` of them at a step."""
+    warmup = min(1.0, (seen / batch + 1) / recipe.warmup_steps)
     return warmup * min(1.0, (1 - seen / total) / recipe.decay_share)
 
 
@@ -154,7 +155,7 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
             loss = loss_of(model, windows, shift + torch.arange(stage.context))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            factor = lr_factor(seen, recipe.total_tokens, recipe)
+            factor = lr_factor(seen, recipe.total_tokens, recipe.batch_tokens, recipe)
             for opt, lr in zip(opts, (recipe.matrix_lr, recipe.other_lr), strict=True):
                 opt.param_groups[0]["lr"] = lr * factor
                 opt.step()

@@ -1,0 +1,99 @@
+"""Right and wrong answers: shares with intervals, paired comparisons, votes and selections.
+
+The unit is the problem. `right` is bool `[n_problems]`; conditions compared with each other answer the same problems,
+so that what makes a problem hard cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+
+from lib.analysis.bootstrap import DRAWS, Interval, interval
+from lib.errors import InputError
+
+ABOVE, ALIKE, BELOW = "above", "alike", "below"
+
+
+def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share k / n."""
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return centre - half, centre + half
+
+
+def accuracy(right: Sequence[bool]) -> tuple[float, Interval]:
+    """Share of right answers (0–1) with Wilson's interval."""
+    right = _checked(right)
+    k, n = int(right.sum()), len(right)
+    return k / n, [max(0.0, wilson(k, n)[0]), min(1.0, wilson(k, n)[1])]
+
+
+def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Two-sided exact p that `a` and `b` are right equally often, told by the problems that only one of them solves."""
+    a, b = _pair(a, b)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def difference(a: Sequence[bool], b: Sequence[bool], seed: int = 0, draws: int = DRAWS) -> tuple[float, Interval]:
+    """Accuracy of `a` minus that of `b`, with the paired bootstrap interval over problems."""
+    a, b = _pair(a, b)
+    gap = a.astype(np.float64) - b
+    counts = [int((gap == value).sum()) for value in (1, 0, -1)]
+    resampled = np.random.default_rng(seed).multinomial(len(gap), np.array(counts) / len(gap), size=draws)
+    return float(gap.mean()), interval((resampled[:, 0] - resampled[:, 2]) / len(gap))
+
+
+def comparison(a: Sequence[bool], b: Sequence[bool], seed: int = 0, draws: int = DRAWS) -> dict:
+    """`{difference, difference_ci, p, verdict}` of `a` against `b`: above, alike or below, told by the interval."""
+    value, ends = difference(a, b, seed, draws)
+    verdict = ABOVE if ends[0] > 0 else BELOW if ends[1] < 0 else ALIKE
+    return {"difference": value, "difference_ci": ends, "p": mcnemar(a, b), "verdict": verdict}
+
+
+def majority(answers: Sequence[Sequence[str]], n: int) -> list[str]:
+    """The most frequent of the first `n` answers to each problem, the earliest of them where several are; `[n_problems]`."""
+    _check_n(answers, n)
+    return [Counter(row[:n]).most_common(1)[0][0] for row in answers]
+
+
+def likeliest(answers: Sequence[Sequence[str]], log_likelihood: np.ndarray, n: int) -> list[str]:
+    """Of the first `n` answers to each problem that of the highest log-likelihood `[n_problems, n_samples]`."""
+    _check_n(answers, n)
+    best = np.asarray(log_likelihood)[:, :n].argmax(1)
+    return [row[i] for row, i in zip(answers, best, strict=True)]
+
+
+def reach(verdicts: Sequence[str], allowed: Sequence[str]) -> int | None:
+    """Index of the last rung up to which every verdict is among `allowed`; None where the first is not."""
+    last = None
+    for i, verdict in enumerate(verdicts):
+        if verdict not in allowed:
+            break
+        last = i
+    return last
+
+
+def _checked(right: Sequence[bool]) -> np.ndarray:
+    right = np.asarray(right)
+    if right.ndim != 1 or right.size == 0 or right.dtype != bool:
+        raise InputError(f"answers of shape {list(right.shape)}, {right.dtype}; one bool for each problem is needed")
+    return right
+
+
+def _pair(a: Sequence[bool], b: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _checked(a), _checked(b)
+    if a.shape != b.shape:
+        raise InputError(f"answers to {len(a)} and to {len(b)} problems; the same problems are needed")
+    return a, b
+
+
+def _check_n(answers: Sequence[Sequence[str]], n: int) -> None:
+    fewest = min(len(row) for row in answers)
+    if not 1 <= n <= fewest:
+        raise InputError(f"{n} of {fewest} samples; between 1 and {fewest}")

@@ -1,0 +1,102 @@
+"""How problems are put to a model, and what its text answers: in the reasoner's own words, or through a chat template."""
+
+import random
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lib.errors import InputError
+from lib.model import problems, word_problems
+
+SPARE = 4  # tokens of room beyond a right completion
+NUMBER = re.compile(r"-?\d+(?:,\d{3})*")
+
+
+@dataclass(frozen=True)
+class Level:
+    """`kinds` are `(kind, length)`, in equal parts."""
+
+    name: str
+    kinds: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class OwnWords:
+    """The words that the reasoner was trained on."""
+
+    levels = (
+        Level("easy", (("chain", 2), ("sum", 2))),
+        Level("middle", (("chain", 3), ("sum", 3))),
+        Level("hard", (("chain", 5), ("sum", 4))),
+    )
+    unreadable = "0"
+
+    def prompt(self, problem, instruction, draft=None):
+        return problems.prompt(problem, instruction, draft)
+
+    def completion(self, problem, instruction):
+        return problems.completion(problem, instruction)
+
+    def said(self, text, instruction):
+        return problems.said(text, instruction)
+
+    def room(self, problem, instruction):
+        return len(self.completion(problem, instruction).split()) + SPARE
+
+    def problems(self, level, count, seed):
+        """`count` different held-out problems of a `Level`."""
+        shares = [count // len(level.kinds) + (i < count % len(level.kinds)) for i in range(len(level.kinds))]
+        return [
+            problem
+            for (kind, length), share in zip(level.kinds, shares, strict=True)
+            if share
+            for problem in problems.distinct(seed, kind, length, share)
+        ]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Word problems through the tokenizer's own chat template."""
+
+    tokenizer: Any
+    levels = (
+        Level("easy", (("story", 2),)),
+        Level("middle", (("story", 4),)),
+        Level("hard", (("story", 6),)),
+    )
+    unreadable = "?"
+
+    def prompt(self, problem, instruction, draft=None):
+        messages = [{"role": "user", "content": word_problems.request(problem, instruction, draft)}]
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            raise InputError(f"tokenizer: its chat template fails ({type(error).__name__}: {error})") from None
+
+    def completion(self, problem, instruction):
+        return word_problems.completion(problem, instruction)
+
+    def said(self, text, instruction):
+        """The last whole number of the text, "" where it holds none."""
+        found = NUMBER.findall(text)
+        return found[-1].replace(",", "") if found else ""
+
+    def room(self, problem, instruction):
+        return 32 + 32 * problem.length if instruction == "think" else 12
+
+    def problems(self, level, count, seed):
+        ((_, length),) = level.kinds
+        rng = random.Random(f"{seed} {length}")
+        return [word_problems.draw(rng, length) for _ in range(count)]
+
+
+def manner(tokenizer):
+    """How to ask the model of this tokenizer; `InputError` where it has neither a chat template nor the own words."""
+    if tokenizer.chat_template:
+        return Chat(tokenizer)
+    if list(tokenizer.get_vocab()) and set(problems.TOKENS) <= set(tokenizer.get_vocab()):
+        return OwnWords()
+    raise InputError(
+        "reasoner: its tokenizer has no chat template; allowed: models/reasoner, or a model that was tuned to follow"
+        " instructions"
+    )

@@ -1,0 +1,148 @@
+"""Training of the reasoner: a small GPT-2 that answers, thinks aloud and revises, on generated problems.
+
+Batches are drawn from the seed and the number of problems seen, so that an interrupted training goes on with the
+same bits.
+"""
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from lib.model import problems
+from lib.training import pretraining
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the trained weights. Lengths come with their share: steps of a chain, digits of a sum."""
+
+    problems: int = 400_000
+    batch_problems: int = 128
+    matrix_lr: float = 0.02
+    other_lr: float = 3e-3
+    decay_share: float = 0.4
+    warmup_steps: int = 40
+    seed: int = 10
+    buckets: int = 2
+    instructions: tuple = (("answer", 0.6), ("think", 0.2), ("revise", 0.2))
+    chain_share: float = 0.8
+    at_once: tuple = ((1, 2), (2, 4), (3, 4), (4, 2), (5, 1))
+    thinking: tuple = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1))
+    digits: tuple = ((1, 1), (2, 2), (3, 2), (4, 1))
+    right_drafts: float = 0.5
+    shape: dict = field(default_factory=lambda: {"n_embd": 96, "n_layer": 6, "n_head": 6, "n_positions": 64})
+
+
+def tokenizer():
+    """One token a word of `problems.TOKENS`; texts are words parted by spaces."""
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(problems.TOKENS)}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        eos_token=problems.END,
+        bos_token=problems.END,
+        pad_token=problems.END,
+    )
+
+
+def _picked(rng, weighted):
+    return rng.choices([value for value, _ in weighted], [weight for _, weight in weighted])[0]
+
+
+def example(rng, recipe):
+    """`(prompt, completion)` of a problem that is not held out."""
+    instruction = _picked(rng, recipe.instructions)
+    if rng.random() < recipe.chain_share:
+        kind, lengths = "chain", recipe.thinking if instruction == "think" else recipe.at_once
+    else:
+        kind, lengths = "sum", recipe.digits
+    problem = problems.draw_split(rng, kind, _picked(rng, lengths), False)
+    draft = None
+    if instruction == "revise":
+        draft = problem.answer if rng.random() < recipe.right_drafts else problems.corrupted(rng, problem)
+    return problems.prompt(problem, instruction, draft), problems.completion(problem, instruction)
+
+
+def batch(recipe, seen):
+    """Buckets of examples of like length: `(ids [B, T], labels [B, T])`, prompts and padding ignored in labels."""
+    rng = random.Random(f"{recipe.seed} {seen}")
+    number = {word: i for i, word in enumerate(problems.TOKENS)}
+    rows = []
+    for _ in range(recipe.batch_problems):
+        given, wanted = ([number[word] for word in text.split()] for text in example(rng, recipe))
+        rows.append((given, wanted))
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+    size = -(-len(rows) // recipe.buckets)
+    return [_padded(rows[at : at + size]) for at in range(0, len(rows), size)]
+
+
+def _padded(rows):
+    width = max(len(given) + len(wanted) for given, wanted in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED)
+    for i, (given, wanted) in enumerate(rows):
+        stop = len(given) + len(wanted)
+        ids[i, :stop] = torch.tensor(given + wanted)
+        labels[i, len(given) : stop] = torch.tensor(wanted)
+    return ids, labels
+
+
+def loss_of(model, ids, labels):
+    """Summed over examples, each the mean over its own completion's tokens; logits in bfloat16."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.transformer(ids[:, :-1], use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden)
+    targets = labels[:, 1:]
+    nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    counted = (targets != IGNORED).sum(1)
+    return (nll.view_as(targets).sum(1) / counted).sum()
+
+
+def train(recipe, folder, checkpoint_steps=100, report=print):
+    """Trains a new model; returns `(model, curve)`, curve rows being `[problems seen, mean loss]` of 25 steps.
+
+    Goes on from `folder/checkpoint.safetensors` where there is one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = pretraining.new_model(recipe, len(problems.TOKENS))
+    for block in model.transformer.h:
+        block.mlp.act = torch.nn.GELU(approximate="tanh")
+    model.set_attn_implementation("eager")
+    opts = pretraining.optimizers(model, recipe)
+    seen, kept = pretraining.load_checkpoint(folder, model, opts)
+    curve, losses = kept or ([], [])
+    while seen < recipe.problems:
+        total = 0.0
+        for ids, labels in batch(recipe, seen):
+            loss = loss_of(model, ids, labels) / recipe.batch_problems
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        factor = pretraining.lr_factor(seen, recipe.problems, recipe.batch_problems, recipe)
+        for opt, lr in zip(opts, (recipe.matrix_lr, recipe.other_lr), strict=True):
+            opt.param_groups[0]["lr"] = lr * factor
+            opt.step()
+            opt.zero_grad()
+        seen += recipe.batch_problems
+        step = seen // recipe.batch_problems
+        losses.append(total)
+        if step % 25 == 0:
+            curve.append([seen, round(float(np.mean(losses)), 4)])
+            losses = []
+            report(*curve[-1])
+        if step % checkpoint_steps == 0:
+            pretraining.save_checkpoint(folder, model, opts, seen, [curve, losses])
+    pretraining.save_checkpoint(folder, model, opts, seen, [curve, losses])
+    return model.eval(), curve
