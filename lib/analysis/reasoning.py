@@ -6,7 +6,6 @@ so that what makes a problem hard cancels.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,18 +18,11 @@ from lib.errors import InputError
 ABOVE, ALIKE, BELOW = "above", "alike", "below"
 
 
-def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share k / n."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return centre - half, centre + half
-
-
 def accuracy(right: Sequence[bool]) -> tuple[float, Interval]:
     """Share of right answers (0–1) with Wilson's interval."""
     right = _checked(right)
-    k, n = int(right.sum()), len(right)
-    return k / n, [max(0.0, wilson(k, n)[0]), min(1.0, wilson(k, n)[1])]
+    found = binomtest(int(right.sum()), len(right))
+    return found.statistic, list(found.proportion_ci(method="wilson"))
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.generation import continuation_nll, generate
 from lib.engine.interventions import Plan
 from lib.store import digest
 
-VERSION = "answering-1"
+SOURCES = sources_digest("lib.engine.generation")
 SEED_STRIDE = 1_000_003
 
 
@@ -30,11 +32,12 @@ class Written:
 
 
 class Respondent:
-    """A model and its tokenizer, asked in texts. `identity` is everything but the plan that decides its answers."""
+    """A model, named by its weights' `fingerprint`, and its tokenizer, asked in texts."""
 
-    def __init__(self, model, tokenizer, store, identity, backend="auto"):
+    def __init__(self, model, tokenizer, store, fingerprint, backend="auto"):
         self.model, self.tokenizer, self.store, self.backend = model, tokenizer, store, backend
-        self.identity = (VERSION, *identity, backend)
+        device = torch.device(model.device)
+        self.identity = (device.type, *computed_by(SOURCES, device), fingerprint, str(model.dtype))
         self.ends = _end_ids(model, tokenizer)
 
     def ids(self, text):
@@ -72,7 +75,7 @@ class Respondent:
         for rows in _alike([(len(given), len(wanted)) for given, wanted in pairs]):
             sequences = np.array([[*pairs[i][0], *pairs[i][1]] for i in rows], dtype=np.int32)
             n_scored = len(pairs[rows[0]][1])
-            key = digest("nll", *self.identity, plan.key(), sequences, n_scored)
+            key = digest("answer nll", *self.identity, self._kernel(plan), plan.key(), sequences, n_scored)
             nll = self.store.get(key)
             if nll is None:
                 nll = continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)
@@ -83,7 +86,9 @@ class Respondent:
     def _sampled(self, given, room, plan, n_samples, temperature, seeds, label):
         """Tokens and their NLLs, both `[n_prompts, n_samples, room]`."""
         asked = np.repeat(given, n_samples, axis=0)
-        key = digest("write", *self.identity, plan.key(), asked, room, repr(temperature), repr(seeds))
+        key = digest(
+            "write", *self.identity, self._kernel(plan), plan.key(), asked, room, repr(temperature), repr(seeds)
+        )
         tokens, nll = self.store.get(key), self.store.get(f"{key}-nll")
         if tokens is None or nll is None:
             tokens = generate(
@@ -95,6 +100,9 @@ class Respondent:
             self.store.put(f"{key}-nll", nll)
         shape = (len(given), n_samples, room)
         return tokens.reshape(shape), nll.reshape(shape)
+
+    def _kernel(self, plan):
+        return self.backend if plan.needs_kernel else None
 
     def _length(self, tokens):
         """Tokens up to and with the first end, all of them where there is none."""

@@ -1,4 +1,4 @@
-"""How problems are put to a model, and what its text answers: in the reasoner's own words, or through a chat template."""
+"""How problems are put to a model and its texts read: in the reasoner's own words, or through a chat template."""
 
 import random
 import re
@@ -94,7 +94,7 @@ def manner(tokenizer):
     """How to ask the model of this tokenizer; `InputError` where it has neither a chat template nor the own words."""
     if tokenizer.chat_template:
         return Chat(tokenizer)
-    if list(tokenizer.get_vocab()) and set(problems.TOKENS) <= set(tokenizer.get_vocab()):
+    if set(problems.TOKENS) == set(tokenizer.get_vocab()):
         return OwnWords()
     raise InputError(
         "reasoner: its tokenizer has no chat template; allowed: models/reasoner, or a model that was tuned to follow"

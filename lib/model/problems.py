@@ -124,7 +124,7 @@ def completion(problem, instruction):
 
 
 def said(output, instruction):
-    """The answer that a model's `output` gives: all of it, for `think` what follows the last `=`; "" if nothing does."""
+    """The answer that a model's `output` gives: all of it; for `think` what follows the last `=`, "" without one."""
     if instruction == "think":
-        _, _, output = output.rpartition("=") if "=" in output else ("", "", "")
+        output = output.rpartition("=")[2] if "=" in output else ""
     return " ".join(output.split())

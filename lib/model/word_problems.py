@@ -71,11 +71,12 @@ def request(story, instruction, draft=None):
         raise InputError(
             f"instruction {instruction!r}: allowed are {', '.join(INSTRUCTIONS)}; revise with a draft, no other"
         )
-    return {
-        "answer": f"{story.text} Reply with the number only.",
-        "think": f"{story.text} Work it out step by step, then write the answer after 'Answer:'.",
-        "revise": f"{story.text} Somebody answered {draft}, which may be right or wrong. Reply with the right number only.",
-    }[instruction]
+    wanted = {
+        "answer": "Reply with the number only.",
+        "think": "Work it out step by step, then write the answer after 'Answer:'.",
+        "revise": f"Somebody answered {draft}, which may be right or wrong. Reply with the right number only.",
+    }
+    return f"{story.text} {wanted[instruction]}"
 
 
 def completion(story, instruction):
