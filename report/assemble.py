@@ -24,7 +24,7 @@ def assemble(notebooks, results, out):
     """Writes the three files into the folder `out`; returns their paths. Raises `InputError`."""
     merged = document.load(notebooks, results)
     files = files_of(Path(results))
-    made = {f"report.{lang}.pdf": book.write(merged, lang, files) for lang in LANGUAGES}
+    made = {f"report.{lang}.pdf": book.write(merged, lang) for lang in LANGUAGES}
     made = {"report.html": page.write(merged, files).encode()} | made
     for name, content in made.items():
         limit = LIMITS[Path(name).suffix]

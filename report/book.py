@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typst
 
-from report import markdown, provenance
+from report import citation, markdown, provenance, references
 from report.charts import render, style
 from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.words import SUBTITLE, TITLE, word
@@ -18,7 +18,7 @@ LINES_ON_ONE_PAGE = 34
 LONG_WORD = re.compile(r"\S{40}")
 
 
-def write(document, lang, files=()):
+def write(document, lang):
     """The book's PDF bytes in `lang`."""
     pieces, groups = [], []
 
@@ -38,7 +38,7 @@ def write(document, lang, files=()):
                 target.append(piece)
         texts = markdown.to_typst(groups)
         pieces = {"abstract": joined(abstract, texts), "body": joined(body, texts)}
-        source = whole(document, lang, pieces, files)
+        source = whole(document, lang, pieces)
         (folder / "book.typ").write_text(source, encoding="utf-8")
         (folder / "template.typ").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
         fonts = [str(render.font_file().parent)]
@@ -47,21 +47,23 @@ def write(document, lang, files=()):
         )
 
 
-def whole(document, lang, pieces, files):
+def whole(document, lang, pieces):
     details = {
         "lang": lang,
         "title": TITLE[lang],
         "subtitle": SUBTITLE[lang],
         "run-line": provenance.run_line(document, lang),
         "short": provenance.short(document),
+        "authors": ", ".join(citation.authors()),
         "contents-title": word("contents", lang),
         "abstract-title": word("summary", lang),
         "figure-word": word("figure", lang),
         "table-word": word("table", lang),
     }
-    named = ", ".join(f"{key}: {quoted(value)}" for key, value in details.items())
+    keywords = ", ".join(map(quoted, citation.citation()["keywords"]))
+    named = ", ".join(f"{key}: {quoted(value)}" for key, value in details.items()) + f", keywords: ({keywords},)"
     opening = f'#import "template.typ": *\n\n#show: report.with({named}, abstract: [\n{pieces["abstract"]}\n])'
-    return "\n\n".join([opening, pieces["body"], file_list(files, lang), colophon(document, lang)])
+    return "\n\n".join([opening, pieces["body"], bibliography(lang), colophon(document, lang)])
 
 
 def joined(pieces, texts):
@@ -151,14 +153,16 @@ def cell_markup(cell):
     return f"[#{quoted(cell['text'])}{interval}]"
 
 
-def file_list(files, lang):
-    if not files:
-        return ""
-    cells = ", ".join(f"[#{quoted(v)}]" for f in files for v in (f["path"], format(f["bytes"], ","), f["digest"]))
-    header = ", ".join(quoted(word(key, lang)) for key in ("file", "bytes", "digest"))
+def bibliography(lang):
+    """The works as a numbered list, each with the label that references in the text lead to."""
+    entries = "\n".join(
+        f"+ #{quoted(work.entry)}"
+        + (f" #link({quoted(work.address)})[↗]" if work.address else "")
+        + f" #metadata(none) <ref-{work.key}>"
+        for work in references.WORKS
+    )
     return (
-        f"#heading(level: 1, {quoted(word('files', lang))})\n\n#{quoted(word('files_note', lang))}\n\n"
-        f"#data-table(columns: (1fr, auto, auto), numeric: (1,), size: 7.5pt, header: ({header}), {cells})"
+        f'#heading(level: 1, {quoted(word("references", lang))})\n\n#[#set text(size: 0.9em, lang: "en")\n{entries}\n]'
     )
 
 
@@ -187,7 +191,7 @@ def without_numbers(blocks):
     """The blocks with links to results as plain text, and headings one level higher than on the page."""
 
     def link(target, title, inlines):
-        outside = target.startswith("http") or target.startswith(("#fig-", "#tab-", "#sec-"))
+        outside = target.startswith("http") or target.startswith(("#fig-", "#tab-", "#sec-", "#ref-"))
         return [markdown.anchor_link(target, "", inlines)] if outside else inlines
 
     def header(depth, inlines):

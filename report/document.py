@@ -14,11 +14,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from lib.errors import InputError
-from report import markdown
+from report import markdown, references
 from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.words import LANGUAGES, PARTS, SUMMARY_NOTEBOOK, SUMMARY_TAG, word
 
-REFERENCE = re.compile(r"#(fig|tab|sec)-(\w+)$")
+REFERENCE = re.compile(r"#(fig|tab|sec|ref)-(\w+)$")
 HEADING = re.compile(r"\s*(#{1,6}) ")
 KIND_WORDS = {"fig": "figure", "tab": "table"}
 
@@ -52,7 +52,6 @@ def load(notebooks_folder, results_folder):
         cell.id = f"cell-{i}"
     number(document)
     texts(document)
-    group_code(document)
     return document
 
 
@@ -110,8 +109,7 @@ def merge(document, notebooks):
             own = [cell for cell in notebooks[name].cells if not _is_summary(cell)]
             cells.append(structure("open", name=f"sec-{name}", section=name, level=3 if several else 2, heading=None))
             cells.extend(_at_level(own, 3 if several else 2))
-            if name in document.sections:
-                cells.append(structure("data", section=name))
+            cells.append(structure("data", section=name))
             cells.append(structure("close"))
         if several:
             cells.append(structure("close"))
@@ -206,23 +204,6 @@ def describe(document, output, cell):
     return meta
 
 
-def group_code(document):
-    """Marks where a row of folded code cells with nothing visible between them begins and ends."""
-    cells = document.notebook.cells
-    follows = [
-        cell.cell_type == "code" and before.cell_type == "code" and not _visible(cell)
-        for before, cell in zip(cells, cells[1:], strict=False)
-    ]
-    for i, cell in enumerate(cells):
-        if cell.cell_type == "code":
-            cell.metadata.report.begins = i == 0 or not follows[i - 1]
-            cell.metadata.report.ends = i == len(follows) or not follows[i]
-
-
-def _visible(cell):
-    return any(output.metadata.report.kind != "plain" for output in cell.outputs)
-
-
 def fallback_titles(document):
     """A notebook that opens without a heading of its own in a language is headed by its name there."""
     opened, headed = None, set()
@@ -247,10 +228,10 @@ def tidy(document, text, blocks, level):
         if reference:
             return [resolve(document, text, reference, inlines)]
         if target == "#cell":
-            return [markdown.anchor_link(f"#{text.cell}", title, inlines, ["n"])]
+            return [markdown.number_link(f"#{text.cell}", title, inlines)]
         if target.startswith("#") and target[1:].split(".")[0] in document.sections:
             document.referenced.add(target[1:])
-            return [markdown.anchor_link(target, title, inlines, ["n"])]
+            return [markdown.number_link(target, title, inlines)]
         if re.match(r"https?://", target):
             return [markdown.anchor_link(target, "", inlines)]
         return inlines
@@ -269,6 +250,10 @@ def resolve(document, text, reference, inlines):
     """A link to a figure, table or section, worded with its number."""
     kind, name = reference.groups()
     lang = text.lang or "en"
+    if kind == "ref":
+        if name not in references.BY_KEY:
+            raise InputError(f"{text.section}: refers to the work {name!r}; there are {', '.join(references.BY_KEY)}")
+        return markdown.anchor_link(f"#ref-{name}", "", [markdown.string(references.short(name, lang))])
     if kind == "sec":
         known = [
             cell.metadata.report.section

@@ -175,8 +175,14 @@ def _clean_node(node, link, header):
     return [{"t": kind, "c": clean(content, link, header)}]
 
 
-def anchor_link(target, title, inlines, classes=()):
-    return {"t": "Link", "c": [["", list(classes), []], inlines, [target, title]]}
+def anchor_link(target, title, inlines):
+    return {"t": "Link", "c": [["", [], []], inlines, [target, title]]}
+
+
+def number_link(target, title, inlines):
+    """A number that leads to its place in the results; named by that place, and no stop on the way of the Tab key."""
+    attributes = ["", ["n"], [["tabindex", "-1"]]]
+    return {"t": "Link", "c": [attributes, inlines, [target, title.split(" = ")[0]]]}
 
 
 def string(text):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
-from report import markdown, provenance
+from report import citation, markdown, provenance, references
 from report.charts import render
 from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.results_view import view
-from report.words import LANGUAGES, SUBTITLE, TITLE, WORDS, word
+from report.words import DESCRIPTION, LANGUAGES, SUBTITLE, TITLE, WORDS, word
 
 TEMPLATES = Path(__file__).parent / "template"
 STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--policy-->"
@@ -28,7 +29,7 @@ EXTRA_GLYPHS = "".join(map(chr, range(0x20, 0x7F))) + "−–—×→·…’“
 def write(document, files):
     """The page's HTML text. `files` are `[{path, bytes, digest}]` of what lies beside it."""
     render_texts(document)
-    specs, stills = chart_data(document)
+    specs = chart_data(document)
     config = Config()
     config.HTMLExporter.display_data_priority = [VEGALITE_MIME, TABLE_MIME, QUOTE_MIME, "text/markdown", "text/plain"]
     exporter = HTMLExporter(config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)])
@@ -37,6 +38,10 @@ def write(document, files):
             "words": {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in WORDS.items()},
             "title": TITLE,
             "subtitle": SUBTITLE,
+            "description": DESCRIPTION,
+            "authors": citation.authors(),
+            "works": references.WORKS,
+            "schema_org": Markup(script_json(citation.schema_org(DESCRIPTION["en"], provenance.date(document)))),
             "short": provenance.short(document),
             "run_line": {lang: provenance.run_line(document, lang) for lang in LANGUAGES},
             "contents": {lang: contents(document, lang) for lang in LANGUAGES},
@@ -44,6 +49,7 @@ def write(document, files):
                 name: Markup(view(name, section["data"], document.referenced))
                 for name, section in document.sections.items()
             },
+            "codes": codes(document),
             "anchors": document.referenced,
             "makers": document.makers,
             "files": files,
@@ -54,10 +60,8 @@ def write(document, files):
             "script_mark": Markup(SCRIPT_MARK),
         }
     }
-    for output, still in stills:
-        output.metadata.report.still = still
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
-    return with_assets(html, specs)
+    return with_assets(html, specs, provenance.about(document))
 
 
 def render_texts(document):
@@ -92,17 +96,43 @@ def plain_text(output):
 
 
 def chart_data(document):
-    """`({id: specification}, [(output, data address of its still picture)])` of all figures."""
-    specs, stills = {}, []
+    """`{id: specification}` of all figures; leaves each one's drawing, as inline SVG, beside it."""
+    specs = {}
     for cell in document.notebook.cells:
         for output in cell.get("outputs", []):
             meta = output.metadata.report
             if meta.kind == "figure":
                 meta.chart = f"chart-{meta.name}-{meta.lang}"
                 specs[meta.chart] = output.data[VEGALITE_MIME]
-                picture = render.svg(output.data[VEGALITE_MIME])
-                stills.append((output, "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode()))
-    return specs, stills
+                meta.drawing = Markup(drawing(output.data[VEGALITE_MIME], meta.chart))
+    return specs
+
+
+def drawing(spec, name):
+    """The chart as SVG to stand in the page: its ids are made its own, its size is left to the page's style."""
+    text = render.svg(spec)
+    ids = re.findall(r'id="(\w+)"', text)
+    for own in ids:
+        text = re.sub(rf'(id="|#){own}\b', rf"\g<1>{name}-{own}", text)
+    return re.sub(r' style="[^"]*"', "", text)
+
+
+def sizes(html):
+    """A style rule for each chart, so that its place has its size before it is drawn."""
+    found = re.findall(r'data-chart="([\w-]+)">\s*<svg[^>]*? viewBox="0 0 ([\d.]+) ([\d.]+)"', html)
+    return "".join(
+        f'[data-chart="{name}"]:not([data-drawn]){{width:min(100%,{width}px);aspect-ratio:{width}/{height}}}\n'
+        for name, width, height in found
+    )
+
+
+def codes(document):
+    """`{section: its code cells}` in their order, the summary's with the section that they come from."""
+    found = {}
+    for cell in document.notebook.cells:
+        if cell.cell_type == "code":
+            found.setdefault(cell.metadata.report.section, []).append(cell)
+    return found
 
 
 def contents(document, lang):
@@ -114,21 +144,23 @@ def contents(document, lang):
     ]
     return [
         *entries,
+        {"level": 2, "anchor": f"h-references-{lang}", "text": word("references", lang)},
         {"level": 2, "anchor": f"h-files-{lang}", "text": word("files", lang)},
         {"level": 2, "anchor": f"h-provenance-{lang}", "text": word("provenance", lang)},
     ]
 
 
-def with_assets(html, specs):
+def with_assets(html, specs, about):
     """The page with style, data, scripts and the policy that names exactly these by their hashes."""
-    style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8")
+    style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8") + sizes(html)
     style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
-    scripts = [bundle(), (TEMPLATES / "page" / "page.js").read_text(encoding="utf-8")]
-    data = {**specs, "titles": TITLE}
+    head = script("head")
+    scripts = [script(name) for name in ("page", "charts", "menus", "previews", "search")]
+    data = {**specs, "titles": TITLE, "about": about}
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src {' '.join(map(source_hash, scripts))}",
+            f"script-src {' '.join(map(source_hash, [head, bundle(), *scripts]))}",
             f"style-src {source_hash(style)}",
             "img-src data:",
             "font-src data:",
@@ -139,12 +171,17 @@ def with_assets(html, specs):
     blocks = [
         f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
     ]
-    blocks += [f"<script>{script}</script>" for script in scripts]
+    blocks.append(f'<script type="text/plain" id="vega">{bundle()}</script>')
+    blocks += [f"<script>{source}</script>" for source in scripts]
     return (
         html.replace(POLICY_MARK, f'<meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
-        .replace(STYLE_MARK, f"<style>{style}</style>", 1)
+        .replace(STYLE_MARK, f"<script>{head}</script>\n<style>{style}</style>", 1)
         .replace(SCRIPT_MARK, "\n".join(blocks), 1)
     )
+
+
+def script(name):
+    return (TEMPLATES / "page" / f"{name}.js").read_text(encoding="utf-8")
 
 
 def source_hash(text):

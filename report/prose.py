@@ -16,6 +16,7 @@ Marks, in sentences, captions and alternative texts alike:
     {V4.thresholds_full[1.1]}                    a key that is no identifier
     {share:.1%}                                  a keyword value of the call; also usable as [n_linearized=n]
     {fig:ladder} {tab:baseline} {sec:V4}         a reference to a figure, table or section of any notebook
+    {ref:michel}                                 a work of `report/references.py`
 
 Formats are Python's, and `head` (L0H8, of a row or a pair), `condition` (the words for relu_30), `term` (the glossary's
 word for a value), `list` (all elements, joined). A pair of numbers prints as an interval, None as a dash. A keyword
@@ -53,7 +54,7 @@ MARK = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 MATH_OR_CODE = re.compile(r"(\$\$.+?\$\$|\$[^$\n]+\$|`[^`\n]+`)", re.S)
 STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 QUOTED_LINES = 10
-REFERENCES = {"fig": ("図", "Figure"), "tab": ("表", "Table"), "sec": ("", "")}
+REFERENCES = {"fig": ("図", "Figure"), "tab": ("表", "Table"), "sec": ("", ""), "ref": ("", "")}
 KNOWN_NAMES = re.compile(
     r"GPT-2|WikiText-2|[Ww]ikitext-2-raw-v1|Llama-\d|M1 Mac|\bH[12]00\b|Python 3|"
     r"(?<![A-Za-z0-9])[VP][1-5](?![0-9])|(?:Phase|フェーズ) ?[1-3](?:\.5)?(?:[-–—〜][1-3])?|"

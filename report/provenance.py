@@ -27,6 +27,20 @@ def run_line(document, lang):
     return " · ".join([*parts, date(document)] if date(document) else parts)
 
 
+def about(document):
+    """Where a downloaded table or figure comes from: the lines that travel with it."""
+    record, setup = latest(document), document.setup
+    return {
+        "report": "Experiment 10",
+        "profile": record.get("profile"),
+        "model": _with_print(setup.get("model", {})),
+        "corpus": _with_print(setup.get("corpus", {})),
+        "commit": record.get("commit"),
+        "date": date(document),
+        "again": again(document),
+    }
+
+
 def date(document):
     """The day of the last computation, `YYYY-MM-DD`, or nothing."""
     return str(latest(document).get("times", {}).get("started", ""))[:10]

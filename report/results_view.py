@@ -1,38 +1,28 @@
-"""A section's results as preformatted text in which every linked number has an anchor of its own."""
+"""A section's results as a table: one line for each place that some text of the report links to."""
 
 import html
 import json
+from collections.abc import Iterator
 
 from report.prose import anchor
 
-WIDE = 100
+
+def view(name: str, data: object, referenced: set[str]) -> str:
+    """HTML of the places of `data` that texts link to (`referenced` are their anchors), in the order of the results."""
+    rows = "".join(
+        f'<tr id="{html.escape(here)}" class="r"><th scope="row"><code>{html.escape(here)}</code></th>'
+        f"<td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>\n"
+        for here, value in _places(data, (name,))
+        if here in referenced
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table class="values"><tbody>\n{rows}</tbody></table></div>' if rows else ""
+    )
 
 
-def view(name, data, referenced):
-    """HTML of `data` as indented JSON; `referenced` are the anchors that texts link to."""
-    return "".join(_value(data, (name,), referenced, 0))
-
-
-def _value(value, trail, referenced, depth):
-    here = anchor(trail)
-    if here in referenced:
-        yield f'<span id="{html.escape(here)}" class="r">'
-    yield from _body(value, trail, referenced, depth)
-    if here in referenced:
-        yield "</span>"
-
-
-def _body(value, trail, referenced, depth):
-    if not isinstance(value, dict | list) or not value:
-        yield html.escape(json.dumps(value, ensure_ascii=False))
-        return
-    flat = len(json.dumps(value, ensure_ascii=False)) <= WIDE
-    pad, end = ("", "") if flat else ("\n" + " " * (depth + 1), "\n" + " " * depth)
-    is_dict = isinstance(value, dict)
-    yield "{" if is_dict else "["
-    for i, (key, inner) in enumerate(value.items() if is_dict else enumerate(value)):
-        yield ("," + (" " if flat else "") if i else "") + pad
-        if is_dict:
-            yield html.escape(json.dumps(key, ensure_ascii=False)) + ": "
-        yield from _value(inner, (*trail, key), referenced, depth + 1)
-    yield end + ("}" if is_dict else "]")
+def _places(value: object, trail: tuple) -> Iterator[tuple[str, object]]:
+    """`(anchor, value)` of every place below `value`, itself first."""
+    yield anchor(trail), value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _places(inner, (*trail, key))

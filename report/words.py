@@ -37,6 +37,7 @@ WORDS = {
     "summary": ("要約", "Summary"),
     "contents": ("目次", "Contents"),
     "files": ("ファイル", "Files"),
+    "references": ("参考文献", "References"),
     "provenance": ("この報告の来歴", "How this report was made"),
     "figure": ("図", "Figure"),
     "table": ("表", "Table"),
@@ -47,6 +48,9 @@ WORDS = {
     "notebook": ("ノートブック", "notebook"),
     "all_code": ("コードをすべて開く", "Open all code"),
     "no_code": ("コードを閉じる", "Close all code"),
+    "take_along": ("データと図を保存", "Save data and picture"),
+    "search": ("本文を検索", "Search the text"),
+    "nothing_found": ("見つからない", "Nothing found"),
     "theme": ("明暗を切り替える", "Switch light and dark"),
     "language": ("言語", "Language"),
     "skip": ("本文へ", "Skip to the text"),
@@ -74,6 +78,14 @@ WORDS = {
         "この報告のもとになったデータと図。場所は出力フォルダーからの相対パス。",
         "The data and figures behind this report, by their path in the output folder.",
     ),
+}
+
+DESCRIPTION = {
+    "ja": "GPT-2型モデルのattentionヘッドのsoftmaxをReLUに替え、ゼロや平均に置き換えると、PPLと生成はどう変わるか。"
+    "一つのコマンドで測り直せる報告で、どの数値にも区間があり、判定は規則による。",
+    "en": "What happens to perplexity and to generation when the attention heads of a GPT-2 lose their softmax, are"
+    " zeroed or fixed at their mean: a report that one command measures again, with an interval on every number and"
+    " verdicts by rule.",
 }
 
 

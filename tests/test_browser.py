@@ -1,12 +1,16 @@
 """The page in headless Chromium: silent, offline, drawn, in one language at a time, and deaf to hostile strings."""
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from synthetic import HOSTILE, hostile_report, results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -14,20 +18,24 @@ AXE = find_spec("axe_playwright_python")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)")
 
-DRAWN = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent).every(p => p.dataset.drawn === 'yes')"
+DRAWN = """(() => {
+  const plots = [...document.querySelectorAll('.plot')].filter(plot => plot.checkVisibility());
+  return document.documentElement.dataset.lang && plots.every(plot => plot.querySelector('svg'));
+})()"""
 JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
 # Words that are the same in both languages: numbers, names, code, and the names of the languages themselves.
 NEUTRAL = re.compile(
     r"日本語|English|[^A-Za-zぁ-んァ-ヶ一-龠]*|\d+[GTMk]|PPL|(ReLU|L1)|L\d+H\d+.*|"
     r"(phases|setup|conclusions|[VPK]\d?)( · \d+)?|"
-    r"Experiment 10.*|(baseline|relu_\d+)|attention|SDPA"
+    r"Experiment 10.*|(baseline|relu_\d+)|attention|SDPA|The Experiment 10 authors"
 )
+EXACT = "[...document.querySelectorAll('#tab-baseline-en tbody [data-exact]')].map(cell => cell.dataset.exact)"
 VISIBLE_TEXT = """() => {
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const parent = node.parentElement;
-    if (parent.closest('script, style, noscript, pre, code, dd, math, .files th')) continue;
+    if (parent.closest('script, style, pre, code, dd, math, .files th, .reference')) continue;
     if (node.data.trim() && parent.checkVisibility({visibilityProperty: true})) found.push(node.data.trim());
   }
   return found;
@@ -40,6 +48,13 @@ def until(page, condition, seconds=20):
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, f"never true: {condition}"
         page.wait_for_timeout(50)
+
+
+def enliven(page, plot):
+    """Points at a chart and waits until it is alive."""
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    until(page, f"document.querySelector('[data-chart={plot.get_attribute('data-chart')}]').dataset.drawn === 'yes'")
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +107,13 @@ def visit(chromium, address):
 @pytest.mark.parametrize("lang", ["ja", "en"])
 def test_page_is_silent_and_every_chart_drawn(visit, lang):
     page = visit(f"?lang={lang}")
-    charts = page.locator(f".{lang} .plot, .{lang}.chart .plot")
+    charts = page.locator(f".{lang}.chart .plot")
     assert charts.count() == 18
-    marks = charts.evaluate_all("plots => plots.map(p => p.querySelectorAll('svg path, svg line, svg text').length)")
-    assert min(marks) > 10
+    counted = "plots => plots.map(p => p.querySelectorAll('svg path, svg line, svg text').length)"
+    assert min(charts.evaluate_all(counted)) > 10
+    for i in range(charts.count()):
+        enliven(page, charts.nth(i))
+    assert min(charts.evaluate_all(counted)) > 10
     assert page.told == []
 
 
@@ -150,16 +168,18 @@ def test_without_scripts_both_languages_and_all_charts_show(visit):
     page = visit("", wait=False, java_script_enabled=False)
     assert page.get_by_role("heading", name="V1: 全トークンのベースライン").is_visible()
     assert page.get_by_role("heading", name="V1: Baseline on all tokens").is_visible()
-    pictures = page.locator(".plot img")
+    pictures = page.locator(".plot svg")
     assert pictures.count() == 36
     assert pictures.first.is_visible()
     assert page.locator(".controls").is_hidden()
+    assert page.locator("main").bounding_box()["width"] > 600
 
 
 @pytest.mark.parametrize("lang", ["ja", "en"])
 def test_hostile_strings_stay_words(visit, lang):
     page = visit(f"?lang={lang}")
     page.locator("#all-code").click()
+    enliven(page, page.locator(f"#fig-speed-{lang} .plot"))
     marks = page.locator(f"#fig-speed-{lang} svg .mark-symbol path")
     assert marks.count() > 3
     for index in (1, 2):
@@ -201,18 +221,101 @@ def test_axe_finds_nothing(visit, lang, scheme):
 def test_a_number_leads_to_its_result_and_on_to_its_cell(visit):
     page = visit("?lang=en")
     number = page.locator("#sec-V1 .en a.n", has_text="31.04").first
-    assert number.get_attribute("title") == f"V1.ppl_full = {results()['V1']['ppl_full']}"
+    assert number.get_attribute("title") == "V1.ppl_full"
     number.focus()
     page.keyboard.press("Enter")
     target = page.locator("[id='V1.ppl_full']")
     target.wait_for(state="visible")
-    assert target.inner_text() == str(results()["V1"]["ppl_full"])
+    assert target.locator("td").text_content() == str(results()["V1"]["ppl_full"])
     page.locator("#sec-V1 details.data a[href^='#cell']").click()
     cell = page.locator("#cell-V1-2 .highlight")
     cell.wait_for(state="visible")
     assert "run.finish(data)" in cell.inner_text()
+    page.locator("#fig-ladder-en .menu > summary").click()
     page.locator("#fig-ladder-en a.source").click()
     page.locator("#cell-V4-4 .highlight").wait_for(state="visible")
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "png", "svg"])
+def test_a_figure_can_be_taken_along(visit, kind):
+    page = visit("?lang=en")
+    content = saved(page, "#fig-ladder-en", kind)
+    if kind == "png":
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        return
+    text = content.decode("utf-8-sig")
+    assert "item" in text and "ladder" in text
+    if kind == "csv":
+        lines = text.split("\r\n")
+        assert lines[0] == "# report: Experiment 10"
+        assert any(line.startswith("# model: ") for line in lines)
+        table = [line for line in lines if line and not line.startswith("#")]
+        assert len(table) > len(results()["V4"]["cumulative"])
+    if kind == "json":
+        found = json.loads(text)
+        assert found["about"]["item"] == "ladder"
+        assert len(found["rows"]) >= len(results()["V4"]["cumulative"])
+    if kind == "svg":
+        assert text.startswith("<svg") and "<script" not in text
+    assert page.told == []
+
+
+def test_a_table_is_taken_along_with_exact_numbers(visit):
+    page = visit("?lang=en")
+    rows = json.loads(saved(page, "#tab-baseline-en", "json"))["rows"]
+    exact = [float(value) for value in page.evaluate(EXACT)]
+    assert len(exact) > 1
+    assert [value for row in rows for value in row.values() if isinstance(value, float)] == exact
+
+
+def test_a_formula_in_a_text_stays_a_text(visit):
+    page = visit("?lang=en")
+    page.evaluate("document.querySelector('#tab-samples-en tbody td:last-child').textContent = '=1+2'")
+    assert "'=1+2" in saved(page, "#tab-samples-en", "csv").decode()
+
+
+def saved(page, figure, kind):
+    """What a figure's menu saves, as bytes."""
+    page.locator(f"{figure} .menu > summary").click()
+    with page.expect_download() as download:
+        page.locator(f"{figure} [data-save={kind}]").click()
+    assert download.value.suggested_filename.endswith(f".{kind}")
+    return Path(download.value.path()).read_bytes()
+
+
+def test_a_reference_shows_what_it_names(visit):
+    page = visit("?lang=en")
+    link = page.locator("main .en a[href='#tab-baseline-en']").first
+    link.scroll_into_view_if_needed()
+    link.hover()
+    card = page.locator("#preview:not([hidden])")
+    card.wait_for()
+    assert "Table 1" in card.inner_text()
+    assert page.locator("[id='tab-baseline-en']").count() == 1
+    page.keyboard.press("Escape")
+    until(page, "document.getElementById('preview').hidden")
+
+
+def test_search_finds_and_leads_there(visit):
+    page = visit("?lang=en")
+    page.locator("#search").fill("PPL")
+    hits = page.locator("#found button")
+    hits.first.wait_for()
+    hits.first.click()
+    assert page.locator(".hit").count() == 1
+    page.locator("#search").fill("zzzz")
+    assert page.locator("#found").inner_text() == "Nothing found"
+
+
+def test_loading_is_within_its_limits(address):
+    program = "import json, sys; from report import loading; print(json.dumps(loading.measure(loading.Path(sys.argv[1]))))"
+    words = [sys.executable, "-c", program, address.removeprefix("file://")]
+    measured = json.loads(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert measured["layout_shift"] < 0.02
+    assert measured["tab_stops"] < 250
+    assert measured["megabytes"] < 4
+    assert measured["first_chart_ms"] > 0
+    assert measured["longest_task_ms"] >= 0
 
 
 def test_contents_follow_the_reader(visit):

@@ -14,7 +14,7 @@ import pytest
 from synthetic import HOSTILE, hostile_report, results
 
 from lib.errors import InputError
-from report import book, document, markdown, page
+from report import book, citation, document, markdown, page
 from report.assemble import assemble
 from report.results_view import view
 from report.words import LANGUAGES, PARTS
@@ -138,6 +138,22 @@ def test_bad_input_stops_with_one_line(copied, spoil, complaint):
     assert "\n" not in str(caught.value)
 
 
+def test_the_head_says_what_the_page_is(elements, source):
+    named = {
+        a.get("name") or a.get("property"): a["content"] for tag, a in elements.tags if tag == "meta" and "content" in a
+    }
+    assert {"description", "author", "og:title", "og:description", "og:type"} <= set(named)
+    data = json.loads(re.search(r'<script type="application/ld\+json">(.*?)</script>', source, re.S).group(1))
+    assert data["@type"] == "ScholarlyArticle"
+    assert [author["name"] for author in data["author"]] == citation.authors()
+
+
+def test_a_work_that_is_not_in_the_list_is_refused(copied):
+    edit(copied, "V1", lambda cells: cells.append(nbformat.v4.new_markdown_cell("see [x](#ref-nobody)")))
+    with pytest.raises(InputError, match="V1: refers to the work 'nobody'; there are study, "):
+        document.load(copied / "notebooks", copied / "results")
+
+
 def test_page_asks_for_nothing(elements, source):
     loading = {"src", "srcset", "poster", "background", "action", "formaction", "ping", "data"}
     for tag, attributes in elements.tags:
@@ -155,7 +171,7 @@ def test_policy_names_exactly_the_pages_own_scripts_and_style(source):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', source).group(1)
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'; ")
-    scripts = re.findall(r"<script>(.*?)</script>", source, re.S)
+    scripts = re.findall(r'<script(?: type="text/plain" id="vega")?>(.*?)</script>', source, re.S)
     styles = re.findall(r"<style>(.*?)</style>", source, re.S)
     assert set(re.findall(r"'sha256-[^']+'", policy)) == {page.source_hash(text) for text in scripts + styles}
     assert source.index("Content-Security-Policy") < source.index("<style>")
@@ -176,11 +192,9 @@ def test_every_computed_number_leads_to_its_result_and_cell(elements, source):
     links = [attributes for tag, attributes in elements.tags if tag == "a" and attributes.get("class") == "n"]
     paths = {attributes["href"][1:] for attributes in links}
     assert {"V1.ppl_full", "V1.ppl_full_ci", "V4.thresholds_full.1.1", "V4.cumulative.3.ppl"} <= paths
-    assert all(" = " in attributes["title"] for attributes in links)
-    shown = re.search(r'id="V1.ppl_full" class="r">([^<]*)<', source) or re.search(
-        r'class="r" id="V1.ppl_full">([^<]*)<', source
-    )
-    assert float(shown.group(1)) == results()["V1"]["ppl_full"]
+    assert all(attributes["title"] and "=" not in re.sub(r"\[.*?\]", "", attributes["title"]) for attributes in links)
+    row = re.search(r'<tr[^>]* id="V1.ppl_full"[^>]*>.*?<td>([^<]*)</td>', source, re.S)
+    assert float(row.group(1)) == results()["V1"]["ppl_full"]
     for name in results():
         assert f"results/data/sections/{name}.json" in source
         assert re.search(rf'written by cell</span> <a href="#cell-{name}-2">{name} · 2</a>', source), name
@@ -203,7 +217,7 @@ def test_parts_come_in_reading_order(elements):
     wanted = ["summary"]
     for part in PARTS:
         wanted += ([part.name] if len(part.notebooks) > 1 else []) + [f"sec-{name}" for name in part.notebooks]
-    assert sections == [*wanted, "files"]
+    assert sections == [*wanted, "references", "files"]
 
 
 def test_each_language_has_headings_in_order(elements):
@@ -230,13 +244,16 @@ def test_data_blocks_cannot_end_their_script():
     assert json.loads(text) == {"x": "</script><!--\u2028&"}
 
 
-def test_results_are_shown_as_json_with_anchors():
+def test_each_place_that_a_text_names_has_a_line_of_its_own():
     data = {"a": [1.5, 2.5], "b": {"1.1": 3, "c<": "</pre>"}, "long": list(range(60))}
-    text = view("V1", data, {"V1.a", "V1.b.1.1"})
-    assert '<span id="V1.a" class="r">[1.5, 2.5]</span>' in text
-    assert '<span id="V1.b.1.1" class="r">3</span>' in text
-    bare = re.sub(r"<span[^>]*>|</span>", "", text)
-    assert json.loads(html.unescape(bare)) == data
+    text = view("V1", data, {"V1.a", "V1.b.1.1", "V1.b.c_"})
+    lines = re.findall(r'<tr id="([^"]*)" class="r"><th scope="row"><code>[^<]*</code></th><td>([^<]*)</td></tr>', text)
+    assert [(name, json.loads(html.unescape(value))) for name, value in lines] == [
+        ("V1.a", [1.5, 2.5]),
+        ("V1.b.1.1", 3),
+        ("V1.b.c_", "</pre>"),
+    ]
+    assert view("V1", data, set()) == ""
 
 
 def blocks_of(text):

@@ -1,0 +1,59 @@
+"use strict";
+// A chart stands as a drawing and comes alive, with its tooltips, when a reader points at it, and on a narrow screen
+// when it comes into view, where it is drawn anew at that width.
+(() => {
+  let library = null;
+  function vega() {
+    library ||= new Promise((resolve) => {
+      const script = document.createElement("script");
+      script.textContent = document.getElementById("vega").textContent;
+      document.head.append(script);
+      resolve(window.vegaEmbed);
+    });
+    return library;
+  }
+
+  async function enliven(plot) {
+    const width = Math.floor(plot.clientWidth);
+    if (!width || plot.dataset.width === String(width)) return;
+    plot.dataset.width = width;
+    const spec = JSON.parse(document.getElementById(plot.dataset.chart).textContent);
+    if (width < spec.width + 80) {
+      spec.autosize = { type: "fit-x", contains: "padding" };
+      spec.width = width;
+      spec.config.legend.columns = Math.max(1, Math.floor(width / 170));
+      spec.config.legend.labelLimit = width - 60;
+    }
+    const live = document.createElement("div");
+    try {
+      await document.fonts.load('12px "IPAexGothic"', "図あ");
+      await (await vega())(live, spec, {
+        ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true },
+      });
+      // the plot itself bears the role and the description
+      live.querySelectorAll("svg, svg *").forEach((mark) => {
+        for (const name of ["role", "aria-roledescription", "aria-label"]) mark.removeAttribute(name);
+      });
+      plot.replaceChildren(live);
+      plot.dataset.drawn = "yes";
+    } catch (error) {
+      plot.dataset.drawn = "no";
+      console.error(plot.dataset.chart, error);
+    }
+  }
+
+  const isNarrow = () => matchMedia("(max-width: 44rem)").matches;
+  const plots = document.querySelectorAll(".plot");
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting && isNarrow()) enliven(target);
+  }, { rootMargin: "200px" });
+  for (const plot of plots) {
+    seen.observe(plot);
+    for (const event of ["pointerenter", "focusin"]) plot.addEventListener(event, () => enliven(plot), { passive: true });
+  }
+  let resizing;
+  addEventListener("resize", () => {
+    clearTimeout(resizing);
+    resizing = setTimeout(() => plots.forEach((plot) => { if (plot.dataset.drawn || isNarrow()) enliven(plot); }), 200);
+  });
+})();
