@@ -10,18 +10,19 @@ from lib.store import digest
 ROOMS = ("lib.engine", "lib.model", "kernels")
 
 
+def sources(module: str) -> dict[str, str]:
+    """{module: digest} of `module` and of all that it reaches in the rooms that decide a score."""
+    return {name: found for name, found in digests([module]).items() if name.startswith(ROOMS)}
+
+
 def sources_digest(module: str) -> str:
-    """Digest of `module` and of all that it reaches in the rooms that decide a score.
-
-    A module takes its own when it is imported: what is edited afterwards is not what this process runs.
-    """
-    found = digests([module])
-    return digest(*(f"{name} {found[name]}" for name in found if name.startswith(ROOMS)))
+    """One digest of these sources. Take it on import: what is edited afterwards is not what this process runs."""
+    return digest(*(f"{name} {found}" for name, found in sources(module).items()))
 
 
-def computed_by(sources: str, device: torch.device) -> tuple[str, ...]:
-    """`sources`, torch's and transformers' versions and the processor, as parts of a key."""
-    return sources, torch.__version__, version("transformers"), _processor(device)
+def computed_by(sources_digest: str, device: torch.device) -> tuple[str, ...]:
+    """The sources' digest, torch's and transformers' versions and the processor, as parts of a key."""
+    return sources_digest, torch.__version__, version("transformers"), _processor(device)
 
 
 def _processor(device):

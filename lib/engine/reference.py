@@ -13,10 +13,10 @@ import math
 
 import torch
 
-# mode: z [T, d] of a head from its own z and its mean [d], in the folded basis
+# mode: z, [T, d] or [d], of a head from its own z [T, d] and its mean [d], in the folded basis
 CONSTANTS = {
     "zero": lambda z, mean: torch.zeros_like(z),
-    "mean": lambda z, mean: mean.to(z.dtype).expand_as(z),
+    "mean": lambda z, mean: mean,
 }
 # mode: weights [T, T] of a head from its scores [T, T], the future -inf in them, and q and k [T, d]. The future is set
 # to 0 afterwards, and each row divided by the sum of its absolute weights.
