@@ -119,8 +119,8 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(build, capsys):
     _, variables, given = words_of('make dry-run PROFILE=smoke PARAMS="-p full_chunks 8 -p seed 11"')
     options = [word for pair in given for word in ("-p", *pair)]
     pipeline.main(["dry-run", "--profile", variables["PROFILE"], *options])
-    *notebooks, report = capsys.readouterr().out.splitlines()
-    assert [line.split()[2] for line in notebooks] == list(notebooks.discover())
+    *sections, report = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in sections] == list(notebooks.discover())
     assert report == "would assemble the report"
     assert not build.exists() or not list(build.rglob("*.json"))
 
