@@ -57,8 +57,9 @@ clean-cache: $(READY) ## empty the store of scores
 clean: ## remove everything generated, the environment apart
 	rm -rf build
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff, and the contract of who imports whom
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check lib kernels report tests
+	@$(VENV)/bin/lint-imports
 
 lock: $(READY) ## write constraints.txt anew from this environment
 	@$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -128,6 +129,74 @@ class TestFiles:
         assert len(re.findall("nothing to do", said)) == 2
         assert len(said.splitlines()) == 2
         assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in smoke.rglob("*")} == before
+
+
+@pytest.fixture
+def elsewhere(smoke, tmp_path):
+    """A copy of the project beside one of the finished profile, and an environment in which importing torch fails."""
+    copy, poison = tmp_path / "project", tmp_path / "poison"
+    for name in ("lib", "kernels", "report", "notebooks", "params", "models"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.txt", copy)
+    shutil.copytree(smoke, tmp_path / "build" / "smoke", copy_function=shutil.copy2)
+    poison.mkdir()
+    (poison / "torch.py").write_text("raise ImportError('torch is asked for')")
+    path = os.pathsep.join(map(str, (poison, copy)))
+    return copy, os.environ | {"EXPERIMENT10_BUILD": str(tmp_path / "build"), "PYTHONPATH": path}
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+class TestRedraw:
+    """After a change of words, colours and sentences nothing is measured, and torch is not even imported."""
+
+    def run(self, elsewhere, *words):
+        copy, environment = elsewhere
+        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def test_words_charts_and_sentences(self, smoke, elsewhere):
+        copy, environment = elsewhere
+        poisoned = subprocess.run(
+            [sys.executable, "-c", "import torch"], env=environment, capture_output=True, text=True
+        )
+        assert "torch is asked for" in poisoned.stderr
+        assert "nothing to do" in self.run(elsewhere, *pipeline("report", "--profile", "smoke"))
+        edit(copy / "report" / "charts" / "style.py", "WIDTH = 640", "WIDTH = 640\nANOTHER = 1")
+        edit(copy / "notebooks" / "V1.ipynb", "From the 2K to the full tokens", "Going from the 2K to the full tokens")
+        folder = Path(environment["EXPERIMENT10_BUILD"]) / "smoke"
+        data = [path for path in (folder / "results" / "data").rglob("*") if path.is_file()]
+        before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in data]
+        said = self.run(elsewhere, *pipeline("dry-run", "--profile", "smoke"))
+        assert "would redraw  V4           report.charts.style changed" in said
+        assert "would redraw  V1           its cells have changed" in said
+        assert "would measure" not in said and "conclusions" not in said
+        said = self.run(elsewhere, *pipeline("report", "--profile", "smoke"))
+        assert said.count("redraw: ") == 10 and "measure: " not in said
+        assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in data] == before
+        assert (folder / "notebooks" / "V4.ipynb").read_bytes() == (smoke / "notebooks" / "V4.ipynb").read_bytes()
+        drawn, earlier = (
+            nbformat.read(place / "notebooks" / "V1.ipynb", as_version=4).cells for place in (folder, smoke)
+        )
+        assert [cell.get("execution_count") for cell in drawn] == [cell.get("execution_count") for cell in earlier]
+        page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+        assert "Going from the 2K to the full tokens" in page
+        assert "nothing to do" in self.run(elsewhere, *pipeline("report", "--profile", "smoke"))
+
+    def test_what_measures_is_measured_again(self, elsewhere):
+        copy, environment = elsewhere
+        environment["PYTHONPATH"] = str(copy)
+        edit(copy / "lib" / "analysis" / "flops.py", "import", "ANOTHER = 1\nimport")
+        said = self.run(elsewhere, *pipeline("dry-run", "--profile", "smoke"))
+        told = dict(line.split(maxsplit=3)[2:] for line in said.splitlines() if "would measure" in line)
+        assert told["phases"] == "lib.analysis.flops changed"
+        assert told["V2"] == "phases is measured again"
+        assert not {"setup", "V1"} & set(told)
 
 
 class TestNumbers:
