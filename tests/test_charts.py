@@ -2,7 +2,9 @@
 
 import json
 import re
+from itertools import combinations
 
+import numpy as np
 import pytest
 from synthetic import HOSTILE, all_charts, results
 
@@ -90,6 +92,58 @@ def test_colours_stand_out_on_light_and_dark(colour):
     for paper in ("#fdfdfc", "#15181c"):
         light, dark = sorted((luminance(colour), luminance(paper)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+# Viénot, Brettel & Mollon (1999) for red and green, and the achromat's grey: how four kinds of eyes see a colour.
+SEEN_AS = {
+    "normal": np.eye(3),
+    "protan": np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, -0.0], [0.00401, -0.00401, 1.0]]),
+    "deutan": np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, -0.0], [-0.02234, 0.02234, 1.0]]),
+    "achromat": np.tile([0.2126, 0.7152, 0.0722], (3, 1)),
+}
+
+
+def lab(code, eyes):
+    """CIE L*a*b* (D65) of a colour as these eyes see it."""
+    parts = np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.clip(SEEN_AS[eyes] @ np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4), 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    f = np.cbrt(np.maximum(xyz / [0.95047, 1.0, 1.08883], 216 / 24389))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("eyes", SEEN_AS)
+@pytest.mark.parametrize("name", CHARTS)
+def test_four_kinds_of_eyes_tell_the_lines_apart(name, eyes):
+    for layer in layers_of(CHARTS[name].to_dict()):
+        encoding = layer.get("encoding", {})
+        scale = encoding.get("color", {}).get("scale", {})
+        kind = layer["mark"]["type"] if isinstance(layer.get("mark"), dict) else layer.get("mark")
+        if kind != "line" or "strokeDash" in layer["mark"] or not scale.get("domain"):
+            continue
+        shapes = shapes_beside(CHARTS[name].to_dict(), scale["domain"])
+        for a, b in combinations(range(len(scale["domain"])), 2):
+            apart = np.linalg.norm(lab(scale["range"][a], eyes) - lab(scale["range"][b], eyes))
+            assert apart >= 20 or shapes.get(scale["domain"][a]) != shapes.get(scale["domain"][b]), (
+                scale["domain"][a],
+                scale["domain"][b],
+            )
+
+
+def layers_of(spec):
+    yield spec
+    for key in ("layer", "hconcat", "vconcat"):
+        for inner in spec.get(key, []):
+            yield from layers_of(inner)
+
+
+def shapes_beside(spec, domain):
+    """`{name: shape}` of the points that stand on the lines of this domain."""
+    for layer in layers_of(spec):
+        scale = layer.get("encoding", {}).get("shape", {}).get("scale", {})
+        if scale.get("domain") == domain:
+            return dict(zip(domain, scale["range"], strict=True))
+    return {}
 
 
 def test_published_conditions_take_the_place_of_this_models():

@@ -13,6 +13,8 @@ from report.charts.style import (
     NAMES,
     PUBLISHED,
     PUBLISHED_LITERAL,
+    ZOOM,
+    beyond,
     chart_of,
     clip_to_log,
     colour_of,
@@ -23,7 +25,7 @@ from report.charts.style import (
     dash_of,
     estimate,
     ghost_opacity,
-    ghost_points,
+    hollow_published,
     house,
     interval_tips,
     law_points,
@@ -38,6 +40,7 @@ from report.charts.style import (
     reach_of,
     roofline_colours,
     series_rows,
+    shapes_like,
     signed_ticks,
     speed_ticks,
     statistic_tips,
@@ -58,7 +61,8 @@ def head_map(heads, value="delta", title="change of PPL"):
         type="symlog",
         constant=0.005,
         domain=[-top, -top / 30, 0, top / 30, top],
-        range=["#1b5fae", "#7fb2e0", "#e9e7e2", "#eda26b", "#b4281e"],
+        range=["#1b5fae", "#7fb2e0", "#f1f0ed", "#eda26b", "#b4281e"],
+        interpolate="rgb",
     )
     chart = (
         chart_of(rows)
@@ -162,10 +166,14 @@ def layer_means(zero, mean=None, published_zero=None):
             tip("value:Q", "mean change of PPL", "+.6%"),
         ],
     )
-    bars = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}").mark_bar(opacity=0.9)
-    layers = [bars]
+    own = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+    zero_line = chart_of([{"level": 0}]).mark_rule(color=COLOURS["baseline"]).encode(y="level:Q")
+    layers = [
+        zero_line,
+        own.mark_point(filled=True, size=80, opacity=1).encode(shape=shapes_like(colour_of(list(series)))),
+    ]
     if published_zero:
-        layers.append(ghost_points(base))
+        layers.append(hollow_published(base))
     return house(alt.layer(*layers), height=280)
 
 
@@ -179,11 +187,15 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0), what="changed
     ghosts = [r for key, points in (published or {}).items() for r in curve_rows(key, points, PUBLISHED)]
     keys = list(dict.fromkeys([*curves, *(published or {})]))
     x = alt.X("n:Q", title=what, scale=alt.Scale(nice=False, padding=10))
+    top = max(r["ratio"] for r in rows)
+    zoomed = top > ZOOM
+    within = reach_of(rows + ghosts, "ratio")
+    within = [v for v in within if v <= ZOOM] + [ZOOM] if zoomed else within
     y = alt.Y(
         "ratio:Q",
         title="PPL relative to the baseline",
-        scale=log_scale(reach_of(rows + ghosts, "ratio")),
-        axis=alt.Axis(values=ratio_ticks(rows + ghosts), format="~g"),
+        scale=log_scale(within),
+        axis=alt.Axis(values=[v for v in (*ratio_ticks(rows + ghosts), 2.5) if v <= max(within)], format="~g"),
     )
     colour = colour_of(keys)
     tips = [
@@ -194,7 +206,10 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0), what="changed
         tip("ppl:Q", "PPL", ".6f"),
         *interval_tips(".6f"),
     ]
-    layers = [threshold_lines(thresholds, "y"), *curve_layers(rows, ghosts, x, y, colour, tips)]
+    layers = [threshold_lines(thresholds, "y"), *curve_layers(rows, ghosts, x, y, colour, tips, clip=zoomed)]
+    for i, end in enumerate(beyond(rows, ZOOM) if zoomed else []):
+        label = chart_of([end]).mark_text(align="left", baseline="top", fontSize=11, fontWeight="bold")
+        layers.append(label.encode(x=alt.value(12), y=alt.value(4 + 14 * i), text="label:N", color=colour))
     return house(alt.layer(*layers), height=360)
 
 
@@ -418,7 +433,7 @@ def rank_slope(top10):
 
 
 def zero_and_mean(v3, published=None):
-    """ΔPPL of the focus head under zero- and mean-ablation, 2K and all tokens, as bars with intervals."""
+    """ΔPPL of the focus head under zero- and mean-ablation, 2K and all tokens, as points with intervals."""
     rows = []
     for source, data in ((MEASURED, v3), (PUBLISHED, published)):
         rows += [
@@ -450,15 +465,14 @@ def zero_and_mean(v3, published=None):
         ],
     )
     measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
-    layers = [measured.mark_bar(opacity=0.85).encode(x=x)]
+    layers = [
+        measured.mark_point(filled=True, size=90, opacity=1).encode(x=x, shape=shapes_like(colour_of(["zero", "mean"])))
+    ]
     if any(r["lo"] is not None for r in rows):
-        layers.append(
-            measured.transform_filter("isValid(datum.lo)")
-            .mark_rule(strokeWidth=1.6)
-            .encode(x="lo:Q", x2="hi:Q", color=alt.value("currentColor"))
-        )
+        spans = measured.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=2, opacity=0.7)
+        layers.append(spans.encode(x="lo:Q", x2="hi:Q"))
     if published:
-        layers.append(ghost_points(base.encode(x=x)))
+        layers.append(hollow_published(base.encode(x=x)))
     return house(alt.layer(*layers), height=150)
 
 
@@ -614,7 +628,12 @@ def speed_and_theory(rows, theory=(), bounds=()):
     ]
     base = chart_of(lines).encode(x=x, color=colour, tooltip=tips)
     one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(y="level:Q")
-    layers = [one, base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=40)).encode(y=y, strokeDash=dash)]
+    own = base.transform_filter(alt.FieldOneOfPredicate(field="what", oneOf=kinds))
+    layers = [
+        one,
+        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash),
+        own.mark_point(filled=True, size=50, opacity=1).encode(y=y, shape=shapes_like(colour)),
+    ]
     if any(r["lo"] is not None for r in lines):
         layers.append(base.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5).encode(y="lo:Q", y2="hi:Q"))
     return house(alt.layer(*layers), height=320)

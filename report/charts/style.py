@@ -37,6 +37,19 @@ NAMES = {
     "2K": "first 2K tokens",
     "full": "all tokens",
 }
+# Lines are told apart by the shape of their points as well: colours alone fail a reader who sees them differently.
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+    "M-1,-1L1,1M-1,1L1,-1",
+)
+PUBLISHED_SHAPE = "diamond"
+ZOOM = 3.2  # the ratio up to which a ladder is shown; what leaves it is written at the edge
 
 
 def condition_name(condition, known=None):
@@ -151,6 +164,14 @@ def ghost_points(base, sources=(PUBLISHED,)):
     )
 
 
+def hollow_published(base):
+    """The published ones of the rows as hollow diamonds without a legend, for the caption names them."""
+    ghosts = base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
+    return ghosts.mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9, shape=PUBLISHED_SHAPE).encode(
+        color=alt.value(COLOURS["published"])
+    )
+
+
 def points_with_intervals(base, x, rows):
     """Filled points with rules for their intervals, and hollow published ones where `rows` hold any."""
     measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
@@ -163,19 +184,41 @@ def points_with_intervals(base, x, rows):
     return [*layers, points]
 
 
-def curve_layers(rows, ghosts, x, y, colour, tips):
-    """Lines with bands where there are intervals, and dashed published lines."""
+def shapes_like(colour):
+    """Shapes for the same values as a colour encoding, which share its legend."""
+    names = colour.to_dict()["scale"]["domain"]
+    scale = alt.Scale(domain=names, range=list(SHAPES[: len(names)]))
+    return alt.Shape(colour.shorthand, title=None, scale=scale)
+
+
+def curve_layers(rows, ghosts, x, y, colour, tips, clip=False):
+    """Lines with points and, where there are intervals, bands; dashed published lines with hollow points."""
     layers = []
     banded = [r for r in rows if r.get("lo") is not None]
     if banded:
-        layers.append(chart_of(banded).mark_area(opacity=0.18).encode(x=x, y="lo:Q", y2="hi:Q", color=colour))
+        band = chart_of(banded).mark_area(opacity=0.18, clip=clip)
+        layers.append(
+            band.encode(x=x, y=alt.Y("lo:Q", scale=y.to_dict().get("scale", alt.Undefined)), y2="hi:Q", color=colour)
+        )
     dash = {"strokeDash": dash_of([MEASURED, PUBLISHED])} if ghosts else {}
     if ghosts:
-        hollow = alt.OverlayMarkDef(filled=False, size=26, strokeDash=[1, 0], opacity=0.7)
-        ghost = chart_of(ghosts).mark_line(strokeWidth=1.5, opacity=0.7, point=hollow)
-        layers.append(ghost.encode(x=x, y=y, color=colour, tooltip=tips, **dash))
-    line = chart_of(rows).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=38, strokeDash=[1, 0]))
-    return [*layers, line.encode(x=x, y=y, color=colour, tooltip=tips, **dash)]
+        ghost = chart_of(ghosts).encode(x=x, y=y, color=colour, tooltip=tips)
+        layers.append(ghost.mark_line(strokeWidth=1.5, opacity=0.7, clip=clip).encode(**dash))
+        layers.append(ghost.mark_point(filled=False, size=26, opacity=0.7, shape=PUBLISHED_SHAPE, clip=clip))
+    own = chart_of(rows).encode(x=x, y=y, color=colour, tooltip=tips)
+    layers.append(own.mark_line(strokeWidth=2, clip=clip).encode(**dash))
+    layers.append(own.mark_point(filled=True, size=46, opacity=1, clip=clip).encode(shape=shapes_like(colour)))
+    return layers
+
+
+def beyond(rows, top):
+    """For each line that leaves the picture above `top`, what it reaches, at the right edge in its colour."""
+    last = {row["condition"]: row for row in rows}
+    over = [row for row in last.values() if row["ratio"] > top]
+    return [
+        row | {"label": f"{row['condition']} · {row['n']} → {row['ratio']:.3g}×"}
+        for row in sorted(over, key=lambda row: -row["ratio"])
+    ]
 
 
 def line_chart(
@@ -204,8 +247,8 @@ def line_chart(
     layers = curve_layers(solid, ghosts, x, y, colour, tips)
     if hollow:
         marks = [r for r in rows if r["source"] == hollow]
-        points = chart_of(marks).mark_point(size=60, strokeWidth=1.5)
-        layers.append(points.encode(x=x, y=y, color=colour, tooltip=tips, shape=shape_of([hollow], orient="bottom")))
+        points = chart_of(marks).mark_point(size=60, strokeWidth=1.5, shape="triangle-up")
+        layers.append(points.encode(x=x, y=y, color=colour, tooltip=tips))
     chart = alt.layer(*layers)
     return chart if hollow else house(chart, height)
 
@@ -258,12 +301,11 @@ def clip_to_log(rows, low):
 
 
 def threshold_lines(levels, axis):
-    rows = [{"level": t} for t in levels]
-    return (
-        chart_of(rows)
-        .mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3], opacity=0.9)
-        .encode(**{axis: "level:Q"}, tooltip=[tip("level:Q", "threshold")])
-    )
+    """Dotted lines at the levels, each with its name."""
+    base = chart_of([{"level": t, "name": f"{t:g}×"} for t in levels]).encode(**{axis: "level:Q"})
+    lines = base.mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3], opacity=0.9)
+    names = base.mark_text(align="left", baseline="bottom", dx=3, dy=-1, fontSize=10, color="currentColor")
+    return lines.encode(tooltip=[tip("level:Q", "threshold")]) + names.encode(x=alt.value(0), text="name:N")
 
 
 def law_points(law, n, least):
