@@ -1,0 +1,197 @@
+"""R3's family: GPT-2s of several depths and widths by one recipe, each climbed in its own ranking.
+
+    python -m lib.training.family --out models/measured/DATE-scale.json
+
+Every member sees the same windows in the same order as the others of its seed. The weights are not kept, the recipe,
+the seeds and what was measured are. Interrupted, the same command goes on from the last checkpoint, with the same bits.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lib.analysis import head_effects
+from lib.analysis.bootstrap import Resampler
+from lib.analysis.perplexity import ppl
+from lib.analysis.thresholds import interpolated
+from lib.engine.interventions import Plan
+from lib.engine.scoring import Evaluator
+from lib.errors import InputError
+from lib.files import replacing
+from lib.layout import ROOT, build_root
+from lib.model import corpus, loading
+from lib.results.provenance import measured_elsewhere
+from lib.store import open_store
+from lib.training import pretraining
+
+D_HEAD = 12
+TOKENIZER = ROOT / "models" / "embedded"
+LAST_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of the family: `n_layer` × `n_head` heads of `D_HEAD` dimensions."""
+
+    n_layer: int
+    n_head: int
+    seed: int
+
+    @property
+    def name(self):
+        return f"{self.n_layer}x{self.n_head}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What decides the figures, apart from the text: sizes `(n_layer, n_head)` with their number of seeds, and tokens."""
+
+    sizes: tuple = (((4, 4), 3), ((6, 6), 3), ((8, 8), 2), ((12, 12), 1))
+    tokens: int = 800_000
+    context: int = 256
+    batch_tokens: int = 2048
+    quick_chunks: int = 8
+    full_chunks: int = 64
+    rungs: int = 24
+
+    def members(self):
+        """All members, the first seed of every size before the second of any."""
+        most = max(n_seeds for _, n_seeds in self.sizes)
+        return [Member(*size, seed) for seed in range(1, most + 1) for size, n_seeds in self.sizes if seed <= n_seeds]
+
+    def recipe(self, member):
+        return pretraining.Recipe(
+            stages=(pretraining.Stage(self.context, self.tokens),),
+            batch_tokens=self.batch_tokens,
+            seed=member.seed,
+            shape={
+                "n_embd": D_HEAD * member.n_head,
+                "n_layer": member.n_layer,
+                "n_head": member.n_head,
+                "n_positions": self.context,
+            },
+        )
+
+
+def measure(model, tokens, scale, store, model_key, seed=0):
+    """Figures of one model on held-out `tokens` [n_chunks, n_ctx].
+
+    The ranking comes from the first `quick_chunks`, the ladder from the chunks after them, so that no head was chosen
+    on what it is climbed on. Thresholds are interpolated, as shares of the heads outside layer 0.
+    """
+    shape = model.config
+    quick = scale.quick_chunks
+    evaluator = Evaluator(model, tokens, store, model_key=model_key)
+    heads = [(layer, head) for layer in range(shape.n_layer) for head in range(shape.n_head)]
+    rankable = [place for place in heads if place[0] > 0]
+    zeroed = {place: Plan.of("zero", [place]) for place in heads}
+    single = {place: Plan.of("relu", [place]) for place in rankable}
+    few = evaluator.score([Plan(), *zeroed.values(), *single.values()], quick, label="one head at a time")
+    harm = {place: ppl(few[plan]) / ppl(few[Plan()]) - 1 for place, plan in zeroed.items()}
+    cost = [ppl(few[plan]) / ppl(few[Plan()]) - 1 for plan in single.values()]
+    ranking = [tuple(place) for place in head_effects.ranking(rankable, cost)]
+    ns = rungs(len(ranking), scale.rungs)
+    piles = {n: Plan.of("relu", ranking[:n]) for n in ns}
+    scores = evaluator.score(list(piles.values()), len(tokens), label="ReLU ladder")
+    nlls = [scores[plan][quick:] for plan in piles.values()]
+    rows, draws = head_effects.ladder(ns, nlls, Resampler.of(nlls[0], seed))
+    ratios = [row["ratio"] for row in rows]
+    before = ns.index(len(ranking) - max(1, round(LAST_SHARE * len(ranking))))
+    whole = np.log(ratios[-1])
+    layer_0 = sum(abs(delta) for place, delta in harm.items() if place[0] == 0)
+    return {
+        "n_heads": len(heads),
+        "n_rankable": len(ranking),
+        "ppl": rows[0]["ppl"],
+        "shares": {str(limit): interpolated(ns, ratios, limit) / len(ranking) for limit in head_effects.LIMITS},
+        "shares_ci": {
+            str(limit): head_effects.interval([interpolated(ns, own, limit) / len(ranking) for own in draws.T])
+            for limit in head_effects.LIMITS
+        },
+        "ratio_all": ratios[-1],
+        "layer_0_share": layer_0 / sum(map(abs, harm.values())),
+        "rank_law": head_effects.rank_law(list(harm.values())),
+        "rank_law_relu": head_effects.rank_law(cost),
+        "last_share": float((whole - np.log(ratios[before])) / whole) if whole > 0 else None,
+        "ranking": [list(place) for place in ranking],
+        "ladder": [{key: row[key] for key in ("n", "ppl", "ratio", "ratio_ci")} for row in rows],
+    }
+
+
+def rungs(n, most):
+    """Numbers of heads from 0 to `n`, at most about `most` of them, the place before the last tenth among them."""
+    before_last = n - max(1, round(LAST_SHARE * n))
+    return sorted({round(share * n) for share in np.linspace(0, 1, min(n, most) + 1)} | {before_last})
+
+
+def parameters(model):
+    """`{n_params, n_params_blocks}`: all, tied ones once, and those of the blocks alone."""
+    return {
+        "n_params": sum(p.numel() for p in model.parameters()),
+        "n_params_blocks": sum(p.numel() for p in model.transformer.h.parameters()),
+    }
+
+
+def run(scale, folder, out, words="", report=print):
+    """Trains and measures every member that `out` does not have yet; `out` is whole after each of them."""
+    tokenizer = loading.load_tokenizer(TOKENIZER)
+    ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
+    tokens = corpus.chunk(ids["heldout"], scale.context, scale.quick_chunks + scale.full_chunks)
+    record = _opened(out, scale, ids, words)
+    done = {member["name"] for member in record["members"]}
+    for member in scale.members():
+        if member.name in done:
+            continue
+        recipe = scale.recipe(member)
+        model, curve = pretraining.train(
+            recipe, ids["train"], len(tokenizer), folder / member.name, report=partial(report, member.name)
+        )
+        key = f"{json.dumps(asdict(recipe), sort_keys=True)} on {record['text']['train_fingerprint']}"
+        row = asdict(member) | {"name": member.name, "n_embd": model.config.n_embd} | parameters(model)
+        row |= {"loss": curve[-1][1]} | measure(model, tokens, scale, open_store(), key)
+        record["members"].append(row)
+        _write(out, record)
+        report(member.name, "measured", {k: row[k] for k in ("ppl", "shares", "layer_0_share", "ratio_all")})
+    return record
+
+
+def _opened(out, scale, ids, words):
+    """The record in `out`, or a new one; `InputError` where it was measured under another scale."""
+    about = json.loads(json.dumps(asdict(scale)))
+    if out.is_file():
+        record = json.loads(out.read_text())
+        if {**record["scale"], "sizes": None} != {**about, "sizes": None}:
+            raise InputError(f"{out}: holds a family of another recipe; pass another --out")
+        return record | {"scale": about}
+    text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"])}
+    text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
+    return measured_elsewhere("scale", "make scale", words) | {"scale": about, "text": text, "members": []}
+
+
+def _write(out, record):
+    with replacing(out) as partial_file:
+        partial_file.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(prog="python -m lib.training.family", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=build_root() / "scale" / "scale.json")
+    parser.add_argument("--folder", type=Path, default=build_root() / "scale", help="checkpoints")
+    parser.add_argument("--tokens", type=int, default=Scale.tokens, help="tokens that every member is trained on")
+    parser.add_argument("--provenance", default="", help="who measures, and on what: kept with the figures")
+    args = parser.parse_args(words)
+    try:
+        run(Scale(tokens=args.tokens), args.folder, args.out, args.provenance, lambda *line: print(*line, flush=True))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what is finished is kept, run the same command to go on")
+
+
+if __name__ == "__main__":
+    main()
