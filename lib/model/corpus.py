@@ -114,6 +114,12 @@ def chunk(ids, n_ctx, n_chunks, what="full_chunks"):
     return np.ascontiguousarray(ids[: n_chunks * n_ctx].reshape(n_chunks, n_ctx))
 
 
+def spread(ids, n_ctx, n_chunks):
+    """`n_chunks` chunks of `n_ctx` ids at even distances over the whole text, so that they share few documents."""
+    whole = chunk(ids, n_ctx, max(n_chunks, len(ids) // n_ctx), "chunks")
+    return np.ascontiguousarray(whole[np.arange(n_chunks) * len(whole) // n_chunks])
+
+
 def rechunk(chunks, n_ctx, n_tokens):
     """The first `n_tokens` of the stream that `chunks` holds, cut anew at `n_ctx`; the remainder dropped."""
     ids = chunks.reshape(-1)[:n_tokens]

@@ -49,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Scale:
-    """What decides the figures, apart from the text: sizes `(n_layer, n_head)` with their number of seeds, and tokens."""
+    """What decides the figures, apart from the text: sizes `((n_layer, n_head), number of seeds)`, and tokens."""
 
     sizes: tuple = (((4, 4), 3), ((6, 6), 3), ((8, 8), 2), ((12, 12), 1))
     tokens: int = 800_000
@@ -141,7 +141,7 @@ def run(scale, folder, out, words="", report=print):
     """Trains and measures every member that `out` does not have yet; `out` is whole after each of them."""
     tokenizer = loading.load_tokenizer(TOKENIZER)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
-    tokens = corpus.chunk(ids["heldout"], scale.context, scale.quick_chunks + scale.full_chunks)
+    tokens = corpus.spread(ids["heldout"], scale.context, scale.quick_chunks + scale.full_chunks)
     record = _opened(out, scale, ids, words)
     done = {member["name"] for member in record["members"]}
     for member in scale.members():
