@@ -84,8 +84,11 @@ class Decoder:
         """v̄ [n_head, d_head]: the part of every value vector that does not depend on the input.
 
         Folding it into the output bias is exact for attention whose rows sum to 1: the values become v - v̄ and
-        the head's output z - v̄. A head set to zero in that basis has z = v̄ in the raw one.
+        the head's output z - v̄. A head set to zero in that basis has z = v̄ in the raw one. Where gradients are
+        wanted it is made anew, with its own.
         """
+        if torch.is_grad_enabled():
+            return self._make_value_bias(layer).to(self.dtype).to(self.device)
         with self._lock:
             if layer not in self._value_bias:
                 self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype).to(self.device)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.analysis import head_effects
-from lib.analysis.bootstrap import Resampler
+from lib.analysis.bootstrap import Resampler, interval
 from lib.analysis.perplexity import ppl
 from lib.analysis.thresholds import interpolated
 from lib.engine.interventions import Plan
@@ -32,6 +32,7 @@ from lib.training import pretraining
 D_HEAD = 12
 TOKENIZER = ROOT / "models" / "embedded"
 LAST_SHARE = 0.1
+LIMITS = (1.01, 1.02, 1.05, *head_effects.LIMITS)
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ class Member:
 class Scale:
     """What decides the figures, apart from the text: sizes `((n_layer, n_head), number of seeds)`, and tokens."""
 
-    sizes: tuple = (((4, 4), 3), ((6, 6), 3), ((8, 8), 2), ((12, 12), 1))
-    tokens: int = 800_000
+    sizes: tuple = (((3, 3), 3), ((4, 4), 3), ((6, 6), 1), ((10, 10), 1))
+    tokens: int = 262_144
     context: int = 256
-    batch_tokens: int = 2048
-    quick_chunks: int = 8
-    full_chunks: int = 64
-    rungs: int = 24
+    batch_tokens: int = 1024
+    other_lr: float = 1e-2
+    quick_chunks: int = 4
+    full_chunks: int = 32
+    rungs: int = 12
 
     def members(self):
         """All members, the first seed of every size before the second of any."""
@@ -68,6 +70,7 @@ class Scale:
         return pretraining.Recipe(
             stages=(pretraining.Stage(self.context, self.tokens),),
             batch_tokens=self.batch_tokens,
+            other_lr=self.other_lr,
             seed=member.seed,
             shape={
                 "n_embd": D_HEAD * member.n_head,
@@ -82,7 +85,8 @@ def measure(model, tokens, scale, store, model_key, seed=0):
     """Figures of one model on held-out `tokens` [n_chunks, n_ctx].
 
     The ranking comes from the first `quick_chunks`, the ladder from the chunks after them, so that no head was chosen
-    on what it is climbed on. Thresholds are interpolated, as shares of the heads outside layer 0.
+    on what it is climbed on. Thresholds are interpolated, as shares of the heads outside layer 0; `half` is the share
+    at which half of the whole ladder's log PPL is lost, which every model reaches.
     """
     shape = model.config
     quick = scale.quick_chunks
@@ -103,15 +107,16 @@ def measure(model, tokens, scale, store, model_key, seed=0):
     ratios = [row["ratio"] for row in rows]
     before = ns.index(len(ranking) - max(1, round(LAST_SHARE * len(ranking))))
     whole = np.log(ratios[-1])
+    limits = {str(limit): limit for limit in LIMITS} | {"half": max(ratios[-1], 1.0) ** 0.5}
     layer_0 = sum(abs(delta) for place, delta in harm.items() if place[0] == 0)
     return {
         "n_heads": len(heads),
         "n_rankable": len(ranking),
         "ppl": rows[0]["ppl"],
-        "shares": {str(limit): interpolated(ns, ratios, limit) / len(ranking) for limit in head_effects.LIMITS},
+        "shares": {name: interpolated(ns, ratios, limit) / len(ranking) for name, limit in limits.items()},
         "shares_ci": {
-            str(limit): head_effects.interval([interpolated(ns, own, limit) / len(ranking) for own in draws.T])
-            for limit in head_effects.LIMITS
+            name: interval([interpolated(ns, own, limit) / len(ranking) for own in draws.T])
+            for name, limit in limits.items()
         },
         "ratio_all": ratios[-1],
         "layer_0_share": layer_0 / sum(map(abs, harm.values())),

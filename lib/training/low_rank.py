@@ -1,0 +1,42 @@
+"""Low-rank adapters: a matrix W becomes W + A B with A [n, r], B [r, m]; only A and B are trained (Hu et al. 2021)."""
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from lib.model.adapters import adapter
+
+
+class LowRank(nn.Module):
+    """The update of one matrix of `shape` [n, m]: exactly 0 before the first step."""
+
+    def __init__(self, shape, rank, generator):
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(shape[0], rank, generator=generator) * shape[0] ** -0.5)
+        self.up = nn.Parameter(torch.zeros(rank, shape[1]))
+
+    def forward(self, weight):
+        return weight + self.down @ self.up
+
+
+def attach(model, rank, seed):
+    """Freezes `model` and puts an adapter on every matrix of its attention; returns the parameters that train."""
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    arch, trained = adapter(model), []
+    for layer in range(arch.n_layer):
+        for module in list(arch.attention(layer).modules()):
+            weight = getattr(module, "weight", None)
+            if weight is not None and weight.ndim == 2:
+                update = LowRank(weight.shape, rank, generator)
+                parametrize.register_parametrization(module, "weight", update)
+                trained += update.parameters()
+    return trained
+
+
+def merge(model):
+    """Leaves W + A B as plain weights."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return model

@@ -1,0 +1,187 @@
+"""R4's grid: heads are linearized, the model is trained on under the plan, and what training wins back is measured.
+
+    python -m lib.training.recovery --out models/measured/DATE-recovery.json
+
+A case is an arm, a number of linearized heads and a seed. Cases of one seed see the same windows in the same order, at
+the same rate, the untouched model among them: what counts as recovered is the distance to *it*. Interrupted, the same
+command goes on from the last checkpoint, with the same bits.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lib.analysis import head_effects
+from lib.analysis.perplexity import ppl
+from lib.engine import dispatch
+from lib.engine.interventions import Plan, apply
+from lib.engine.scoring import Evaluator
+from lib.errors import InputError
+from lib.files import replacing
+from lib.layout import ROOT, build_root
+from lib.model import corpus, loading
+from lib.model.adapters import adapter
+from lib.results.provenance import measured_elsewhere
+from lib.store import open_store
+from lib.training import low_rank, pretraining
+
+MODEL = ROOT / "models" / "embedded"
+ARMS = ("all", "transfer", "low_rank")
+
+
+@dataclass(frozen=True)
+class Case:
+    """`arm` trains a model with `n_heads` linearized; with 0 heads it is the arm's control."""
+
+    arm: str
+    n_heads: int
+    seed: int
+
+    def __post_init__(self):
+        if self.arm not in ARMS:
+            raise InputError(f"arm: given {self.arm!r}, allowed: {', '.join(ARMS)}")
+
+    @property
+    def name(self):
+        return f"{self.arm}-{self.n_heads}-seed{self.seed}"
+
+    @property
+    def control(self):
+        """The untouched model under the same training; transfer has nothing to match there and is plain training."""
+        return Case("low_rank" if self.arm == "low_rank" else "all", 0, self.seed)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How every case is trained. `marks` are the tokens seen at which it is measured; the last one ends it."""
+
+    marks: tuple = (0, 16_384, 32_768, 65_536, 131_072)
+    context: int = 256
+    batch_tokens: int = 2048
+    warmup_steps: int = 8
+    matrix_lr: float = 2e-3
+    other_lr: float = 3e-4
+    low_rank_lr: float = 3e-3
+    rank: int = 8
+    transfer_share: float = 0.25
+
+    @property
+    def total_tokens(self):
+        return self.marks[-1]
+
+
+def optimizers(model, case, schedule):
+    """`[(optimizer, rate)]`: Muon and AdamW for all weights, AdamW alone for low-rank adapters, which it attaches."""
+    if case.arm == "low_rank":
+        trained = low_rank.attach(model, schedule.rank, case.seed)
+        adam = torch.optim.AdamW(trained, lr=schedule.low_rank_lr, betas=(0.9, 0.95), weight_decay=0.0)
+        return [(adam, schedule.low_rank_lr)]
+    recipe = pretraining.Recipe(matrix_lr=schedule.matrix_lr, other_lr=schedule.other_lr)
+    return list(zip(pretraining.optimizers(model, recipe), (schedule.matrix_lr, schedule.other_lr), strict=True))
+
+
+def cross_entropy(model, windows, plan, backend):
+    """Mean next-token loss of `windows` [B, T + 1] under `plan`."""
+    with apply(model, plan, backend=backend):
+        logits = model(windows[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def transfer_loss(model, teacher, windows, plan, backend):
+    """Mean squared error of each changed layer's attention output, in units of the teacher's variance.
+
+    Every layer is handed what the softmax model's own layer gets (LoLCATs, Zhang et al. 2024), so that layers learn
+    apart, and only the attention's weights learn.
+    """
+    layers = sorted({layer for layer, _, _ in plan.heads})
+    student, softmax, calls = adapter(model), adapter(teacher), {}
+
+    def keep(layer, module, args, kwargs, output):
+        calls[layer] = args, kwargs, output[0]
+
+    hooks = [softmax.attention(at).register_forward_hook(partial(keep, at), with_kwargs=True) for at in layers]
+    try:
+        with torch.no_grad():
+            teacher(windows[:, :-1], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    n_ctx = windows.shape[1] - 1
+    mask = torch.ones(n_ctx, n_ctx, dtype=torch.bool, device=windows.device).tril()
+    losses = []
+    with apply(model, plan, backend=backend):
+        for layer in layers:
+            args, kwargs, target = calls[layer]
+            kwargs = kwargs | {"attention_mask": mask.expand(len(windows), 1, n_ctx, n_ctx)}
+            losses.append(F.mse_loss(student.attention(layer)(*args, **kwargs)[0], target) / target.var())
+    return torch.stack(losses).mean()
+
+
+def draw(ids, schedule, seed, seen):
+    """The windows [B, context + 1] that follow after `seen` tokens: the same for every case of a seed."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + seen)
+    batch = schedule.batch_tokens // schedule.context
+    starts = torch.randint(len(ids) - schedule.context - 1, (batch, 1), generator=generator)
+    return ids[starts + torch.arange(schedule.context + 1)]
+
+
+def train(case, plan, base, ids, schedule, folder, measure, backend="auto", checkpoint_steps=32):
+    """Trains a copy of `base` under `plan`; returns `(model, points)`, one point for each mark.
+
+    measure: `measure(model)` of a plain model with its weights merged, a dict of figures. backend: one that
+    computes gradients. Goes on from `folder/checkpoint.safetensors` where there is one.
+    """
+    backend = dispatch.resolve(backend, next(base.parameters()).device, gradients=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = torch.as_tensor(np.asarray(ids), dtype=torch.long)
+    model = copy.deepcopy(base).train()
+    rated = optimizers(model, case, schedule)
+    opts = [opt for opt, _ in rated]
+    trained = [p for opt in opts for group in opt.param_groups for p in group["params"]]
+    seen, points = pretraining.load_checkpoint(folder, model, opts)
+    transferred = schedule.transfer_share * schedule.total_tokens if case.arm == "transfer" and plan else 0
+    while True:
+        if seen in schedule.marks and len(points) <= schedule.marks.index(seen):
+            points.append({"tokens": seen} | measure(_plain(model)))
+            pretraining.save_checkpoint(folder, model, opts, seen, points)
+        if seen >= schedule.total_tokens:
+            return _plain(model), points
+        windows = draw(ids, schedule, case.seed, seen).to(model.device)
+        if seen < transferred:
+            loss = transfer_loss(model, base, windows, plan, backend)
+        else:
+            loss = cross_entropy(model, windows, plan, backend)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        step = seen // schedule.batch_tokens + 1
+        for opt, rate in rated:
+            opt.param_groups[0]["lr"] = rate * min(1.0, step / schedule.warmup_steps)
+            opt.step()
+            opt.zero_grad()
+        seen += schedule.batch_tokens
+        if step % checkpoint_steps == 0:
+            pretraining.save_checkpoint(folder, model, opts, seen, points)
+
+
+def _plain(model):
+    """A copy with its adapters merged, ready to be scored."""
+    return low_rank.merge(copy.deepcopy(model)).eval().requires_grad_(False)
+
+
+def weights_key(model):
+    """sha256 of the weights, tied ones once."""
+    state = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        state.update(name.encode())
+        state.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
