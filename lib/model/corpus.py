@@ -4,7 +4,9 @@ Every corpus is a `datasets.Dataset` with one column `text`; its rows are joined
 line, encoded once, and cut into chunks that do not overlap. Nothing here draws at random.
 """
 
+import ast
 import hashlib
+import importlib.util
 import platform
 import sysconfig
 from pathlib import Path
@@ -51,6 +53,29 @@ def stdlib_dataset(split):
     """The library's modules of one split as a `datasets.Dataset` (`name`, `text`)."""
     names, texts = zip(*stdlib_sources(split), strict=True)
     return Dataset.from_dict({"name": list(names), "text": list(texts)})
+
+
+def docstrings(package):
+    """The documentation strings of an installed package's modules, functions and classes, read, never imported.
+
+    One text a module that has any, in the order of the modules' names: prose about code, another domain than code.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"docstrings: no package {package!r} is installed; pass the name of one that is")
+    root, texts = Path(spec.submodule_search_locations[0]), []
+    for path in sorted(root.rglob("*.py")):
+        if SKIPPED_PACKAGES.intersection(path.relative_to(root).parts):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+        except SyntaxError:
+            continue
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
+        if any(found):
+            texts.append("\n\n".join(filter(None, found)))
+    return Dataset.from_dict({"text": texts})
 
 
 def load_rows(dataset, config, split):

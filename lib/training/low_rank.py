@@ -1,5 +1,7 @@
 """Low-rank adapters: a matrix W becomes W + A B with A [n, r], B [r, m]; only A and B are trained (Hu et al. 2021)."""
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -34,9 +36,11 @@ def attach(model, rank, seed):
     return trained
 
 
-def merge(model):
-    """Leaves W + A B as plain weights."""
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-    return model
+@torch.no_grad()
+def merged(model, like):
+    """A model such as `like`, the one that adapters were attached to a copy of, with W + A B as its plain weights."""
+    plain = copy.deepcopy(like)
+    for name, weight in plain.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        weight.copy_(getattr(model.get_submodule(module), leaf))
+    return plain.eval().requires_grad_(False)

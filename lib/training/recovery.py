@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from lib.analysis import head_effects
 from lib.analysis.perplexity import ppl
-from lib.engine import dispatch
+from lib.engine import copying, dispatch
 from lib.engine.interventions import Plan, apply
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
@@ -35,6 +35,7 @@ from lib.store import open_store
 from lib.training import low_rank, pretraining
 
 MODEL = ROOT / "models" / "embedded"
+OTHER = "scipy"
 ARMS = ("all", "transfer", "low_rank")
 
 
@@ -64,13 +65,13 @@ class Case:
 class Schedule:
     """How every case is trained. `marks` are the tokens seen at which it is measured; the last one ends it."""
 
-    marks: tuple = (0, 16_384, 32_768, 65_536, 131_072)
+    marks: tuple = (0, 4096, 8192, 16_384, 32_768)
     context: int = 256
-    batch_tokens: int = 2048
-    warmup_steps: int = 8
-    matrix_lr: float = 2e-3
-    other_lr: float = 3e-4
-    low_rank_lr: float = 3e-3
+    batch_tokens: int = 1024
+    warmup_steps: int = 4
+    matrix_lr: float = 5e-3
+    other_lr: float = 1e-3
+    low_rank_lr: float = 5e-3
     rank: int = 8
     transfer_share: float = 0.25
 
@@ -137,14 +138,14 @@ def draw(ids, schedule, seed, seen):
 def train(case, plan, base, ids, schedule, folder, measure, backend="auto", checkpoint_steps=32):
     """Trains a copy of `base` under `plan`; returns `(model, points)`, one point for each mark.
 
-    measure: `measure(model)` of a plain model with its weights merged, a dict of figures. backend: one that
-    computes gradients. Goes on from `folder/checkpoint.safetensors` where there is one.
+    measure: `measure(model, tokens seen)` of a plain model with its weights merged, a dict of figures. backend: one
+    that computes gradients. Goes on from `folder/checkpoint.safetensors` where there is one.
     """
     backend = dispatch.resolve(backend, next(base.parameters()).device, gradients=True)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ids = torch.as_tensor(np.asarray(ids), dtype=torch.long)
-    model = copy.deepcopy(base).train()
+    model = copy.deepcopy(base).train().requires_grad_(True)
     rated = optimizers(model, case, schedule)
     opts = [opt for opt, _ in rated]
     trained = [p for opt in opts for group in opt.param_groups for p in group["params"]]
@@ -152,10 +153,10 @@ def train(case, plan, base, ids, schedule, folder, measure, backend="auto", chec
     transferred = schedule.transfer_share * schedule.total_tokens if case.arm == "transfer" and plan else 0
     while True:
         if seen in schedule.marks and len(points) <= schedule.marks.index(seen):
-            points.append({"tokens": seen} | measure(_plain(model)))
+            points.append({"tokens": seen} | measure(low_rank.merged(model, base), seen))
             pretraining.save_checkpoint(folder, model, opts, seen, points)
         if seen >= schedule.total_tokens:
-            return _plain(model), points
+            return low_rank.merged(model, base), points
         windows = draw(ids, schedule, case.seed, seen).to(model.device)
         if seen < transferred:
             loss = transfer_loss(model, base, windows, plan, backend)
@@ -173,11 +174,6 @@ def train(case, plan, base, ids, schedule, folder, measure, backend="auto", chec
             pretraining.save_checkpoint(folder, model, opts, seen, points)
 
 
-def _plain(model):
-    """A copy with its adapters merged, ready to be scored."""
-    return low_rank.merge(copy.deepcopy(model)).eval().requires_grad_(False)
-
-
 def weights_key(model):
     """sha256 of the weights, tied ones once."""
     state = hashlib.sha256()
@@ -185,3 +181,138 @@ def weights_key(model):
         state.update(name.encode())
         state.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is measured: chunks [n, n_ctx] of held-out text and of another domain, and sequences to be copied."""
+
+    heldout: np.ndarray
+    other: np.ndarray
+    twice: np.ndarray
+
+    @classmethod
+    def of(cls, ids, other_ids, n_ctx, n_chunks, n_sequences=16, length=32, seed=0):
+        return cls(
+            corpus.spread(ids, n_ctx, n_chunks),
+            corpus.spread(other_ids, n_ctx, n_chunks),
+            copying.sequences(ids, n_sequences, length, seed),
+        )
+
+
+def measure(model, plan, texts, store, everything=False):
+    """`{nll}`, one mean for each held-out chunk; with `everything` also the controls.
+
+    `nll_zeroed`: the plan's heads zeroed instead, where nothing changes they were bypassed; `nll_other`: text of
+    another domain; `copying`: see `lib.engine.copying`.
+    """
+    key = weights_key(model)
+
+    def nll(chunks, own):
+        scores = Evaluator(model, chunks, store, model_key=key).score([own], len(chunks), label="recovery")
+        return scores[own].mean(1, dtype=np.float64).tolist()
+
+    row = {"nll": nll(texts.heldout, plan)}
+    if everything:
+        zeroed = Plan.of("zero", [place[:2] for place in plan.heads])
+        row |= {"nll_zeroed": nll(texts.heldout, zeroed), "nll_other": nll(texts.other, plan)}
+        row["copying"] = copying.probe(model, plan, texts.twice)
+    return row
+
+
+def ranking_of(model, chunks, store, model_key):
+    """`(layer, head)` outside layer 0 by |ΔPPL| of each alone on ReLU, the smallest first, on `chunks` [n, n_ctx]."""
+    arch = adapter(model)
+    places = [(layer, head) for layer in range(1, arch.n_layer) for head in range(arch.n_head)]
+    single = [Plan.of("relu", [place]) for place in places]
+    scores = Evaluator(model, chunks, store, model_key=model_key).score([Plan(), *single], len(chunks), label="ranking")
+    base = ppl(scores[Plan()])
+    return [tuple(place) for place in head_effects.ranking(places, [ppl(scores[one]) / base - 1 for one in single])]
+
+
+def trained_case(case, ranking, base, ids, schedule, texts, folder, store, backend="auto", report=None):
+    """One row of the grid: the case, its points, and how long it took."""
+    plan, ends = Plan.of("relu", ranking[: case.n_heads]), (0, schedule.total_tokens)
+
+    def measured(model, tokens):
+        row = measure(model, plan, texts, store, everything=tokens in ends)
+        if report:
+            report(case.name, tokens, float(np.exp(np.mean(row["nll"]))))
+        return row
+
+    _, points = train(case, plan, base, ids, schedule, folder, measured, backend)
+    return asdict(case) | {"name": case.name, "points": points}
+
+
+def grid(n_rankable):
+    """The cases, the most telling ones first."""
+    sizes = [n for n in (30, 70) if n < n_rankable]
+    cases = [("all", 0), ("all", n_rankable), ("transfer", n_rankable)]
+    cases += [("all", n) for n in sizes] + [("low_rank", 0), ("low_rank", n_rankable)]
+    cases += [(arm, n) for arm in ("transfer", "low_rank") for n in sizes]
+    return [Case(*case, seed) for seed in (1, 2, 3) for case in cases]
+
+
+def run(schedule, folder, out, words="", n_chunks=32, report=print):
+    """Trains and measures every case that `out` does not have yet; `out` is whole after each of them."""
+    tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL)
+    ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
+    other = corpus.encode(corpus.docstrings(OTHER), tokenizer)
+    texts = Texts.of(ids["heldout"], other, schedule.context, n_chunks)
+    store, key = open_store(), loading.fingerprint(MODEL)
+    ranking = ranking_of(base, corpus.chunk(ids["heldout"], base.config.n_positions, 2), store, key)
+    about = json.loads(json.dumps(asdict(schedule)))
+    if out.is_file():
+        record = json.loads(out.read_text())
+        if record["schedule"] != about:
+            raise InputError(f"{out}: holds a grid of another schedule; pass another --out")
+    else:
+        text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": OTHER}
+        text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
+        record = measured_elsewhere("recovery", "make recovery", words)
+        record |= {"model": key, "schedule": about, "text": text, "n_rankable": len(ranking), "cases": []}
+    done = {row["name"] for row in record["cases"]}
+    for case in grid(len(ranking)):
+        if case.name in done:
+            continue
+        place = folder / case.name
+        row = trained_case(case, ranking, base, ids["train"], schedule, texts, place, store, report=report)
+        record["cases"].append(row)
+        with replacing(out) as partial_file:
+            partial_file.write_text(json.dumps(record) + "\n")
+    return record
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(prog="python -m lib.training.recovery", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=build_root() / "recovery" / "recovery.json")
+    parser.add_argument("--folder", type=Path, default=build_root() / "recovery", help="checkpoints")
+    parser.add_argument("--tokens", type=int, default=Schedule().total_tokens, help="tokens of every case")
+    parser.add_argument("--provenance", default="", help="who measures, and on what: kept with the figures")
+    args = parser.parse_args(words)
+    try:
+        run(
+            Schedule(doubling(args.tokens)),
+            args.folder,
+            args.out,
+            args.provenance,
+            report=lambda *line: print(*line, flush=True),
+        )
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what is finished is kept, run the same command to go on")
+
+
+def doubling(tokens, first=4096):
+    """0, `first`, twice that, and so on up to `tokens`, which has to be one of them."""
+    marks = [0, first]
+    while marks[-1] < tokens:
+        marks.append(2 * marks[-1])
+    if marks[-1] != tokens:
+        raise InputError(f"tokens: given {tokens}, allowed: {first} doubled any number of times, e.g. {marks[-1]}")
+    return tuple(marks)
+
+
+if __name__ == "__main__":
+    main()
