@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model scale recovery new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=$(PROFILE)] [PARAMS="-p key value …"]'
@@ -47,6 +47,12 @@ bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; buil
 
 embedded-model: $(READY) ## train the embedded model again (about an hour on 2 cores)
 	@$(PY) -m lib.pipeline train $(PARAMS)
+
+scale: $(READY) ## R3: train the family of models and climb each one's ladder; build/scale/scale.json
+	@$(PY) -m lib.training.family
+
+recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/recovery/recovery.json
+	@$(PY) -m lib.training.recovery
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
 	@$(PY) -m lib.pipeline.scaffold $(NAME) $(NEEDS)

@@ -42,20 +42,3 @@ def provenance(profile, parameters, seed, model, corpus, device, backend, starte
             "seconds": round(seconds, 2),
         },
     }
-
-
-def measured_elsewhere(kind, command, words):
-    """The head of a dated record that is kept in the repository: what was run, when, from which commit, on what."""
-    commit, dirty = git_state()
-    return {
-        "kind": kind,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "provenance": {
-            "command": command,
-            "commit": commit,
-            "dirty": dirty,
-            "versions": versions(),
-            "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-            "words": words,
-        },
-    }

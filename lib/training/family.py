@@ -22,10 +22,9 @@ from lib.analysis.thresholds import interpolated
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
-from lib.files import replacing
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
-from lib.results.provenance import measured_elsewhere
+from lib.results import dated
 from lib.store import open_store
 from lib.training import pretraining
 
@@ -147,7 +146,10 @@ def run(scale, folder, out, words="", report=print):
     tokenizer = loading.load_tokenizer(TOKENIZER)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
     tokens = corpus.spread(ids["heldout"], scale.context, scale.quick_chunks + scale.full_chunks)
-    record = _opened(out, scale, ids, words)
+    text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"])}
+    text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
+    new = dated.new("scale", "make scale", words) | {"recipe": asdict(scale), "text": text, "members": []}
+    record = dated.resume(out, new, "recipe")
     done = {member["name"] for member in record["members"]}
     for member in scale.members():
         if member.name in done:
@@ -160,27 +162,9 @@ def run(scale, folder, out, words="", report=print):
         row = asdict(member) | {"name": member.name, "n_embd": model.config.n_embd} | parameters(model)
         row |= {"loss": curve[-1][1]} | measure(model, tokens, scale, open_store(), key)
         record["members"].append(row)
-        _write(out, record)
+        dated.write(out, record)
         report(member.name, "measured", {k: row[k] for k in ("ppl", "shares", "layer_0_share", "ratio_all")})
     return record
-
-
-def _opened(out, scale, ids, words):
-    """The record in `out`, or a new one; `InputError` where it was measured under another scale."""
-    about = json.loads(json.dumps(asdict(scale)))
-    if out.is_file():
-        record = json.loads(out.read_text())
-        if {**record["scale"], "sizes": None} != {**about, "sizes": None}:
-            raise InputError(f"{out}: holds a family of another recipe; pass another --out")
-        return record | {"scale": about}
-    text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"])}
-    text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
-    return measured_elsewhere("scale", "make scale", words) | {"scale": about, "text": text, "members": []}
-
-
-def _write(out, record):
-    with replacing(out) as partial_file:
-        partial_file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main(words=None):

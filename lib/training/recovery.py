@@ -10,7 +10,6 @@ command goes on from the last checkpoint, with the same bits.
 import argparse
 import copy
 import hashlib
-import json
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,11 +25,10 @@ from lib.engine import copying, dispatch
 from lib.engine.interventions import Plan, apply
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
-from lib.files import replacing
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.model.adapters import adapter
-from lib.results.provenance import measured_elsewhere
+from lib.results import dated
 from lib.store import open_store
 from lib.training import low_rank, pretraining
 
@@ -145,7 +143,7 @@ def train(case, plan, base, ids, schedule, folder, measure, backend="auto", chec
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ids = torch.as_tensor(np.asarray(ids), dtype=torch.long)
-    model = copy.deepcopy(base).train().requires_grad_(True)
+    model = copy.deepcopy(base).eval().requires_grad_(True)  # no dropout: its draws would not survive a kill
     rated = optimizers(model, case, schedule)
     opts = [opt for opt, _ in rated]
     trained = [p for opt in opts for group in opt.param_groups for p in group["params"]]
@@ -261,16 +259,10 @@ def run(schedule, folder, out, words="", n_chunks=32, report=print):
     texts = Texts.of(ids["heldout"], other, schedule.context, n_chunks)
     store, key = open_store(), loading.fingerprint(MODEL)
     ranking = ranking_of(base, corpus.chunk(ids["heldout"], base.config.n_positions, 2), store, key)
-    about = json.loads(json.dumps(asdict(schedule)))
-    if out.is_file():
-        record = json.loads(out.read_text())
-        if record["schedule"] != about:
-            raise InputError(f"{out}: holds a grid of another schedule; pass another --out")
-    else:
-        text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": OTHER}
-        text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
-        record = measured_elsewhere("recovery", "make recovery", words)
-        record |= {"model": key, "schedule": about, "text": text, "n_rankable": len(ranking), "cases": []}
+    text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": OTHER}
+    text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
+    new = dated.new("recovery", "make recovery", words) | {"model": key, "text": text, "recipe": asdict(schedule)}
+    record = dated.resume(out, new | {"n_rankable": len(ranking), "cases": []}, "recipe")
     done = {row["name"] for row in record["cases"]}
     for case in grid(len(ranking)):
         if case.name in done:
@@ -278,8 +270,7 @@ def run(schedule, folder, out, words="", n_chunks=32, report=print):
         place = folder / case.name
         row = trained_case(case, ranking, base, ids["train"], schedule, texts, place, store, report=report)
         record["cases"].append(row)
-        with replacing(out) as partial_file:
-            partial_file.write_text(json.dumps(record) + "\n")
+        dated.write(out, record)
     return record
 
 
