@@ -47,6 +47,13 @@ def test_an_unknown_mode_is_computed_nowhere(compute):
         compute()
 
 
+def test_the_table_is_added_to_in_its_source_only():
+    """The store's keys name the sources: what a process adds would be kept under another's key."""
+    with pytest.raises(TypeError):
+        MODES["relu2"] = Weights(lambda s: s.relu().square())
+    assert "relu2" not in MODES
+
+
 def test_an_unknown_mode_is_not_in_the_reference():
     with pytest.raises(ValueError, match="'softmin' is not written"):
         Reference(gpt2()).logits(tokens(1)[0], {(0, 0): "softmin"})

@@ -5,8 +5,10 @@ call is an error. `resolve` returns the name that results record.
 """
 
 import importlib.util
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from kernels import naive
 from lib.errors import InputError
@@ -16,7 +18,7 @@ BY_DEVICE = {"cuda": ("triton", "naive"), "mps": ("metal", "naive"), "cpu": ("cp
 DIFFERENTIABLE = ("naive", "triton")
 
 
-def present(name):
+def present(name: str) -> bool:
     """Whether this installation can run the backend at all."""
     if name == "triton":
         return importlib.util.find_spec("triton") is not None
@@ -25,7 +27,7 @@ def present(name):
     return True
 
 
-def resolve(backend="auto", device="cpu", gradients=False):
+def resolve(backend: str = "auto", device: str | torch.device = "cpu", gradients: bool = False) -> str:
     """The name of the backend that will run on `device`; `InputError` where the one asked for is not there."""
     kind = torch.device(device).type
     row = [n for n in BY_DEVICE.get(kind, ("naive",)) if present(n) and (n in DIFFERENTIABLE or not gradients)]
@@ -39,12 +41,23 @@ def resolve(backend="auto", device="cpu", gradients=False):
     return backend
 
 
-def relu_attention(q, k, v, *, scale=None, n_visible=None, backend="auto"):
+def relu_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, n_visible: int | None = None, backend: str = "auto"
+) -> Tensor:
     """Causal row-normalised ReLU attention, z [B, H, T, d]; see `kernels.naive.relu_attention`."""
     return _kernels(backend, q, k, v).relu_attention(q, k, v, scale=scale, n_visible=n_visible)
 
 
-def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, backend="auto"):
+def mixed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    is_relu: Sequence[bool],
+    *,
+    scale: float | None = None,
+    n_visible: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, softmax in the others."""
     return _kernels(backend, q, k, v).mixed_attention(q, k, v, is_relu, scale=scale, n_visible=n_visible)
 

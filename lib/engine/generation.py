@@ -6,11 +6,15 @@ text does not depend on the rows beside it. Without the cache it is the publishe
 sequence again for every token.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from lib.engine import dispatch
 from lib.engine.interventions import Plan, apply
@@ -26,8 +30,18 @@ SCORED_LOGITS = 2**22  # logits held at once
 
 @torch.inference_mode()
 def generate(
-    model, prompts, n_new, plan, *, means=None, temperature=0.0, seeds=None, cached=True, backend="auto", label=""
-):
+    model: PreTrainedModel,
+    prompts: ArrayLike,
+    n_new: int,
+    plan: Plan,
+    *,
+    means: Tensor | None = None,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    cached: bool = True,
+    backend: str = "auto",
+    label: str = "",
+) -> np.ndarray:
     """`n_new` tokens after each row of `prompts` [B, P]; int32 [B, n_new].
 
     Greedy at temperature 0; else sampled, each row with its own seed from `seeds` [B]. `means` [n_layer, n_head,
@@ -37,8 +51,8 @@ def generate(
     """
     arch = adapter(model)
     plan.check(arch, means)
-    prompts = _checked_sequences(prompts, arch)
-    n_rows, n_prompt = prompts.shape
+    texts = _checked_sequences(prompts, arch)
+    n_rows, n_prompt = texts.shape
     if n_new < 1 or n_prompt + n_new > arch.n_positions:
         raise InputError(
             f"{n_prompt} prompt tokens and {n_new} new ones do not fit: need 1 or more new tokens and at most "
@@ -46,19 +60,27 @@ def generate(
         )
     draws = _draws(n_rows, n_new, temperature, seeds)
     if not cached:
-        return _recompute(model, prompts, n_new, plan, means, temperature, draws, backend)
+        return _recompute(model, texts, n_new, plan, means, temperature, draws, backend)
     backend = dispatch.resolve(backend, arch.device)
     decoder = _Decoder(arch, plan, means, backend)
     with progress(label, n_rows * n_new if label else 0, "tok") as bar:
         parts = [
-            decoder.generate(prompts[rows], n_new, temperature, draws[rows], bar)
+            decoder.generate(texts[rows], n_new, temperature, draws[rows], bar)
             for rows in decoder.groups(n_rows, n_prompt + n_new)
         ]
     return torch.cat(parts).to(torch.int32).numpy(force=True)
 
 
 @torch.inference_mode()
-def continuation_nll(model, sequences, n_scored, plan=None, *, means=None, backend="auto"):
+def continuation_nll(
+    model: PreTrainedModel,
+    sequences: ArrayLike,
+    n_scored: int,
+    plan: Plan | None = None,
+    *,
+    means: Tensor | None = None,
+    backend: str = "auto",
+) -> np.ndarray:
     """Negative log-likelihood of the last `n_scored` tokens of each row of `sequences` [B, L]; float32 [B, n_scored].
 
     The unmodified model judges, or the model under `plan`. What precedes the scored tokens goes through it once for
@@ -66,15 +88,15 @@ def continuation_nll(model, sequences, n_scored, plan=None, *, means=None, backe
     """
     plan = Plan() if plan is None else plan
     arch = adapter(model)
-    sequences = _checked_sequences(sequences, arch)
-    if not 1 <= n_scored < sequences.shape[1] <= arch.n_positions:
+    texts = _checked_sequences(sequences, arch)
+    if not 1 <= n_scored < texts.shape[1] <= arch.n_positions:
         raise InputError(
-            f"{n_scored} of {sequences.shape[1]} tokens to be scored: need 1 or more, one before them, and at most "
+            f"{n_scored} of {texts.shape[1]} tokens to be scored: need 1 or more, one before them, and at most "
             f"{arch.n_positions} in all"
         )
     plan.check(arch, means)
     decoder = _Decoder(arch, plan, means, dispatch.resolve(backend, arch.device))
-    parts = [decoder.judge(sequences[rows], n_scored) for rows in decoder.groups(*sequences.shape)]
+    parts = [decoder.judge(texts[rows], n_scored) for rows in decoder.groups(*texts.shape)]
     return torch.cat(parts).numpy(force=True)
 
 

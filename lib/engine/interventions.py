@@ -94,10 +94,10 @@ def softmax_z(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
 
     bfloat16 is computed in float32 on a CPU, where PyTorch is no slower at that.
     """
-    settings = {"is_causal": True, "scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **settings).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, **settings)
+    dtype, grouped = q.dtype, q.shape[1] != k.shape[1]
+    if q.device.type == "cpu" and dtype == torch.bfloat16:
+        q, k, v = q.float(), k.float(), v.float()
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped).to(dtype)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ computes anyway, by the path of the changed heads.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -34,10 +35,10 @@ QUERY_BLOCK = 128
 class Constant:
     """A head whose z is the same for every token: `z(value bias [d], mean [d])`, both in the model's own basis.
 
-    The mean is None unless the mode says that it `needs_means`.
+    A mode that reads the mean says that it `needs_means`; for others it may be None.
     """
 
-    z: Callable[[Tensor, Tensor | None], Tensor]
+    z: Callable[..., Tensor]
     needs_means: bool = False
     kernel = False
 
@@ -83,16 +84,19 @@ class Weights:
 
 Mode = Constant | Weights
 
-MODES: dict[str, Mode] = {
-    "zero": Constant(lambda bias, mean: bias),
-    "mean": Constant(lambda bias, mean: mean, needs_means=True),
-    "relu": Weights(torch.relu, kernel=True),
-    "l1": Weights(torch.abs),
-    "identity": Weights(lambda s: s),
-    "factored": Weights(lambda s: s, features=torch.relu, kernel=True),
-    "uniform": Weights(torch.ones_like),
-    "softmax": Weights(lambda s: (s - s.amax(-1, keepdim=True)).exp()),
-}
+# fixed, since a score's key in the store names the sources and not what a process has added
+MODES: Mapping[str, Mode] = MappingProxyType(
+    {
+        "zero": Constant(lambda bias, mean: bias),
+        "mean": Constant(lambda bias, mean: mean, needs_means=True),
+        "relu": Weights(torch.relu, kernel=True),
+        "l1": Weights(torch.abs),
+        "identity": Weights(lambda s: s),
+        "factored": Weights(lambda s: s, features=torch.relu, kernel=True),
+        "uniform": Weights(torch.ones_like),
+        "softmax": Weights(lambda s: (s - s.amax(-1, keepdim=True)).exp()),
+    }
+)
 
 
 def look_up(name: str) -> Mode:
@@ -108,7 +112,9 @@ def constants(modes: Mapping[int, str], value_bias: Tensor, means: Tensor | None
     for head, name in modes.items():
         mode = look_up(name)
         if isinstance(mode, Constant):
-            mean = torch.as_tensor(means[head]).to(value_bias) if mode.needs_means else None
+            if mode.needs_means and means is None:
+                raise InputError(f"mode '{name}' takes a head's z from its mean, but no means were given")
+            mean = None if means is None else torch.as_tensor(means[head]).to(value_bias)
             found[head] = mode.z(value_bias[head], mean)
     return found
 

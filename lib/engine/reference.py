@@ -12,6 +12,7 @@ not written here is an error.
 import math
 
 import torch
+from transformers import PreTrainedModel
 
 # mode: z, [T, d] or [d], of a head from its own z [T, d] and its mean [d], in the folded basis
 CONSTANTS = {
@@ -33,7 +34,7 @@ PATTERNS = {
 class Reference:
     """A GPT-2 or Llama-type Hugging Face model, its weights copied to `dtype`."""
 
-    def __init__(self, model, dtype=torch.float64):
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float64):
         config = model.config
         self.dtype = dtype
         self.n_layer, self.n_head = config.num_hidden_layers, config.num_attention_heads
@@ -51,7 +52,7 @@ class Reference:
     @torch.no_grad()
     def logits(
         self,
-        tokens: torch.Tensor,
+        tokens: torch.Tensor | list[int],
         edits: dict[tuple[int, int], str] | None = None,
         means: torch.Tensor | None = None,
         seen_z: list[torch.Tensor] | None = None,
@@ -62,9 +63,8 @@ class Reference:
         in the folded basis.
         """
         edits = edits or {}
-        for mode in edits.values():
-            if mode not in CONSTANTS and mode not in PATTERNS:
-                raise ValueError(f"mode {mode!r} is not written in the reference")
+        for unknown in set(edits.values()) - set(CONSTANTS) - set(PATTERNS):
+            raise ValueError(f"mode {unknown!r} is not written in the reference")
         tokens = torch.as_tensor(tokens, dtype=torch.long)
         resid = self._embed(tokens)
         for layer in range(self.n_layer):
@@ -89,39 +89,50 @@ class Reference:
             resid = resid + self._mlp(layer, resid)
         return self._final(resid) @ self.weights["unembed"].T
 
-    def nll(self, tokens, edits=None, means=None):
+    def nll(
+        self,
+        tokens: torch.Tensor | list[int],
+        edits: dict[tuple[int, int], str] | None = None,
+        means: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Negative log-likelihood [T - 1] of each next token."""
         tokens = torch.as_tensor(tokens, dtype=torch.long)
         log_probs = self.logits(tokens, edits, means).log_softmax(-1)
         return -log_probs[:-1].gather(1, tokens[1:, None])[:, 0]
 
-    def means(self, chunks):
+    def means(self, chunks: torch.Tensor) -> torch.Tensor:
         """Mean z [n_layer, n_head, d_head] over all positions of all chunks [n, T], folded basis."""
         per_chunk = []
         for tokens in chunks:
-            seen = []
+            seen: list[torch.Tensor] = []
             self.logits(tokens, seen_z=seen)
             per_chunk.append(torch.stack([z.mean(0) for z in seen]))
         return torch.stack(per_chunk).mean(0)
 
-    def generate(self, prompt, n_new, edits=None, means=None):
+    def generate(
+        self,
+        prompt: list[int],
+        n_new: int,
+        edits: dict[tuple[int, int], str] | None = None,
+        means: torch.Tensor | None = None,
+    ) -> list[int]:
         """Greedy continuation [n_new] of one prompt [P]: the whole sequence again for each token."""
         tokens = list(prompt)
         for _ in range(n_new):
             tokens.append(int(self.logits(tokens, edits, means)[-1].argmax()))
         return tokens[len(prompt) :]
 
-    def value_bias(self, layer):
+    def value_bias(self, layer: int) -> torch.Tensor:
         """The folded value bias [n_head, d_head]: add it to a folded z for the z of the raw model."""
         w = self.weights
         if self.is_gpt2:
             at, n_embd = f"transformer.h.{layer}.", w["transformer.wte.weight"].shape[1]
             bias = w[at + "ln_1.bias"] @ w[at + "attn.c_attn.weight"][:, 2 * n_embd :]
             return (bias + w[at + "attn.c_attn.bias"][2 * n_embd :]).view(self.n_head, self.d_head)
-        bias = w.get(f"model.layers.{layer}.self_attn.v_proj.bias")
-        if bias is None:
+        name = f"model.layers.{layer}.self_attn.v_proj.bias"
+        if name not in w:
             return torch.zeros(self.n_head, self.d_head, dtype=self.dtype)
-        return bias.view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
+        return w[name].view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
 
     def _embed(self, tokens):
         if not self.is_gpt2:

@@ -12,6 +12,7 @@ are cores, each by a thread of its own: small products gain more from that than 
 
 import copy
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from threading import Event
@@ -20,6 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
@@ -29,7 +33,7 @@ from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
 from lib.model.adapters import adapter
 from lib.progress import progress
-from lib.store import digest
+from lib.store import Store, digest
 
 SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -54,7 +58,17 @@ class Evaluator:
     token.
     """
 
-    def __init__(self, model, tokens, store, *, model_key, dtype="float32", backend="auto", start=0):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokens: ArrayLike,
+        store: Store,
+        *,
+        model_key: str,
+        dtype: str | torch.dtype = "float32",
+        backend: str = "auto",
+        start: int = 0,
+    ):
         keep_freed()
         self.dtype = _dtype(dtype)
         model = model if model.dtype == self.dtype else copy.deepcopy(model).to(self.dtype)
@@ -65,10 +79,12 @@ class Evaluator:
         self.model_key = model_key
         self.backend = dispatch.resolve(backend, self.arch.device)
         self._computed_by = self.arch.device.type, *computed_by(SOURCES, self.arch.device)
-        self._chunk_digests = {}
-        self._z_sums = {}
+        self._chunk_digests: dict[int, str] = {}
+        self._z_sums: dict[int, np.ndarray] = {}
 
-    def score(self, plans, n_chunks, means=None, label=""):
+    def score(
+        self, plans: Iterable[Plan], n_chunks: int, means: Tensor | None = None, label: str = ""
+    ) -> dict[Plan, np.ndarray]:
         """{plan: float32 [n_chunks, n_ctx - 1]} for the first `n_chunks` chunks.
 
         `means` [n_layer, n_head, d_head] are needed by plans that say so; `label` names the work in the
@@ -81,11 +97,13 @@ class Evaluator:
             scores[Plan(job.heads)][job.chunk] = nll
         return scores
 
-    def missing(self, plans, n_chunks, means=None):
+    def missing(self, plans: Iterable[Plan], n_chunks: int, means: Tensor | None = None) -> list[Job]:
         """The jobs of these plans and chunks whose score the store does not have."""
         return self._look_up(list(dict.fromkeys(plans)), n_chunks, means)[1]
 
-    def compute(self, jobs, means=None, label=""):
+    def compute(
+        self, jobs: list[Job], means: Tensor | None = None, label: str = ""
+    ) -> Iterator[tuple[Job, np.ndarray]]:
         """Computes jobs, keeps each score in the store, and yields `(job, nll [n_ctx - 1])` as they come."""
         for plan in {Plan(job.heads) for job in jobs}:
             plan.check(self.arch, means)
@@ -98,7 +116,7 @@ class Evaluator:
             else:
                 yield from self._run_all(tasks, means, bar, n_workers, n_threads)
 
-    def means(self, n_chunks):
+    def means(self, n_chunks: int) -> Tensor:
         """Mean z of every head [n_layer, n_head, d_head] over all positions of the first `n_chunks` chunks.
 
         From the sums that the baseline pass leaves in the store; summed in float64, returned in the model's dtype.
@@ -106,9 +124,12 @@ class Evaluator:
         baseline = Plan()
         self.score([baseline], n_chunks, label="baseline")
         for chunk in set(range(n_chunks)) - set(self._z_sums):
-            self._z_sums[chunk] = self.store.get(self._z_key(chunk))
-        lost = [chunk for chunk in range(n_chunks) if self._z_sums[chunk] is None]
-        lost = [Job(self._key(baseline, chunk, None), chunk, ()) for chunk in lost]
+            kept = self.store.get(self._z_key(chunk))
+            if kept is not None:
+                self._z_sums[chunk] = kept
+        lost = [
+            Job(self._key(baseline, chunk, None), chunk, ()) for chunk in range(n_chunks) if self._z_sums[chunk] is None
+        ]
         for _ in self.compute(lost, label="mean outputs of heads"):
             pass
         total = np.sum([self._z_sums[chunk] for chunk in range(n_chunks)], axis=0)

@@ -56,6 +56,10 @@ class Decoder:
     where that is shorter.
     """
 
+    n_kv_head: int
+    d_head: int
+    n_positions: int
+
     def __init__(self, model):
         config = model.config
         self.config = config
