@@ -9,7 +9,7 @@ import typst
 
 from report import citation, markdown, provenance, references
 from report.charts import render, style
-from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.words import SUBTITLE, TITLE, word
 
 TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
@@ -92,6 +92,9 @@ def output_pieces(document, output, meta, lang, later, folder):
     if meta.kind == "say":
         number = later(meta["blocks"])
         yield lambda texts: texts[number]
+    elif meta.kind == "chips":
+        signs = ", ".join(f"({quoted(c['sign'])}, {quoted(c['label'])})" for c in output.data[CHIPS_MIME])
+        yield lambda texts: f"#chips({signs})"
     elif meta.kind == "quote":
         content = output.data[QUOTE_MIME]
         text = LONG_WORD.sub("\\g<0>\N{ZERO WIDTH SPACE}", content["text"])

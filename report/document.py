@@ -15,8 +15,8 @@ from nbformat import NotebookNode
 
 from lib.errors import InputError
 from report import markdown, references
-from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
-from report.words import LANGUAGES, PARTS, SUMMARY_NOTEBOOK, SUMMARY_TAG, word
+from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report.words import LANGUAGES, OPENING_NOTEBOOK, OPENING_TAGS, PARTS, word
 
 REFERENCE = re.compile(r"#(fig|tab|sec|ref)-(\w+)$")
 HEADING = re.compile(r"\s*(#{1,6}) ")
@@ -91,13 +91,14 @@ def mark_cells(document, name, notebook):
 
 
 def merge(document, notebooks):
-    """Fills the document's notebook: summary first, then part by part, with structural cells in between."""
+    """Fills the document's notebook: summary and method first, then part by part, with structural cells in between."""
     cells = document.notebook.cells
-    summary = [c for c in notebooks.get(SUMMARY_NOTEBOOK, NotebookNode(cells=[])).cells if _is_summary(c)]
-    if summary:
-        cells.append(structure("open", name="summary", level=2, heading={x: word("summary", x) for x in LANGUAGES}))
-        cells.extend(_at_level(_without_title(summary), 3))
-        cells.append(structure("close"))
+    for tag in OPENING_TAGS:
+        opening = [c for c in notebooks.get(OPENING_NOTEBOOK, NotebookNode(cells=[])).cells if _opens(c) == tag]
+        if opening:
+            cells.append(structure("open", name=tag, level=2, heading={x: word(tag, x) for x in LANGUAGES}))
+            cells.extend(_at_level(_without_title(opening), 3))
+            cells.append(structure("close"))
     for part in PARTS:
         present = [name for name in part.notebooks if name in notebooks]
         if not present:
@@ -106,7 +107,7 @@ def merge(document, notebooks):
         if several:
             cells.append(structure("open", name=part.name, level=2, heading={"ja": part.ja, "en": part.en}))
         for name in present:
-            own = [cell for cell in notebooks[name].cells if not _is_summary(cell)]
+            own = [cell for cell in notebooks[name].cells if not _opens(cell)]
             cells.append(structure("open", name=f"sec-{name}", section=name, level=3 if several else 2, heading=None))
             cells.extend(_at_level(own, 3 if several else 2))
             cells.append(structure("data", section=name))
@@ -199,6 +200,8 @@ def describe(document, output, cell):
         meta.update(kind="table", name=named["table"], number=document.numbers["tab", named["table"]])
     elif QUOTE_MIME in data:
         meta.update(kind="quote")
+    elif CHIPS_MIME in data:
+        meta.update(kind="chips")
     elif "text/markdown" in data:
         meta.update(kind="say")
     return meta
@@ -300,8 +303,9 @@ def collect_headings(document):
                     )
 
 
-def _is_summary(cell):
-    return SUMMARY_TAG in cell.metadata.get("tags", [])
+def _opens(cell):
+    """The tag by which a cell belongs to the report's opening, None for all others."""
+    return next((tag for tag in OPENING_TAGS if tag in cell.metadata.get("tags", [])), None)
 
 
 def _at_level(cells, level):
@@ -315,7 +319,7 @@ def _at_level(cells, level):
 
 
 def _without_title(cells):
-    """The summary's cells without a title of their own, for the report heads it itself."""
+    """The opening's cells without a title of their own, for the report heads them itself."""
     copies, titled = copy.deepcopy(cells), set()
     for cell in copies:
         lang = cell.metadata.report.lang

@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 from report import citation, markdown, provenance, references
 from report.charts import render
-from report.prose import QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.results_view import view
 from report.words import DESCRIPTION, LANGUAGES, SUBTITLE, TITLE, WORDS, word
 
@@ -31,7 +31,8 @@ def write(document, files):
     render_texts(document)
     specs = chart_data(document)
     config = Config()
-    config.HTMLExporter.display_data_priority = [VEGALITE_MIME, TABLE_MIME, QUOTE_MIME, "text/markdown", "text/plain"]
+    own = [VEGALITE_MIME, TABLE_MIME, QUOTE_MIME, CHIPS_MIME]
+    config.HTMLExporter.display_data_priority = [*own, "text/markdown", "text/plain"]
     exporter = HTMLExporter(config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)])
     resources = {
         "page": {

@@ -23,18 +23,20 @@ PARTS = (
     Part("setup-part", "実験条件", "Experimental set-up", ("setup",)),
     Part("conclusions-part", "結論", "Conclusions", ("conclusions",)),
 )
-SUMMARY_NOTEBOOK, SUMMARY_TAG = "conclusions", "summary"
+# Cells of this notebook with these tags open the report, in this order.
+OPENING_NOTEBOOK, OPENING_TAGS = "conclusions", ("summary", "method")
 
 TITLE = {
-    "ja": "実験10: 全トークンでの検証とPhase 3の結果",
-    "en": "Experiment 10: validation on all tokens, and the results of Phase 3",
+    "ja": "softmaxをReLUに替えたattentionヘッドは、何を失うか",
+    "en": "What attention heads lose with ReLU in place of softmax",
 }
 SUBTITLE = {
-    "ja": "attentionヘッドをゼロや平均に置き換え、softmaxを外すと、何が失われるか",
-    "en": "What is lost when attention heads are zeroed, fixed at their mean, or stripped of softmax",
+    "ja": "実験10: 全トークンでの検証とPhase 3の測り直し",
+    "en": "Experiment 10, measured again: validation on all tokens, and Phase 3",
 }
 WORDS = {
     "summary": ("要約", "Summary"),
+    "method": ("方法", "Method"),
     "contents": ("目次", "Contents"),
     "files": ("ファイル", "Files"),
     "references": ("参考文献", "References"),

@@ -17,7 +17,7 @@ from lib.errors import InputError
 from report import book, citation, document, markdown, page
 from report.assemble import assemble
 from report.results_view import view
-from report.words import LANGUAGES, PARTS
+from report.words import LANGUAGES, PARTS, TITLE
 
 ROOT = Path(__file__).parent.parent
 
@@ -315,7 +315,7 @@ def test_typst_strings_cannot_be_left():
         (
             "ja",
             [
-                "実験10: 全トークンでの検証",
+                TITLE["ja"],
                 "目次",
                 "要約",
                 "楽観的",
@@ -329,7 +329,7 @@ def test_typst_strings_cannot_be_left():
         (
             "en",
             [
-                "Experiment 10: validation",
+                TITLE["en"],
                 "Contents",
                 "Summary",
                 "optimistic",

@@ -482,6 +482,47 @@ def ladder(v4, published=None, thresholds=(1.1, 1.5, 2.0)):
     return cumulative(curves, published, thresholds, "linearized heads")
 
 
+def opening(rows, limits=(1.1, 1.5)):
+    """The report's opening picture: what more and more ReLU heads cost in PPL, on all tokens, up to half as much again.
+
+    rows: `V4.cumulative`; limits: the ratios drawn as lines, named in per cent.
+    """
+    top = 1.0 + 1.3 * (max(limits) - 1)
+    points = [
+        {
+            "n": row["n_linearized"],
+            "cost": row["ratio"] - 1,
+            "lo": (row.get("ratio_ci") or [None])[0] and row["ratio_ci"][0] - 1,
+            "hi": (row.get("ratio_ci") or [None, None])[1] and row["ratio_ci"][1] - 1,
+        }
+        for row in rows
+    ]
+    last = max((p["n"] for p in points if p["cost"] <= top - 1), default=points[0]["n"])
+    beyond = [p["n"] for p in points if p["n"] > last]
+    domain = [0, beyond[0] if beyond else last]
+    x = alt.X("n:Q", title="heads on ReLU", scale=alt.Scale(domain=domain, nice=False))
+    scale = alt.Scale(domain=[min(0, *(p["lo"] or 0 for p in points)), top - 1], nice=False, clamp=False)
+    y = alt.Y("cost:Q", title="PPL above the baseline", scale=scale, axis=alt.Axis(format="+.0%", tickCount=6))
+    base = chart_of(points).encode(x=x)
+    tips = [tip("n:Q", "heads on ReLU"), tip("cost:Q", "PPL above the baseline", "+.4%"), *interval_tips("+.4%")]
+    limit = chart_of([{"level": v - 1, "name": f"+{v - 1:.0%}"} for v in limits]).encode(
+        y=alt.Y("level:Q", scale=scale)
+    )
+    ink = COLOURS["relu"]
+    return house(
+        alt.layer(
+            limit.mark_rule(color=COLOURS["more"], strokeWidth=1.4, strokeDash=[6, 4]),
+            limit.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=12, fontWeight="bold").encode(
+                x=alt.value(0), text="name:N", color=alt.value(COLOURS["more"])
+            ),
+            base.mark_area(opacity=0.2, color=ink, clip=True).encode(y=alt.Y("lo:Q", scale=scale), y2="hi:Q"),
+            base.mark_line(strokeWidth=2.5, color=ink, clip=True).encode(y=y, tooltip=tips),
+            base.mark_point(filled=True, size=60, color=ink, opacity=1, clip=True).encode(y=y, tooltip=tips),
+        ),
+        height=220,
+    )
+
+
 def generation_speed(p1, published=None):
     """P1: tokens per second of each condition under each protocol; `published` is `[{condition, tok_per_s}]`."""
     several = len({(r["protocol"], r["backend"]) for r in p1["rows"]}) > len({r["protocol"] for r in p1["rows"]})

@@ -40,6 +40,8 @@ JAPANESE = {
     "interval to": "区間の上限",
     "linearized heads": "線形化したヘッド数",
     "changed heads": "変更したヘッド数",
+    "heads on ReLU": "ReLUにしたヘッド数",
+    "PPL above the baseline": "ベースラインからのPPLの上昇",
     "attention FLOPs saved": "削減されるattentionのFLOPs",
     "mean change of PPL": "PPL変化の平均",
     "sign": "符号",
@@ -92,7 +94,7 @@ PATTERNS = [
     (re.compile(r"^(.+), (\d+) heads$"), r"\1 \2ヘッド"),
     (re.compile(r"^(\d+) ReLU heads$"), r"ReLU \1ヘッド"),
 ]
-_UNTRANSLATED = re.compile(r"^(PPL|ReLU|L1|SDPA|[A-Z]?\d[\d.,×x%]*|L\d+H\d+.*)$")
+_UNTRANSLATED = re.compile(r"^(PPL|ReLU|L1|SDPA|[+A-Z]?\d[\d.,×x%]*|L\d+H\d+.*)$")
 _SHOWN = {"title", "text", "label"}
 
 
