@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lib.errors import InputError
 from lib.files import replacing
-from report import book, document, page
+from report import book, document, loading, page
 from report.words import LANGUAGES
 
 LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
@@ -56,6 +56,7 @@ def main(words=None):
     parser.add_argument("--notebooks", type=Path, required=True, help="folder of the executed notebooks")
     parser.add_argument("--results", type=Path, required=True, help="folder with data/ and figures/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--loading", action="store_true", help="say how the page loads, where a browser is installed")
     args = parser.parse_args(words)
     started = time.perf_counter()
     try:
@@ -63,7 +64,10 @@ def main(words=None):
     except InputError as error:
         sys.exit(f"error: {error}")
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in paths)
-    print(f"{args.out}: {sizes} in {time.perf_counter() - started:.1f} s")
+    print(f"{args.out}: {sizes} in {time.perf_counter() - started:.1f} s", flush=True)
+    measured = loading.measure(args.out / "report.html") if args.loading else None
+    if measured:
+        print(loading.line(measured))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How the page behaves in a reader's browser: layout shift, first chart, longest task, language switch, tab stops.
 
 `python -m report.loading build/embedded/report/report.html` prints the figures, measured in headless Chromium with the
-processor slowed to a quarter; nothing where no browser is installed.
+processor slowed to a quarter, or says that no browser is installed.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def measure(page_file: Path) -> Loading | None:
             page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": factor})
             page.add_init_script(OBSERVE)
             page.goto(page_file.resolve().as_uri(), wait_until="load")
-            page.wait_for_timeout(1500)
+            page.wait_for_timeout(800)
             found[factor] = page.evaluate("window.loading")
             if factor == 1:
                 switch = min(page.evaluate(SWITCH) for _ in range(3))
@@ -105,7 +105,7 @@ def main(words: list[str] | None = None) -> None:
     if not args.page.is_file():
         sys.exit(f"error: {args.page}: not there; make it with `make report`")
     loading = measure(args.page)
-    print(line(loading) if loading else "no Chromium here: the page's loading was not measured")
+    print(line(loading) if loading else "the page's loading was not measured: no Chromium is installed")
 
 
 if __name__ == "__main__":

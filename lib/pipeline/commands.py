@@ -115,6 +115,7 @@ def report(profile_name, overrides, dry=False):
             profile.folder / "results",
             "--out",
             profile.folder / "report",
+            "--loading",
         ],
         cwd=ROOT,
     )
