@@ -49,7 +49,7 @@ def comparison(a: Sequence[bool], b: Sequence[bool], seed: int = 0, draws: int =
 
 
 def majority(answers: Sequence[Sequence[str]], n: int) -> list[str]:
-    """The most frequent of the first `n` answers to each problem, the earliest of them where several are; `[n_problems]`."""
+    """The most frequent of the first `n` answers to each problem `[n_problems]`, the earliest where several are."""
     _check_n(answers, n)
     return [Counter(row[:n]).most_common(1)[0][0] for row in answers]
 
