@@ -5,6 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import pylopdf_fonts_jp
 import typst
 
 from report import citation, markdown, provenance, references
@@ -23,7 +24,8 @@ def write(document, lang):
     pieces, groups = [], []
 
     def later(blocks):
-        groups.append(without_numbers(blocks))
+        blocks = without_numbers(blocks)
+        groups.append(markdown.spaced(blocks) if lang == "ja" else blocks)
         return len(groups) - 1
 
     abstract, body = [], []
@@ -41,7 +43,7 @@ def write(document, lang):
         source = whole(document, lang, pieces)
         (folder / "book.typ").write_text(source, encoding="utf-8")
         (folder / "template.typ").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-        fonts = [str(render.font_file().parent)]
+        fonts = [str(render.font_file().parent), str(pylopdf_fonts_jp.serif_path().parent)]
         return typst.compile(
             str(folder / "book.typ"), root=str(folder), font_paths=fonts, ignore_system_fonts=True, timestamp=0
         )
@@ -106,7 +108,8 @@ def output_pieces(document, output, meta, lang, later, folder):
         share = min(94, round(94 * spec.get("width", style.WIDTH) / style.WIDTH))
         yield (
             lambda texts: (
-                f"#figure(image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}), caption: [{texts[number]}])"
+                f"#figure(placement: auto, image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}),"
+                f" caption: [{texts[number]}])"
                 f" <fig-{meta.name}-{lang}>"
             )
         )
@@ -115,11 +118,12 @@ def output_pieces(document, output, meta, lang, later, folder):
         note = later(plain_paragraphs(meta["note"]))
         content = output.data[TABLE_MIME]
         lines = sum(1 + any(cell.get("interval") for cell in row) for row in content["rows"])
-        whole = "false" if lines <= LINES_ON_ONE_PAGE else "true"
+        place = "auto" if lines <= LINES_ON_ONE_PAGE else "none"
         yield (
             lambda texts: (
-                f"#[#show figure: set block(breakable: {whole})\n"
-                f"#figure(kind: table, {data_table(content, texts[note])}, caption: [{texts[number]}])"
+                f"#[#show figure: set block(breakable: {'false' if place == 'auto' else 'true'})\n"
+                f"#figure(kind: table, placement: {place}, {data_table(content, texts[note])},"
+                f" caption: [{texts[number]}])"
                 f" <tab-{meta.name}-{lang}>]"
             )
         )

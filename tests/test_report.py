@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 from synthetic import HOSTILE, hostile_report, results
 
 from lib.errors import InputError
@@ -364,3 +366,21 @@ def test_books_have_links_contents_and_no_build_time(built):
         assert b"/Outlines" in content
         assert b"/Link" in content
         assert not re.search(rb"/CreationDate \(D:20[2-9]", content)
+
+
+@pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_no_page_of_the_book_has_a_hole(built, tmp_path, lang):
+    """Blank rows between the first and the last print of a page, cover, contents and last page apart.
+
+    This report has hardly a sentence between its figures, so a fifth is allowed; a real one stays under a tenth.
+    """
+    subprocess.run(
+        ["pdftoppm", "-r", "30", "-png", built / "report" / f"report.{lang}.pdf", tmp_path / "p"], check=True
+    )
+    pages = [np.asarray(Image.open(path).convert("L")) < 245 for path in sorted(tmp_path.glob("p*.png"))]
+    assert len(pages) > 5
+    for number, inked in enumerate(pages[2:-1], 3):
+        height = len(inked)
+        printed = np.flatnonzero(inked[int(0.09 * height) : int(0.9 * height)].any(axis=1))
+        assert np.diff(printed).max() / height < 0.2, f"page {number}"
