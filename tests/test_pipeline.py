@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lib import files
 from lib.errors import InputError
 from lib.params import RULES
-from lib.pipeline import commands, execution, freshness, run, setup
+from lib.pipeline import commands, freshness, kernels, run, setup
 from lib.pipeline import notebooks as reader
 from lib.results import io
 
@@ -216,7 +216,8 @@ class TestFreshness:
             return [section, figure] if task == "measure" else [figure]
 
         monkeypatch.setattr(commands, "execute", execute)
-        monkeypatch.setattr(execution.Kernels, "_start", lambda kernels, task: None)
+        monkeypatch.setattr(kernels.Kernels, "take", lambda self, task: None)
+        monkeypatch.setattr(kernels.Kernels, "start_ahead", lambda self, task: None)
         monkeypatch.setattr(freshness, "digests", lambda names: {n: self.modules.get(n, "as it was") for n in names})
         self.write = notebooks
         draws = {"drawing": "from report import prose\ndata = run.data"}
@@ -339,7 +340,7 @@ class TestFreshness:
 
 def snapshot(folder):
     """Bytes of everything under a build folder but what failed and what the store keeps."""
-    kept = ("failed", "store")
+    kept = ("failed", "store", ".locks")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -409,7 +410,10 @@ class TestExecution:
                 "a: key: given 1, allowed: 2",
             ),
             ("run.finish(value=2)\nimport sys; sys.exit(0)", "a: cell 4 did not run to its end; see "),
-            ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "a: its kernel stopped ("),
+            (
+                "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+                "a: its kernel was killed, most likely for want of memory (",
+            ),
             ("pass", "a: ended without run.finish(…), so it has no results; see "),
         ],
         ids=["raises", "refuses", "exits", "dies", "measures nothing"],

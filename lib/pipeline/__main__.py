@@ -1,5 +1,9 @@
 """`python -m lib.pipeline`."""
 
-from lib.pipeline.commands import main
+from lib.pipeline.children import stop_on_signals
 
-main()
+if __name__ == "__main__":
+    stop_on_signals()
+    from lib.pipeline.commands import main
+
+    main()

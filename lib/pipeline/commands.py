@@ -8,20 +8,21 @@ all of that is told by content, never by dates.
 import argparse
 import ast
 import os
-import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import nbformat
 
 from lib.errors import InputError
-from lib.layout import ROOT, build_root
+from lib.layout import build_root
 from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
-from lib.pipeline import notebooks
-from lib.pipeline.execution import Kernels, execute
+from lib.pipeline import children, notebooks
+from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
+from lib.pipeline.kernels import Kernels, start
+from lib.pipeline.locking import locked
 from lib.pipeline.notebooks import closure, discover
 from lib.store import open_store
 
@@ -51,84 +52,103 @@ def check_model(values, given=()):
             read_head(values["focus_head"], *shape[:2])
 
 
-def run_notebooks(profile_name, names=None, overrides=None, dry=False):
-    """Brings the named notebooks, all by default, and what they need up to date; returns their `Profile`.
+def plan(profile_name, names, overrides):
+    """`(profile, wanted, todo)`: the notebooks in question, and `{name: (task, why)}` of what has to be done now.
 
-    `overrides` of None keeps those of the profile's last run.
+    Everything that can be refused without running a notebook is refused here.
     """
     sections = discover()
     profile = Profile(profile_name, overrides)
     wanted = closure(sections, names or list(sections))
     check_overrides(profile.overrides, wanted if overrides else list(sections.values()))
-    anything, measured = False, set()
-    with closing(Kernels()) as kernels:
-        for at, nb in enumerate(wanted):
-            again = next((name for name in nb.needs if dry and name in measured), None)
-            todo = ("measure", f"{again} is measured again") if again else profile.todo(nb)
-            if todo is None:
-                continue
-            task, reason = todo
-            anything = True
-            if task == "measure" and not measured:
-                check_model(profile.values, profile.overrides)
-            if task == "measure":
-                measured.add(nb.name)
-            if dry:
-                print(f"would {task:7} {nb.name:12} {reason}")
-                continue
-            print(f"{nb.name:12} {task}: {reason}", flush=True)
-            started = time.time()
-            depends = {"drawing": profile.drawing(nb)}
-            if task == "measure":
-                depends["measuring"] = profile.measuring(nb)
-            following = profile.todo(wanted[at + 1]) if at + 1 < len(wanted) else None
-            kernel = kernels.take(task)
-            if following and not (task == "measure" and nb.measures_times):
-                kernels.start_ahead(following[0])
-            written = execute(profile, nb, kernel, task)
-            profile.record(nb, task, depends, written)
-            print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
-    if measured and not dry:
-        print(f"store: {open_store()}", flush=True)
-    if not anything:
+    todo = {}
+    for nb in wanted:
+        again = next((need for need in nb.needs if todo.get(need, ("",))[0] == "measure"), None)
+        found = ("measure", f"{again} is measured again") if again else profile.todo(nb)
+        if found:
+            todo[nb.name] = found
+    if any(task == "measure" for task, _ in todo.values()):
+        check_model(profile.values, profile.overrides)
+    return profile, wanted, todo
+
+
+def run_notebooks(profile_name, names=None, overrides=None, dry=False):
+    """Brings the named notebooks, all by default, and what they need up to date; returns their `Profile`.
+
+    `overrides` of None keeps those of the profile's last run.
+    """
+    profile, wanted, todo = plan(profile_name, names, overrides)
+    if not todo:
         print(f"profile {profile_name}: {', '.join(nb.name for nb in wanted)}: nothing to do")
+    elif dry:
+        for name, (task, why) in todo.items():
+            print(f"would {task:7} {name:12} {why}")
+    else:
+        with locked(profile_name), closing(Kernels()) as kernels:
+            profile = Profile(profile_name, overrides)  # as another run may have left it meanwhile
+            profile.remove_leftovers()
+            measured = [measure_or_redraw(profile, nb, following, kernels) for nb, following in pairs(wanted)]
+        if "measure" in measured:
+            print(f"store: {open_store()}", flush=True)
     return profile
 
 
+def pairs(wanted):
+    """Each notebook and the one after it."""
+    return zip(wanted, [*wanted[1:], None], strict=True)
+
+
+def measure_or_redraw(profile, nb, following, kernels):
+    """Does what has to be done for one notebook; returns which task that was, or None."""
+    todo = profile.todo(nb)
+    if todo is None:
+        return None
+    task, why = todo
+    print(f"{nb.name:12} {task}: {why}", flush=True)
+    started = time.time()
+    depends = {"drawing": profile.drawing(nb)}
+    if task == "measure":
+        depends["measuring"] = profile.measuring(nb)
+    ahead = following and profile.todo(following)
+    kernel = kernels.take(task)
+    if ahead and not (task == "measure" and nb.measures_times):
+        kernels.start_ahead(ahead[0])
+    written = execute(profile, nb, kernel, task)
+    profile.record(nb, task, depends, written)
+    print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
+    return task
+
+
 def report(profile_name, overrides, dry=False):
-    profile = run_notebooks(profile_name, None, overrides, dry)
+    profile, _, todo = plan(profile_name, None, overrides)
+    with nullcontext() if dry or not (todo or stale_report(profile)) else locked(profile_name):
+        profile = run_notebooks(profile_name, None, overrides, dry)
+        if not stale_report(profile):
+            print(f"report: nothing to do: {os.path.relpath(profile.report_files()[0])}")
+        elif dry:
+            print("would assemble the report")
+        else:
+            assemble(profile)
+
+
+def stale_report(profile):
     key = profile.report_key(discover().values())
-    if profile.manifest["report"] == key and all(path.is_file() for path in profile.report_files()):
-        print(f"report: nothing to do: {os.path.relpath(profile.report_files()[0])}")
-        return
-    if dry:
-        print("would assemble the report")
-        return
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "report.assemble",
-            "--notebooks",
-            profile.folder / "notebooks",
-            "--results",
-            profile.folder / "results",
-            "--out",
-            profile.folder / "report",
-            "--loading",
-        ],
-        cwd=ROOT,
-    )
-    if done.returncode:
+    return profile.manifest["report"] != key or not all(path.is_file() for path in profile.report_files())
+
+
+def assemble(profile):
+    """Has page and books put together, by a process of their own."""
+    executed, results, out = (profile.folder / name for name in ("notebooks", "results", "report"))
+    words = ("--notebooks", executed, "--results", results, "--out", out, "--loading")
+    if children.run("report.assemble", *words):
         raise InputError("report: could not be assembled, see above; the notebooks' results are kept")
-    profile.manifest["report"] = key
+    profile.manifest["report"] = profile.report_key(discover().values())
     profile.save()
 
 
 def train(overrides):
     """Runs the notebook that trains the embedded model, with overrides of its own parameters cell."""
     import papermill
-    from traitlets.config import Config
 
     path = notebooks.NOTEBOOKS / "embedded_model.ipynb"
     cells = nbformat.read(path, as_version=4).cells
@@ -143,20 +163,24 @@ def train(overrides):
             raise InputError(f"-p {name}: given {value!r}, allowed: a whole number") from None
     target = build_root() / "embedded-model" / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        papermill.execute_notebook(
-            str(path),
-            str(target),
-            parameters=overrides,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=str(notebooks.NOTEBOOKS),
-            coalesce_streams=True,
-            stderr_file=sys.stderr,
-            config=Config({"KernelManager": {"transport_encryption": "required"}}),
-        )
-    except papermill.PapermillExecutionError as error:
-        raise InputError(f"{path.name}: cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+    with locked(target.parent.name):
+        kernel = start()
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(target),
+                parameters=overrides,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(notebooks.NOTEBOOKS),
+                coalesce_streams=True,
+                stderr_file=sys.stderr,
+                km=kernel.manager,
+            )
+        except papermill.PapermillExecutionError as error:
+            raise InputError(f"{path.name}: cell {error.cell_index}: {error.ename}: {error.evalue}") from None
+        finally:
+            kernel.stop()
 
 
 def main(words=None):
@@ -181,9 +205,3 @@ def main(words=None):
             report(args.profile, overrides, dry=args.task == "dry-run")
     except InputError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; what is finished is kept, run the same command to go on")
-
-
-if __name__ == "__main__":
-    main()

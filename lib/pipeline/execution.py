@@ -6,61 +6,9 @@ import sys
 
 import nbformat
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.files import replacing
 from lib.pipeline import notebooks
-
-PRELOADED = {
-    "measure": "lib.engine.generation, lib.engine.scoring, report.charts.charts, report.prose",
-    "redraw": "lib.pipeline.run, report.charts.charts, report.prose",
-}
-
-
-def kernel_environment():
-    terminal = str(int(sys.stderr.isatty()))
-    return os.environ | {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0", "EXPERIMENT10_TERMINAL": terminal}
-
-
-class Kernels:
-    """Kernels for one notebook after another, the next one started ahead.
-
-    Starting one and importing what all sections import takes a core some seconds, which a section that computes can
-    spare; a section that measures times cannot. A kernel for a redraw imports nothing that measures.
-    """
-
-    def __init__(self):
-        self.spare = None
-
-    def take(self, task):
-        if self.spare is not None and self.spare[0] != task:
-            self.close()
-        (_, kernel), self.spare = self.spare or (task, self._start(task)), None
-        return kernel
-
-    def start_ahead(self, task):
-        self.spare = self.spare or (task, self._start(task))
-
-    def close(self):
-        if self.spare is not None:
-            stop(self.spare[1])
-            self.spare = None
-
-    def _start(self, task):
-        from jupyter_client import AsyncKernelManager
-        from jupyter_core.utils import run_sync
-        from traitlets.config import Config
-
-        config = Config({"KernelManager": {"transport_encryption": "required"}})
-        kernel = AsyncKernelManager(kernel_name="python3", config=config)
-        arguments = [f"--IPKernelApp.exec_lines=import {PRELOADED[task]}", "--HistoryManager.hist_file=:memory:"]
-        run_sync(kernel.start_kernel)(cwd=str(notebooks.NOTEBOOKS), env=kernel_environment(), extra_arguments=arguments)
-        return kernel
-
-
-def stop(kernel):
-    from jupyter_core.utils import run_sync
-
-    run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def execute(profile, nb, kernel, task="measure"):
@@ -91,7 +39,7 @@ def execute(profile, nb, kernel, task="measure"):
             coalesce_streams=True,
             stderr_file=sys.stderr,
             log_output=False,
-            km=kernel,
+            km=kernel.manager,
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
@@ -99,10 +47,10 @@ def execute(profile, nb, kernel, task="measure"):
         what = f"cell {error.cell_index}: {error.ename}: {(error.evalue.splitlines() or [''])[0]}"
         raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
     except Exception as error:
-        what = f"its kernel stopped ({type(error).__name__}: {error})"
-        raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
+        what = kernel.end() or f"its kernel stopped ({type(error).__name__}: {first_line(error)})"
+        raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}; what is finished is kept") from None
     finally:
-        stop(kernel)
+        kernel.stop()
     executed = nbformat.read(failed, as_version=4)
     for i, cell in enumerate(executed.cells):
         if cell.cell_type != "code" or not cell.source.strip():

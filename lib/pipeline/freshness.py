@@ -15,8 +15,7 @@ from lib.sources import digest_of, digests
 
 def packages():
     """`{what: digest or version}` of what stands outside the project and decides results."""
-    pins = hashlib.sha256((ROOT / "requirements.txt").read_bytes()).hexdigest()
-    return {"requirements.txt": pins, "Python": platform.python_version()}
+    return {"requirements.txt": file_digest(ROOT / "requirements.txt"), "Python": platform.python_version()}
 
 
 def inputs(values):
@@ -25,8 +24,13 @@ def inputs(values):
     for key in ("model", "tokenizer", "dataset"):
         folder = local_folder(values[key]) if values[key] else None
         files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder else []
-        found[key] = sha([[p.name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+        found[key] = sha([[p.name, p.stat().st_size, file_digest(p)] for p in files])
     return found
+
+
+def file_digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def changed(before, now):
@@ -113,19 +117,25 @@ class Profile:
 
     def altered(self, path, digest):
         file = self.folder / path
-        return not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest
+        return not file.is_file() or file_digest(file) != digest
 
     def result_files(self):
         """`{path: a mark that changes with every writing}` of everything under `results/`."""
         paths = [p for p in (self.folder / "results").rglob("[!.]*") if p.is_file()]
         return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
+    def remove_leftovers(self):
+        """Takes away what writers that were killed had not put into place."""
+        for path in self.folder.rglob(".*.*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
     def record(self, nb, task, depends, written):
         """Notes that a notebook has been measured or redrawn; figures that it no longer draws are removed."""
         before = self.manifest["notebooks"].get(nb.name, {"files": {}})
         files = {path: digest for path, digest in before["files"].items() if task == "redraw" and not drawn(path)}
         for path in [self.executed(nb), *sorted(written)]:
-            files[path.relative_to(self.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            files[path.relative_to(self.folder).as_posix()] = file_digest(path)
         others = [record["files"] for name, record in self.manifest["notebooks"].items() if name != nb.name]
         for path in before["files"].keys() - files.keys():
             if drawn(path) and not any(path in theirs for theirs in others):

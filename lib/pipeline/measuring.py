@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from functools import cached_property
 
@@ -12,6 +11,7 @@ from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
+from lib.pipeline import children
 from lib.results import io, provenance
 from lib.store import open_store
 
@@ -194,9 +194,13 @@ def have_measured(name, profile):
 
     Raises `InputError` with the pipeline's own line where that fails.
     """
-    words = [sys.executable, "-m", "lib.pipeline", "run", name, "--profile", profile, "--as-before"]
+    words = children.command("lib.pipeline", "run", name, "--profile", profile, "--as-before")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     line = ""
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with (
+        children.lifeline() as stdin,
+        subprocess.Popen(words, cwd=ROOT, env=children.environment(), stdin=stdin, **pipes) as process,
+    ):
         for line in process.stdout:
             print(line, end="", flush=True)
     if process.returncode:

@@ -1,0 +1,76 @@
+"""The processes that the pipeline starts: none outlives it, and one signal ends them all at once."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+from lib.layout import ROOT
+
+STOPPED = "stopped; what is finished is kept, run the same command to go on"
+
+processes: set[int] = set()  # ids of running children, each the leader of its own group
+folders: set[str] = set()  # what goes with them
+
+
+def command(module, *words):
+    """The command that runs a module as a child of this process."""
+    return [sys.executable, "-m", "lib.pipeline.child", str(os.getpid()), module, *map(str, words)]
+
+
+def environment(**more):
+    """This process's environment, in which children find the project's own modules."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path} | more
+
+
+@contextlib.contextmanager
+def lifeline():
+    """The reading end of a pipe for a child's standard input; the writing end is open until the block is left."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def run(module, *words):
+    """Runs a module to its end; returns its exit status."""
+    with (
+        lifeline() as stdin,
+        subprocess.Popen(
+            command(module, *words), cwd=ROOT, env=environment(), stdin=stdin, start_new_session=True
+        ) as process,
+    ):
+        processes.add(process.pid)
+        status = process.wait()
+    processes.discard(process.pid)
+    return status
+
+
+def kill(process_id):
+    """Ends a child and all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process_id, signal.SIGKILL)
+    processes.discard(process_id)
+
+
+def stop(number, frame):
+    """Ends the children, then this process, wherever it stands; nothing that is caught or waited for can delay it."""
+    for process_id in list(processes):
+        kill(process_id)
+    for folder in list(folders):
+        shutil.rmtree(folder, ignore_errors=True)
+    os.write(2, f"\n{STOPPED}\n".encode())
+    os._exit(128 + number)
+
+
+def stop_on_signals():
+    """From here on Ctrl-C, a termination or a closed terminal stops at once; what was ignored stays ignored."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)

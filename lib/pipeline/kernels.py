@@ -1,0 +1,184 @@
+"""Kernels for notebooks: over sockets in a private folder, with this interpreter, ending with the pipeline."""
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.pipeline import children, notebooks
+
+PRELOADED = {
+    "measure": "lib.engine.generation, lib.engine.scoring, report.charts.charts, report.prose",
+    "redraw": "lib.pipeline.run, report.charts.charts, report.prose",
+}
+PREFIX = "experiment10-kernel-"
+LONGEST = 60  # characters of a folder in which sockets can still be named everywhere
+TRIES = 3
+READY_WITHIN = 120  # seconds
+
+
+@dataclass
+class Kernel:
+    manager: Any
+    process: Any
+    resources: ExitStack
+
+    def stop(self):
+        from jupyter_core.utils import run_sync
+
+        children.kill(self.process.pid)
+        self.process.wait()
+        run_sync(self.manager.cleanup_resources)()
+        self.resources.close()
+
+    def end(self):
+        """How a kernel that has died came to its end, in words, with the likely cause."""
+        with suppress(TimeoutError):
+            deadline = time.monotonic() + 2
+            while self.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+        status = self.process.poll()
+        if status is None:
+            return None
+        memory = f"the largest process so far took {gib(peak())}, the machine has {gib(machine_memory())}"
+        if status == -signal.SIGKILL:
+            return f"its kernel was killed, most likely for want of memory ({memory})"
+        if status < 0:
+            return f"its kernel died of a native fault ({signal.Signals(-status).name}; {memory})"
+        return f"its kernel ended by itself (exit status {status})"
+
+
+class Kernels:
+    """Kernels for one notebook after another, the next one started ahead.
+
+    Starting one and importing what all sections import takes a core some seconds, which a section that computes can
+    spare; a section that measures times cannot. A kernel for a redraw imports nothing that measures.
+    """
+
+    def __init__(self):
+        self.spare = None
+        remove_leftovers()
+
+    def take(self, task):
+        """A kernel that answers; one that does not, as where another program took its port, is started again."""
+        if self.spare is not None and self.spare[0] != task:
+            self.close()
+        (_, kernel), self.spare = self.spare or (task, self._start(task)), None
+        for _ in range(TRIES - 1):
+            if answers(kernel):
+                break
+            kernel.stop()
+            kernel = self._start(task)
+        return kernel
+
+    def start_ahead(self, task):
+        self.spare = self.spare or (task, self._start(task))
+
+    def close(self):
+        if self.spare is not None:
+            self.spare[1].stop()
+            self.spare = None
+
+    def _start(self, task):
+        return start(["--IPKernelApp.exec_lines=import " + PRELOADED[task]])
+
+
+def start(arguments=()):
+    """A `Kernel`, which need not answer yet. Its connection, keys and sockets lie in a folder of this user's alone."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_core.utils import run_sync
+
+    class OwnKernelSpec(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name):
+            return KernelSpec(
+                argv=children.command("ipykernel_launcher", "-f", "{connection_file}"),
+                display_name=kernel_name,
+                language="python",
+                metadata={"supported_encryption": ["curve"]},
+            )
+
+    with ExitStack() as resources:
+        folder = private_folder()
+        resources.callback(children.folders.discard, folder)
+        resources.callback(shutil.rmtree, folder, ignore_errors=True)
+        children.folders.add(folder)
+        manager = AsyncKernelManager(
+            kernel_name="python3",
+            transport=transport(),
+            transport_encryption="required",
+            connection_file=str(Path(folder) / "k.json"),
+            kernel_spec_manager=OwnKernelSpec(),
+        )
+        terminal = str(int(sys.stderr.isatty()))
+        run_sync(manager.start_kernel)(
+            cwd=str(notebooks.NOTEBOOKS),
+            env=children.environment(EXPERIMENT10_PIPELINE="0", PYTHONHASHSEED="0", EXPERIMENT10_TERMINAL=terminal),
+            stdin=resources.enter_context(children.lifeline()),
+            extra_arguments=[*arguments, "--HistoryManager.hist_file=:memory:"],
+        )
+        process = manager.provisioner.process
+        children.processes.add(process.pid)
+        return Kernel(manager, process, resources.pop_all())
+
+
+def answers(kernel):
+    """Whether a kernel replies; one that has died does not."""
+    from jupyter_core.utils import run_sync
+
+    client = kernel.manager.client()
+    client.start_channels()
+    try:
+        run_sync(client.wait_for_ready)(timeout=READY_WITHIN)
+    except RuntimeError:
+        return False
+    finally:
+        client.stop_channels()
+    return True
+
+
+def transport():
+    """Sockets in the file system, which nobody else can take, where there are such; else ports."""
+    return "ipc" if hasattr(socket, "AF_UNIX") and sys.platform != "win32" else "tcp"
+
+
+def private_folder():
+    place = None if len(tempfile.gettempdir()) <= LONGEST else "/tmp"
+    return tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place)
+
+
+def remove_leftovers():
+    """Takes away the folders of pipelines that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            os.kill(int(folder.name.removeprefix(PREFIX).split("-")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+
+
+def peak():
+    """Bytes of memory that the largest child of this process took at its height."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def machine_memory():
+    """Bytes of memory that this process may use: the machine's, or its container's."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        total = min(total, int(limit.read_text()))
+    return total
+
+
+def gib(size):
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,40 @@
+"""One writer at a time in a folder under `build/`: the second waits, and says for whom."""
+
+import os
+import sys
+from contextlib import contextmanager
+
+from lib.layout import build_root
+
+try:
+    import fcntl
+except ImportError:  # where there is no flock, nobody is kept waiting
+    fcntl = None
+
+_held: set[str] = set()
+
+
+@contextmanager
+def locked(name):
+    """Holds `build/<name>` for this process; the lock goes with the process, however that ends."""
+    if name in _held or fcntl is None:
+        yield
+        return
+    path = build_root() / ".locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another one"
+            print(f"{name}: process {holder} is at work there; waiting until it ends", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        _held.add(name)
+        try:
+            yield
+        finally:
+            _held.discard(name)
