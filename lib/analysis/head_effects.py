@@ -25,11 +25,12 @@ def steps(ladder, n_max):
 
 def head_rows(heads, nlls, base, resampler):
     """`[{layer, head, ppl, delta, delta_ci}]`, one for each head's scores against `base`, paired."""
-    rows = []
-    for (layer, head), nll in zip(heads, nlls, strict=True):
-        delta, delta_ci = perplexity.delta(nll, base, resampler)
-        rows.append({"layer": layer, "head": head, "ppl": ppl(nll), "delta": delta, "delta_ci": delta_ci})
-    return rows
+    nlls = list(nlls)
+    below = ppl(base)
+    return [
+        {"layer": layer, "head": head, "ppl": ppl(nll), "delta": ppl(nll) / below - 1, "delta_ci": interval(draws)}
+        for (layer, head), nll, draws in zip(heads, nlls, resampler.relatives(nlls, base) - 1, strict=True)
+    ]
 
 
 def places(rows):
@@ -75,13 +76,16 @@ def pile(ordered, ns):
 
 
 def curve(piles, scores, resampler):
-    """`{cumulative, thresholds, thresholds_ci}` of plans piled up, from their scores."""
+    """Plans piled up, from their scores: `{cumulative, thresholds, thresholds_ci, crossings, crossings_ci}`."""
     ns = list(piles)
     rows, draws = ladder(ns, [scores[plan] for plan in piles.values()], resampler)
+    ratios = [row["ratio"] for row in rows]
     return {
         "cumulative": rows,
-        "thresholds": thresholds(ns, [row["ratio"] for row in rows]),
+        "thresholds": thresholds(ns, ratios),
         "thresholds_ci": thresholds_ci(ns, draws),
+        "crossings": crossings(ns, ratios),
+        "crossings_ci": crossings_ci(ns, draws),
     }
 
 
@@ -96,8 +100,8 @@ def ladder(ns: Sequence[int], nlls: Sequence[np.ndarray], resampler: Resampler) 
     if len(ns) != len(nlls) or not ns or ns[0] != 0:
         raise InputError(f"ladder of {len(ns)} steps {list(ns)[:3]}… and {len(nlls)} scores; it starts with n = 0")
     base = ppl(nlls[0])
-    draws = np.stack([resampler.ppl(nll) for nll in nlls])
-    relative = draws / draws[0]
+    draws = np.exp(resampler.means(nlls))
+    relative = resampler.relatives(nlls, nlls[0])
     rows = []
     for n, nll, own, rel in zip(ns, nlls, draws, relative, strict=True):
         value = ppl(nll)
@@ -120,6 +124,31 @@ def thresholds_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] 
         reached = np.where(draws <= limit, ns[:, None], 0).max(axis=0)
         result[str(limit)] = [int(end) for end in interval(reached, measured_only=True)]
     return result
+
+
+def crossings(ns: Sequence[int], ratios: Sequence[float], limits: Iterable[float] = LIMITS) -> dict[str, float]:
+    """For each limit the number of heads at which the PPL ratio passes it for good, between the measured rungs.
+
+    ln ratio is taken as straight between rungs and made monotone from the right, so that a crossing lies between the
+    threshold of `thresholds` and the next rung; the last rung where the limit is never passed.
+    """
+    return {str(limit): float(_crossing(ns, np.asarray(ratios, float)[:, None], limit)[0]) for limit in limits}
+
+
+def crossings_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] = LIMITS) -> dict[str, Interval]:
+    """Intervals of the crossings from ratio draws `[len(ns), draws]`."""
+    return {str(limit): interval(_crossing(ns, draws, limit)) for limit in limits}
+
+
+def _crossing(ns: Sequence[int], ratios: np.ndarray, limit: float) -> np.ndarray:
+    """Crossings [draws] of ratios [len(ns), draws]; n = 0, at which the ratio is 1, comes first."""
+    ns = np.asarray(ns, dtype=float)
+    height = np.minimum.accumulate(np.log(ratios)[::-1])[::-1] - np.log(limit)
+    below = (height <= 0).sum(axis=0) - 1  # the last rung within the limit
+    after = np.minimum(below + 1, len(ns) - 1)
+    low, high = (np.take_along_axis(height, at[None], axis=0)[0] for at in (below, after))
+    rise = np.where(after > below, high - low, 1.0)
+    return ns[below] + np.where(after > below, -low / rise, 0.0) * (ns[after] - ns[below])
 
 
 def ranking(heads: Sequence[Head], deltas: Sequence[float]) -> list[list[int]]:
@@ -185,6 +214,42 @@ def layer_means(heads: Sequence[Head], deltas: Sequence[float]) -> list[float]:
     for (layer, _), value in zip(heads, deltas, strict=True):
         by_layer.setdefault(layer, []).append(value)
     return [float(np.mean(by_layer[layer])) for layer in sorted(by_layer)]
+
+
+def layer0_share(heads: Sequence[Head], deltas: np.ndarray) -> np.ndarray:
+    """Layer 0's share of Σ|ΔPPL|, from ΔPPLs `[len(heads)]` or their draws `[len(heads), draws]`."""
+    size = np.abs(np.asarray(deltas, dtype=float))
+    first = np.array([layer == 0 for layer, _ in heads])
+    return size[first].sum(axis=0) / size.sum(axis=0)
+
+
+def rank_law_ci(draws: np.ndarray, step: float = 0.01) -> Interval:
+    """Interval of the rank law's α from draws `[n_heads, draws]`, by the same least squares on a grid of α from 0 to 6."""
+    size = np.sort(np.abs(np.asarray(draws, dtype=float)), axis=0)[::-1]
+    rank = np.arange(1, len(size) + 1, dtype=float)
+    alphas = np.arange(0, 6 + step, step)
+    basis = rank ** -alphas[:, None]  # [n_alphas, n_heads]
+    explained = (basis @ size) ** 2 / (basis**2).sum(axis=1)[:, None]  # what C at its best takes off the squares
+    return interval(alphas[explained.argmax(axis=0)])
+
+
+def paired(rows: Sequence[np.ndarray], others: Sequence[np.ndarray], base: np.ndarray, resampler: Resampler) -> dict:
+    """ΔPPL of heads under one mode minus under another, head by head, each of `rows` and `others` a head's scores.
+
+    `{mean, mean_ci, median, median_ci, lower, of}` over heads, from the same resamples of text on both sides; lower:
+    the number of heads, of so many, that the first mode leaves with the lower PPL.
+    """
+    below = ppl(base)
+    values = np.array([(ppl(a) - ppl(b)) / below for a, b in zip(rows, others, strict=True)])
+    draws = resampler.relatives(rows, base) - resampler.relatives(others, base)
+    return {
+        "mean": float(values.mean()),
+        "mean_ci": interval(draws.mean(axis=0)),
+        "median": float(np.median(values)),
+        "median_ci": interval(np.median(draws, axis=0)),
+        "lower": int((values < 0).sum()),
+        "of": len(values),
+    }
 
 
 def rank_law(deltas: Sequence[float]) -> dict:

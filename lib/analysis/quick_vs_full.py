@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from lib.analysis.bootstrap import checked, interval
+from lib.analysis.windows import percentile
 from lib.errors import InputError
 
 
@@ -87,8 +88,8 @@ def sampling(nll: np.ndarray, n_quick: int, seed: int = 0, draws: int = 20_000) 
     return {
         "spread": interval(np.exp(windows)),
         "spread_random": interval(np.exp(random)),
-        "percentile": _percentile(windows, quick),
-        "percentile_random": _percentile(random, quick),
+        "percentile": percentile(windows, quick),
+        "percentile_random": percentile(random, quick),
         "share_as_far": as_far,
         "typical_shift": float(np.sqrt(np.mean(np.expm1(random - whole) ** 2))),
         "observed_shift": math.expm1(quick - whole),
@@ -96,8 +97,3 @@ def sampling(nll: np.ndarray, n_quick: int, seed: int = 0, draws: int = 20_000) 
         "n_windows": len(windows),
         "n_random": len(random),
     }
-
-
-def _percentile(values: np.ndarray, value: float) -> float:
-    below, equal = values < value - 1e-12, np.abs(values - value) <= 1e-12
-    return 100 * float(below.mean() + equal.mean() / 2)

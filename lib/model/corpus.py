@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import platform
+import re
 import sysconfig
 from pathlib import Path
 
@@ -21,6 +22,7 @@ STDLIB = "cpython-stdlib"
 RAW_NAMES = {"validation": "valid"}
 
 SEPARATOR = "\n\n"
+HEADING = re.compile(r" = [^=].* = \s*")  # an article's title in WikiText; deeper headings have more signs
 HELDOUT_SHARE = 1 / 8
 SKIPPED_PACKAGES = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "__phello__", "config"}
 # What distributions drop or ship apart, and tables: never scored, so that every Python holds out the same modules.
@@ -121,9 +123,32 @@ def raw_rows(path):
 
 def encode(rows, tokenizer):
     """Token ids of the joined rows, int32 [N], without any special token added."""
-    text = SEPARATOR.join(rows["text"])
+    return _tokenized(rows["text"], tokenizer)[0]
+
+
+def encode_documents(rows, tokenizer):
+    """`(ids, documents, unit)`: `encode`'s ids, each token's document, int32 [N], counted from 0, and what one is.
+
+    A document is a `module` of a library (rows that have a name), an `article` of WikiText (from one title to the next;
+    what stands before the first belongs to it), or a `row` of any other dataset. A token that joins two documents
+    belongs to the first. The tokenizer must be able to tell where in the text a token begins.
+    """
+    texts = rows["text"]
+    starts = np.cumsum([0, *(len(text) + len(SEPARATOR) for text in texts[:-1])])
+    titles = [i for i, text in enumerate(texts) if HEADING.fullmatch(text)]
+    unit = "module" if "name" in rows.column_names else "article" if titles else "row"
+    if unit == "article":
+        starts = np.array([0, *starts[titles[1:]]])
+    ids, places = _tokenized(texts, tokenizer, return_offsets_mapping=True)
+    return ids, (np.searchsorted(starts, places, side="right") - 1).astype(np.int32), unit
+
+
+def _tokenized(texts, tokenizer, **options):
+    """`(ids, where each begins or None)` of the joined texts."""
     tokenizer.model_max_length = int(1e12)
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    found = tokenizer(SEPARATOR.join(texts), add_special_tokens=False, **options)
+    places = np.array([start for start, _ in found["offset_mapping"]]) if options else None
+    return np.asarray(found["input_ids"], dtype=np.int32), places
 
 
 def chunk(ids, n_ctx, n_chunks, what="full_chunks"):
