@@ -24,9 +24,10 @@ class Characters:
 
     model_max_length = 8
 
-    def __call__(self, text, add_special_tokens):
+    def __call__(self, text, add_special_tokens, return_offsets_mapping=False):
         assert not add_special_tokens
-        return {"input_ids": [ord(c) for c in text]}
+        found = {"input_ids": [ord(c) for c in text]}
+        return found | {"offset_mapping": [(i, i + 1) for i in range(len(text))]} if return_offsets_mapping else found
 
 
 def test_rows_are_rebuilt_from_a_raw_file(tmp_path):
@@ -71,6 +72,35 @@ def test_no_special_token_is_added(tokenizer):
     ids = corpus.encode(Dataset.from_dict({"text": ["def f():", "pass"]}), tokenizer)
     assert tokenizer.decode(ids) == "def f():\n\npass"
     assert tokenizer.eos_token_id not in ids
+
+
+def documents_of(texts, **columns):
+    ids, documents, unit = corpus.encode_documents(Dataset.from_dict({"text": texts} | columns), Characters())
+    return "".join(map(chr, ids)), documents.tolist(), unit
+
+
+def test_a_module_is_a_document_and_the_line_after_it_its_own():
+    assert documents_of(["ab", "c"], name=["x", "y"]) == ("ab\n\nc", [0, 0, 0, 0, 1], "module")
+
+
+def test_an_article_begins_with_its_title_and_no_deeper_heading():
+    texts = ["", " = A = \n", " x \n", " = = B = = \n", "", " = C = \n", "y"]
+    whole, documents, unit = documents_of(texts)
+    assert unit == "article"
+    first = whole.index(" = C = ")
+    assert documents == [0] * first + [1] * (len(whole) - first)
+
+
+def test_a_row_is_a_document_where_there_are_no_titles():
+    assert documents_of(["ab", "= no title =", ""])[1:] == ([0] * 4 + [1] * 14, "row")
+
+
+def test_documents_of_real_tokens(tokenizer):
+    rows = Dataset.from_dict({"name": ["a", "b"], "text": ["def f():\n    pass", "import os\n"]})
+    ids, documents, _ = corpus.encode_documents(rows, tokenizer)
+    assert ids.tolist() == corpus.encode(rows, tokenizer).tolist()
+    assert tokenizer.decode(ids[documents == 0]).strip() == "def f():\n    pass"
+    assert tokenizer.decode(ids[documents == 1]).strip() == "import os"
 
 
 def test_chunks_do_not_overlap_and_the_remainder_is_dropped():
@@ -179,5 +209,9 @@ def test_wikitext_2_gives_the_published_number_of_tokens():
     tokens = corpus.chunk(ids, 1024, 245)
     assert tokens.size == 250_880
     assert tokenizer.decode(tokens[0, :12]).startswith("\n\n = Homarus gammarus = \n")
+    documents, unit = corpus.encode_documents(rows, tokenizer)[1:]
+    assert unit == "article" and len(set(documents.tolist())) == 60
+    second = int(np.argmax(documents == 1))
+    assert tokenizer.decode(ids[second : second + 8]).strip().startswith("= Frank Headlam =")
     with pytest.raises(InputError, match="at most 245"):
         corpus.chunk(ids, 1024, 246)

@@ -1,5 +1,8 @@
+import math
+
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from lib.analysis import prompts
 from lib.errors import InputError
@@ -23,8 +26,10 @@ def test_intervals_against_plain_resampling():
         chosen = draws.integers(20, size=20)
         differences.append(np.mean([a[i] - b[i] for i in chosen]))
         relatives.append(sum(a[i] for i in chosen) / sum(b[i] for i in chosen) - 1)
-    assert found["difference_ci"] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
-    assert found["relative_ci"] == pytest.approx(np.quantile(relatives, [0.025, 0.975]))
+    outer = norm.cdf(-math.sqrt(20 / 19) * 2.0930)  # Student's t of 19 degrees of freedom, from a printed table
+    tails = [outer, 1 - outer]
+    assert found["difference_ci"] == pytest.approx(np.quantile(differences, tails), rel=1e-3)
+    assert found["relative_ci"] == pytest.approx(np.quantile(relatives, tails), rel=1e-3)
 
 
 def test_pairing_tells_what_two_separate_intervals_do_not():

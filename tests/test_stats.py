@@ -31,49 +31,95 @@ def test_scores_of_another_shape_are_refused(shape):
         perplexity.ppl(np.zeros(shape))
 
 
-def test_units_are_chunks_where_there_are_enough_of_them():
-    resampler = bootstrap.Resampler(20, 64)
-    assert (resampler.n_units, resampler.unit) == (20, "chunk")
-    assert resampler.counts.tolist() == [63] * 20
+def by_chunk(n_chunks, n_ctx=64, seed=0, draws=bootstrap.DRAWS):
+    """Every chunk a document of its own."""
+    return bootstrap.Resampler(n_chunks, n_ctx, seed, draws, np.repeat(np.arange(n_chunks), n_ctx).reshape(-1, n_ctx))
 
 
-def test_two_chunks_are_resampled_in_blocks_of_64_positions():
-    resampler = bootstrap.Resampler(2, 1024)
-    assert (resampler.n_units, resampler.unit) == (32, "64 tokens")
-    assert resampler.counts.tolist() == ([63] + [64] * 15) * 2
-    assert resampler.unit_of[:63].tolist() == [0] * 63
-    assert resampler.unit_of[1022:1025].tolist() == [15, 16, 16]
+def test_units_are_documents_where_there_are_four_effective_ones():
+    documents = np.repeat([0, 7, 8, 9, 30], [100, 156, 64, 128, 64]).reshape(8, 64)
+    resampler = bootstrap.Resampler(8, 64, documents=documents)
+    about = resampler.units.about()
+    assert (about["unit"], about["n_units"], about["scope"]) == ("document", 5, "other_text")
+    assert about["n_effective"] == pytest.approx(512**2 / (100**2 + 156**2 + 64**2 + 128**2 + 64**2))
+    assert resampler.unit_of[1, [34, 35, 36]].tolist() == [0, 1, 1]  # the document begins within the second chunk
 
 
-def test_one_chunk_can_be_resampled_and_a_single_block_cannot():
+def test_two_long_documents_give_way_to_blocks_of_chunks():
+    documents = np.repeat([0, 1], 32 * 64).reshape(64, 64)
+    units = bootstrap.Units.choose(64, 64, documents)
+    assert (units.kind, units.length, units.scope) == ("chunks", 7, "other_text")
+    assert units.about()["n_units"] == 64 and units.about()["n_effective"] == pytest.approx(64 / 7)
+
+
+def test_two_chunks_are_resampled_in_blocks_of_64_positions_and_speak_of_themselves():
+    resampler = bootstrap.Resampler(2, 1024, documents=np.repeat([0, 1], 1024).reshape(2, 1024))
+    assert (resampler.n_units, resampler.units.kind, resampler.units.length) == (32, "tokens", 64)
+    assert resampler.units.scope == "these_chunks"
+    assert resampler.unit_of[0, :63].tolist() == [0] * 63
+    assert resampler.unit_of.ravel()[1022:1025].tolist() == [15, 16, 16]
+
+
+def test_more_documents_than_can_be_drawn_are_joined_with_their_neighbours():
+    units = bootstrap.Units.choose(40, 128, np.arange(40 * 128).reshape(40, 128))
+    assert len(units.sizes) == bootstrap.MAX_UNITS and set(units.sizes) == {5.0}
+
+
+def test_one_chunk_can_be_resampled_and_a_single_unit_cannot():
     assert bootstrap.Resampler.of(drawn(1)).n_units == 8
     with pytest.raises(InputError, match="two or more"):
-        bootstrap.Resampler(1, 64, block=64)
+        bootstrap.Resampler(1, 64, units=bootstrap.Units("tokens", np.zeros(64, int), 64))
 
 
-def test_a_resample_is_the_ppl_of_the_units_it_drew():
-    nll = drawn(20)
-    resampler = bootstrap.Resampler.of(nll, seed=3, draws=5)
-    for weights, value in zip(resampler.weights.astype(int), resampler.ppl(nll), strict=True):
-        repeated = np.repeat(nll, weights, axis=0)
-        assert len(repeated) == 20
-        assert value == pytest.approx(perplexity.ppl(repeated), rel=1e-9)
+def test_documents_of_another_shape_are_refused():
+    with pytest.raises(InputError, match="documents of shape"):
+        bootstrap.Resampler(2, 64, documents=np.zeros((2, 63), int))
 
 
-def test_blocks_of_unequal_size_keep_their_weight():
-    nll = drawn(1, 10)
-    resampler = bootstrap.Resampler(1, 10, seed=1, draws=4, block=4)  # tokens 1–3, 4–7, 8–9
+@pytest.mark.parametrize("n", [4, 9, 25])
+def test_the_draws_of_a_mean_have_student_s_spread(n):
+    nll = drawn(n)
+    draws = np.log(by_chunk(n, draws=40_000).ppl(nll))
+    error = nll.mean(axis=1, dtype=float).std(ddof=1) / math.sqrt(n)
+    # for units of one size the jackknife's correction is n / (n - 1) of the variance, the plain estimate's own
+    assert draws.std() == pytest.approx(error * student_t(n) / 1.959964, rel=0.03)
+    assert draws.mean() == pytest.approx(nll.mean(dtype=float), abs=4 * error / math.sqrt(40_000))
+
+
+def student_t(n):
+    """97.5 % point of Student's t with n - 1 degrees of freedom, from a printed table."""
+    return {4: 3.182, 9: 2.306, 25: 2.064}[n]
+
+
+def test_a_resample_moves_by_the_residuals_of_its_units():
+    nll = drawn(6, 8)
+    sizes = [8, 14, 9, 9, 8]
+    documents = np.repeat(np.arange(5), sizes).reshape(6, 8)
+    resampler = bootstrap.Resampler(6, 8, seed=1, draws=20, documents=documents)
+    mean = nll.mean(dtype=float)
     for weights, value in zip(resampler.weights, resampler.ppl(nll), strict=True):
-        sums = [nll[0, :3].sum(), nll[0, 3:7].sum(), nll[0, 7:].sum()]
-        expected = math.exp(np.dot(weights, sums) / np.dot(weights, [3, 4, 2]))
-        assert value == pytest.approx(expected, rel=1e-6)
+        shift = sum(
+            (weights[document] - 1) * (float(x) - mean)
+            for row, own in zip(nll, documents[:, 1:], strict=True)
+            for x, document in zip(row, own, strict=True)
+        )
+        assert value == pytest.approx(math.exp(mean + shift / nll.size), rel=1e-9)
+
+
+def test_blocks_of_chunks_are_circular_and_whole():
+    times = bootstrap.Resampler(27, 8, draws=50, units=bootstrap.Units("chunks", np.arange(27 * 8) // 8, 5)).weights
+    drawn_often = np.round((times - times.min(axis=1, keepdims=True)) / np.diff(np.unique(times[0])).min(), 6)
+    jumps = np.diff(np.concatenate([times, times[:, :1]], axis=1), axis=1)
+    starts, ends = jumps > 1e-9, jumps < -1e-9
+    assert drawn_often.shape == (50, 27)
+    assert (starts.sum(axis=1) <= 6).all() and (ends.sum(axis=1) <= 6).all()
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for seed in range(200):
         nll = drawn(40, 16, seed=seed)
-        lo, hi = perplexity.ppl_ci(nll, bootstrap.Resampler.of(nll, seed, draws=300))[1]
+        lo, hi = perplexity.ppl_ci(nll, by_chunk(40, 16, seed, 300))[1]
         hits += lo <= math.exp(3.0) <= hi
     assert 178 <= hits <= 198
 
@@ -176,6 +222,51 @@ def test_published_ladder_gives_the_published_thresholds():
 def test_threshold_intervals_end_at_measured_steps():
     draws = np.array([[1.0] * 100, [1.05] * 90 + [1.15] * 10, [1.2] * 100])
     assert head_effects.thresholds_ci([0, 10, 20], draws, (1.1,)) == {"1.1": [0, 10]}
+
+
+def test_a_crossing_lies_between_the_threshold_and_the_next_rung():
+    ns, ratios = [0, 10, 20, 30], [1.0, 1.05, 1.0 * 1.1**2, 1.3]
+    found = head_effects.crossings(ns, ratios, (1.1, 1.5))
+    share = (np.log(1.1) - np.log(1.05)) / (2 * np.log(1.1) - np.log(1.05))
+    assert found == {"1.1": pytest.approx(10 + 10 * share), "1.5": 30.0}
+
+
+def test_a_ladder_that_falls_again_crosses_for_good_where_it_last_does():
+    ns, ratios = [0, 10, 20, 30], [1.0, 1.2, 1.05, 1.3]
+    found = head_effects.crossings(ns, ratios, (1.1,))["1.1"]
+    assert head_effects.thresholds(ns, ratios, (1.1,)) == {"1.1": 20}
+    assert found == pytest.approx(20 + 10 * np.log(1.1 / 1.05) / np.log(1.3 / 1.05))
+    assert head_effects.crossings_ci(ns, np.array([ratios] * 5).T, (1.1,)) == {"1.1": [pytest.approx(found)] * 2}
+
+
+def test_a_limit_met_on_a_rung_is_crossed_there():
+    assert head_effects.crossings([0, 10, 20], [1.0, 1.5, 2.0], (1.5,))["1.5"] == pytest.approx(10)
+
+
+def test_layer_0_s_share_and_its_draws():
+    heads = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert head_effects.layer0_share(heads, [0.3, -0.1, 0.2, -0.4]) == pytest.approx(0.4)
+    draws = np.array([[0.3, 1.0], [-0.1, 0.0], [0.2, 0.5], [-0.4, -0.5]])
+    assert head_effects.layer0_share(heads, draws) == pytest.approx([0.4, 0.5])
+
+
+def test_the_rank_law_s_interval_holds_the_same_fit():
+    deltas = np.random.default_rng(4).lognormal(-3, 1.5, 40)
+    low, high = head_effects.rank_law_ci(np.repeat(deltas[:, None], 3, axis=1))
+    assert low == high == pytest.approx(head_effects.rank_law(deltas)["alpha"], abs=0.006)
+
+
+def test_a_paired_difference_over_heads():
+    base = drawn(20)
+    rng = np.random.default_rng(2)
+    added = rng.normal(0.05, 0.01, 8)
+    a, b = ([base + np.float32(x + shift) for x in added] for shift in (0.0, 0.02))
+    found = head_effects.paired(a, b, base, by_chunk(20))
+    differences = np.exp(added) - np.exp(added + 0.02)
+    assert found["mean"] == pytest.approx(differences.mean(), rel=1e-3)
+    assert found["median"] == pytest.approx(np.median(differences), rel=1e-3)
+    assert found["mean_ci"] == pytest.approx([differences.mean()] * 2, rel=1e-3)  # a constant shift: the text cancels
+    assert (found["lower"], found["of"]) == (8, 8)
 
 
 def test_ranking_by_size_with_ties_by_place():
@@ -332,8 +423,16 @@ def test_context_lengths_are_resampled_over_the_same_text():
     found = bootstrap.context_resamplers({128: 390, 256: 195, 512: 97, 1024: 48})
     assert {length: r.n_units for length, r in found.items()} == {128: 48, 256: 48, 512: 48, 1024: 48}
     assert all(np.array_equal(r.weights, found[128].weights) for r in found.values())
-    assert found[128].counts[:2].tolist() == [8 * 127, 8 * 127]
-    assert found[1024].counts.tolist() == [1023] * 48
+    predicted = {length: np.bincount(r.unit_of.ravel()).tolist() for length, r in found.items()}
+    assert predicted[128][:2] == [8 * 127, 8 * 127] and predicted[1024] == [1023] * 48
+
+
+def test_context_lengths_share_their_documents():
+    documents = np.repeat(np.arange(6), 24)
+    found = bootstrap.context_resamplers({8: 18, 32: 4}, draws=50, documents=documents)
+    assert found[8].units.kind == found[32].units.kind == "document"
+    assert found[32].unit_of.tolist() == [documents[i * 32 + 1 : (i + 1) * 32].tolist() for i in range(4)]
+    assert np.array_equal(found[8].weights, found[32].weights) and found[8].n_units == 6
 
 
 def test_few_chunks_at_the_longest_length_are_cut_into_blocks():

@@ -236,14 +236,14 @@ def context_resamplers(
     """
     longest = max(shapes)
     n_tokens = max(length * n for length, n in shapes.items())
-    n_chunks = -(-n_tokens // longest)
-    if documents is not None:
-        documents = np.pad(np.asarray(documents).reshape(-1)[:n_tokens], (0, n_chunks * longest - n_tokens), "edge")
-    units = Units.choose(n_chunks, longest, documents)
+    n_whole = min(length * n for length, n in shapes.items()) // longest
+    documents = None if documents is None else np.asarray(documents).reshape(-1)[:n_tokens]
+    units = Units.choose(n_whole, longest, documents)
+    of_token = np.pad(units.of_token, (0, n_tokens - len(units.of_token)), "edge")
     weights = units.weights(seed, draws)
     return {
         length: Resampler(
-            n, length, seed, draws, units=Units(units.kind, units.of_token[: n * length], units.length), weights=weights
+            n, length, seed, draws, units=Units(units.kind, of_token[: n * length], units.length), weights=weights
         )
         for length, n in shapes.items()
     }

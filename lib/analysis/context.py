@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.analysis.bootstrap import Interval, Resampler, checked, interval
+from lib.analysis.bootstrap import Interval, Resampler, interval
 from lib.analysis.perplexity import ppl, quotients
 from lib.errors import InputError
 
@@ -47,7 +47,7 @@ def spans(nll: np.ndarray, base: np.ndarray, resampler: Resampler, places: Seque
     found = {"ppl": [], "ppl_ci": [], "ratio": [], "ratio_ci": []}
     for first, last in places:
         columns = slice(first - 1, last)
-        own, below = (_draws(values[:, columns], resampler, columns) for values in (nll, base))
+        own, below = (resampler.ppl(values[:, columns], columns) for values in (nll, base))
         value = ppl(nll[:, columns])
         found["ppl"].append(value)
         found["ppl_ci"].append(interval(own))
@@ -67,8 +67,8 @@ def targets(
     found, draws = {"ppl": [], "ppl_ci": [], "ratio": [], "ratio_ci": []}, []
     for nll, base in scores:
         nll, base = nll[:, -n_targets:], base[:, -n_targets:]
-        own = _draws(nll, resampler, columns)
-        draws.append(own / _draws(base, resampler, columns))
+        own = resampler.ppl(nll, columns)
+        draws.append(own / resampler.ppl(base, columns))
         found["ppl"].append(ppl(nll))
         found["ppl_ci"].append(interval(own))
         found["ratio"].append(ppl(nll) / ppl(base))
@@ -88,16 +88,3 @@ def excess_quotient(
     values = [ppl(nll) / ppl(base) - 1 for nll, base in (longer, shorter)]
     draws = [r.relative(nll, base) - 1 for r, (nll, base) in zip(resamplers, (longer, shorter), strict=True)]
     return values[0] / values[1] if values[1] else None, interval(quotients(*draws))
-
-
-def _draws(nll: np.ndarray, resampler: Resampler, columns: slice) -> np.ndarray:
-    """PPL of some columns [n_chunks, n] of the resampler's chunks on every resample; its units must all hold some."""
-    nll = checked(nll)
-    unit = resampler.unit_of.reshape(resampler.n_chunks, -1)[:, columns]
-    if unit.shape != nll.shape:
-        raise InputError(f"nll of shape {list(nll.shape)} for columns of shape {list(unit.shape)}")
-    sums = np.bincount(unit.ravel(), weights=nll.ravel(), minlength=resampler.n_units)
-    counts = np.bincount(unit.ravel(), minlength=resampler.n_units)
-    if not counts.all():
-        raise InputError("units of the resampler lie outside these columns; take whole chunks as units")
-    return np.exp(resampler.weights @ sums / (resampler.weights @ counts))

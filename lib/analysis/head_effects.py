@@ -9,7 +9,6 @@ import numpy as np
 from scipy.optimize import curve_fit
 from scipy.stats import rankdata
 
-from lib.analysis import perplexity
 from lib.analysis.bootstrap import Interval, Resampler, interval
 from lib.analysis.perplexity import ppl
 from lib.engine.interventions import Plan
@@ -224,7 +223,7 @@ def layer0_share(heads: Sequence[Head], deltas: np.ndarray) -> np.ndarray:
 
 
 def rank_law_ci(draws: np.ndarray, step: float = 0.01) -> Interval:
-    """Interval of the rank law's α from draws `[n_heads, draws]`, by the same least squares on a grid of α from 0 to 6."""
+    """Interval of the rank law's α from draws `[n_heads, draws]`, by the same least squares, α from 0 to 6."""
     size = np.sort(np.abs(np.asarray(draws, dtype=float)), axis=0)[::-1]
     rank = np.arange(1, len(size) + 1, dtype=float)
     alphas = np.arange(0, 6 + step, step)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.analysis.bootstrap import DRAWS, interval
+from lib.analysis.bootstrap import DRAWS, interval, small_sample_level
 from lib.errors import InputError
 
 
@@ -21,11 +21,12 @@ def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = D
         raise InputError(f"{a.size} and {b.size} prompts; the same prompts are needed")
     index = np.random.default_rng(seed).integers(a.size, size=(draws, a.size))
     means = a[index].mean(axis=1), b[index].mean(axis=1)
+    level = small_sample_level(a.size)
     return {
         "difference": float(np.mean(a - b)),
-        "difference_ci": interval((a - b)[index].mean(axis=1)),
+        "difference_ci": interval((a - b)[index].mean(axis=1), level),
         "relative": float(a.mean() / b.mean() - 1),
-        "relative_ci": interval(means[0] / means[1] - 1),
+        "relative_ci": interval(means[0] / means[1] - 1, level),
         "lower": int((a < b).sum()),
         "of": a.size,
     }

@@ -66,7 +66,15 @@ class Measuring:
     @cached_property
     def tokens(self):
         """Token ids that are scored, int32 [n_chunks, n_ctx]."""
-        path = self.data_folder / "tokens.npy"
+        return self._array("tokens.npy")
+
+    @cached_property
+    def documents(self):
+        """The document of each of these tokens, int32 [n_chunks, n_ctx]."""
+        return self._array("documents.npy")
+
+    def _array(self, name):
+        path = self.data_folder / name
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError):
@@ -119,12 +127,13 @@ class Measuring:
         """All heads but layer 0's."""
         return [place for place in self.heads if place[0] > 0]
 
-    def resampler(self, n_chunks):
-        """The bootstrap over the first `n_chunks` chunks; the same seed gives the same resamples everywhere."""
+    def resampler(self, chunks):
+        """The bootstrap over the first so many chunks, or over a list of them; one seed everywhere."""
         from lib.analysis.bootstrap import Resampler
 
         chosen = self.setup["parameters"]
-        return Resampler(n_chunks, self.setup["n_ctx"], chosen["seed"], chosen["draws"])
+        documents = self.documents[:chunks] if isinstance(chunks, int) else self.documents[chunks]
+        return Resampler(len(documents), self.setup["n_ctx"], chosen["seed"], chosen["draws"], documents)
 
     @property
     def conditions(self):

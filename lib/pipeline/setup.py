@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lib.analysis.bootstrap import Units
 from lib.errors import InputError
 from lib.files import replacing
 from lib.model import loading
@@ -9,7 +10,7 @@ from lib.params import resolve_for_model
 
 
 def prepare(run):
-    """The set-up section's data: model, corpus and tokens, all checked; writes `tokens.npy`.
+    """The set-up section's data: model, corpus and tokens, all checked; writes `tokens.npy` and `documents.npy`.
 
     Raises `InputError` for a folder that is no model, a corpus too short, more heads than there are.
     """
@@ -26,8 +27,8 @@ def prepare(run):
     loading.load_model(folder, chosen["dtype"])
     tokenizer = loading.load_tokenizer(loading.tokenizer_folder(chosen["tokenizer"], folder))
     rows, corpus_name = corpus.load_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
-    ids = corpus.encode(rows, tokenizer)
-    tokens = corpus.chunk(ids, chosen["n_ctx"], chosen["full_chunks"])
+    ids, document, unit = corpus.encode_documents(rows, tokenizer)
+    tokens, documents = (corpus.chunk(x, chosen["n_ctx"], chosen["full_chunks"]) for x in (ids, document))
     if int(tokens.max()) >= config.vocab_size:
         raise InputError(
             f"tokenizer: makes the id {int(tokens.max())}, allowed: below {config.vocab_size}, the model's vocabulary;"
@@ -62,6 +63,7 @@ def prepare(run):
             "n_tokens": len(ids),
             "n_chunks": len(ids) // chosen["n_ctx"],
         },
+        "documents": {"unit": unit} | count_documents(documents, chosen["quick_chunks"]),
         "n_ctx": chosen["n_ctx"],
         "quick_chunks": chosen["quick_chunks"],
         "full_chunks": chosen["full_chunks"],
@@ -72,9 +74,27 @@ def prepare(run):
         "backend": backend,
         **resolved,
     }
-    with replacing(run.data_folder / "tokens.npy") as partial, partial.open("wb") as file:
-        np.save(file, tokens, allow_pickle=False)
+    for name, array in (("tokens", tokens), ("documents", documents)):
+        with replacing(run.data_folder / f"{name}.npy") as partial, partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
     return data
+
+
+def count_documents(documents, n_quick):
+    """How many documents the scored tokens hold, how long they are in tokens, and what is resampled because of that.
+
+    `{n, n_quick, longest, median, resampled, resampled_quick}`, the last two as of `Units.about`.
+    """
+    sizes = np.unique(documents, return_counts=True)[1]
+    n_chunks, n_ctx = documents.shape
+    return {
+        "n": len(sizes),
+        "n_quick": len(np.unique(documents[:n_quick])),
+        "longest": int(sizes.max()),
+        "median": float(np.median(sizes)),
+        "resampled": Units.choose(n_chunks, n_ctx, documents).about(),
+        "resampled_quick": Units.choose(n_quick, n_ctx, documents[:n_quick]).about(),
+    }
 
 
 def resolve_device(name):

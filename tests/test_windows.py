@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from lib.analysis import windows
+from lib.errors import InputError
+
+
+def drawn(n_chunks, n_ctx=64, seed=0, spread=0.0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(3, 1, (n_chunks, n_ctx - 1)) + rng.normal(0, spread, (n_chunks, 1))
+
+
+def plain_window_values(nll, base, n):
+    return [np.exp((nll[i : i + n] - base[i : i + n]).mean()) for i in range(len(nll) - n + 1)]
+
+
+def test_every_window_s_value_and_the_first_one_s_place():
+    base = drawn(12)
+    nll = base + drawn(12, seed=1) / 10
+    row = windows.coverage({"a": (nll, base)}, 2, draws=200)[0]
+    values = plain_window_values(nll, base, 2)
+    assert row["full"] == pytest.approx(np.exp((nll - base).mean()))
+    assert (row["quick"], row["lowest"], row["highest"]) == pytest.approx((values[0], min(values), max(values)))
+    assert row["median"] == pytest.approx(np.median(values))
+    assert (row["n_windows"], row["n_disjoint"]) == (11, 6)
+    below = sum(value < values[0] for value in values)
+    assert row["percentile"] == pytest.approx(100 * (below + 0.5) / 11)
+
+
+def test_a_figure_that_no_text_moves_is_always_covered():
+    base = drawn(10)
+    assert windows.coverage({"a": (base + 0.25, base)}, 2, draws=100)[0]["covered"] == 1.0
+
+
+def test_text_of_independent_tokens_is_covered_as_promised_and_text_of_unlike_chunks_is_not():
+    even = windows.coverage({"a": (drawn(200, 512), None)}, 2, draws=400)[0]["covered"]
+    uneven = windows.coverage({"a": (drawn(200, 512, spread=0.5), None)}, 2, draws=400)[0]["covered"]
+    assert 0.88 <= even <= 0.99
+    assert uneven < 0.5
+
+
+def test_the_ladder_s_coverage_has_every_rung_and_limit():
+    base = drawn(10)
+    steps = [base, base + 0.05, base + 0.3]
+    found = windows.ladder_coverage([0, 10, 20], steps, 2, draws=100)
+    assert [row["what"] for row in found["ratios"]] == ["ratio:10", "ratio:20"]
+    assert [row["quick"] for row in found["ratios"]] == pytest.approx([np.exp(0.05), np.exp(0.3)])
+    assert [row["full"] for row in found["thresholds"]] == [10, 20, 20]
+    assert found["crossings"][0]["full"] == pytest.approx(10 + 10 * (np.log(1.1) - 0.05) / 0.25)
+    assert all(row["covered"] == 1.0 and row["percentile"] == 50.0 for rows in found.values() for row in rows)
+
+
+def test_a_window_larger_than_the_text_is_refused():
+    with pytest.raises(InputError, match="n_quick=5"):
+        windows.coverage({"a": (drawn(4), None)}, 5)
+
+
+def test_chunks_spread_evenly():
+    assert windows.spread_out(64, 4) == [0, 21, 42, 63]
+    assert windows.spread_out(3, 10) == [0, 1, 2]
