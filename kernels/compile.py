@@ -34,7 +34,7 @@ SPILL_LIMIT = {"sm_80": 128, "sm_90": 0, "gfx942": 0}  # bytes; registers on gfx
 TYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
 PREPARE_TILE = triton_forward.Tile(64, 0, 4, 1)
 PRODUCT_TILE = triton_forward.Tile(4, 0, 4, 3)
-MERGE_TILE = triton_forward.Tile(0, 0, 2, 1)
+COMBINE_TILE = triton_forward.Tile(0, 0, 2, 1)
 
 
 def jobs(target, thorough=True):
@@ -43,8 +43,8 @@ def jobs(target, thorough=True):
     yield from (("forward", "bf16", 64, tile, "relu") for tile in (FORWARD_TILES if every else FORWARD_TILES[:1]))
     yield "key_gradients", "bf16", 64, KEY_TILES[0], "relu"
     yield "query_gradient", "bf16", 64, QUERY_TILES[0], "relu"
-    yield "partial", "bf16", 64, DECODE_TILES[0], "branch"
-    yield "merge", "bf16", 64, MERGE_TILE, "branch"
+    yield "split_kv", "bf16", 64, DECODE_TILES[0], "branch"
+    yield "combine", "bf16", 64, COMBINE_TILE, "branch"
     yield "prepare", "bf16", 64, PREPARE_TILE, "relu"
     yield from ((kernel, "bf16", 64, PRODUCT_TILE, "branch") for kernel in ("product", "largest", "advance"))
     if not thorough:
@@ -61,7 +61,7 @@ def jobs(target, thorough=True):
 
 MODULES = {
     **dict.fromkeys(("prepare", "query_gradient", "key_gradients"), triton_backward),
-    **dict.fromkeys(("partial", "merge"), triton_decode),
+    **dict.fromkeys(("split_kv", "combine"), triton_decode),
     **dict.fromkeys(("product", "largest", "advance"), triton_gpt2),
     "forward": triton_forward,
 }
@@ -104,7 +104,7 @@ def compiled(target, kernel, kind, d_head, tile, mode):
 def _constants(target, kernel, kind, d_head, tile, mode):
     """Compile-time arguments of every kernel, with GPT-2 small's sizes; absent pointers are None."""
     half = kind == "bf16"
-    tiling = {"ROWS": tile.rows, "KEYS": tile.keys, "ROW_SUM": tile.row_sum}
+    tiling = {"ROWS": tile.block_m, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "ROW_SUM": tile.row_sum}
     products = {
         "X": TYPES[kind],
         "W": tl.bfloat16 if half else tl.float32,
@@ -112,7 +112,7 @@ def _constants(target, kernel, kind, d_head, tile, mode):
         "FUSED": half and target.startswith("sm_"),
     }
     heads = {"N_HEAD": 12, "GROUP": 1, "D": d_head, "BLOCK_D": max(16, triton.next_power_of_2(d_head))}
-    forward = {"MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "partial", "heads": None}
+    forward = {"MODE": mode, "LISTED": False, "VISIBLE_ON_DEVICE": kernel == "split_kv", "heads": None}
     absent = {"is_relu": None, "SAVE": True} if mode == "relu" else {"row_sums": None, "SAVE": False}
     decoding = {"N_QUERIES": 1, "ALONE": False, "BLOCK_SPLITS": 8, "SPAN": 1024}
     gpt2 = {"N_IN": 768, "BLOCK_IN": 1024, "STEP": 1024, "EPSILON": 1e-5, "NORMALISE": True, "ACTIVATION": "gelu"}
@@ -130,7 +130,7 @@ def _argument_types(kernel, kind):
     types |= dict.fromkeys(("x", "bias", "gain", "shift", "out", "logits", "best"), sums)
     types |= dict.fromkeys(("is_relu", "where", "tokens", "position", "n_prompt"), "*i32")
     types |= {"scaled": element if kind == "bf16" else sums, "scale": "fp32"}
-    return types | ({"n_visible": "*i32"} if kernel in ("partial", "advance") else {})
+    return types | ({"n_visible": "*i32"} if kernel in ("split_kv", "advance") else {})
 
 
 def _nvidia_usage(cubin):
@@ -168,7 +168,7 @@ def exceeded(row):
 def line(row):
     """One row of the printed table."""
     tile = row["tile"]
-    shape = f"{tile['rows']}x{tile['keys']} w{tile['warps']} s{tile['stages']} {tile['row_sum']}"
+    shape = f"{tile['block_m']}x{tile['block_n']} w{tile['warps']} s{tile['stages']} {tile['row_sum']}"
     return (
         f"{row['target']:7} {row['kernel']:15} {row['type']} d{row['d_head']:<4} {row['mode']:7} {shape:20} "
         f"registers {row['registers']:4}  spilled {row['spilled']:4}  shared {row['shared']:7,}"

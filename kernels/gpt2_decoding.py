@@ -99,27 +99,12 @@ class GraphDecoder:
     def _product(self, x, weight, bias, out, norm=None, activation="none", add=False, layer=None):
         n_out, n_in = weight.shape
         triton_gpt2.product[(triton.cdiv(n_out, PRODUCT_ROWS),)](
-            x,
-            weight,
-            bias,
-            *(norm or (bias, bias)),
-            out,
-            *((self.keys[layer], self.values[layer]) if layer is not None else (out, out)),
-            self.position,
-            n_out,
-            N_IN=n_in,
-            BLOCK_IN=triton.next_power_of_2(n_in),
-            ROWS=PRODUCT_ROWS,
-            STEP=min(PRODUCT_STEP, triton.next_power_of_2(n_in)),
-            EPSILON=self.epsilon,
-            NORMALISE=norm is not None,
-            ACTIVATION=activation,
-            ADD=add,
-            CACHE=layer is not None,
-            N_EMBD=self.n_embd,
-            D_HEAD=self.d_head,
-            N_POSITIONS=self.n_positions,
-            num_warps=4,
+            x, weight, bias, *(norm or (bias, bias)), out,
+            *((self.keys[layer], self.values[layer]) if layer is not None else (out, out)), self.position, n_out,
+            N_IN=n_in, BLOCK_IN=triton.next_power_of_2(n_in), ROWS=PRODUCT_ROWS,
+            STEP=min(PRODUCT_STEP, triton.next_power_of_2(n_in)), EPSILON=self.epsilon, NORMALISE=norm is not None,
+            ACTIVATION=activation, ADD=add, CACHE=layer is not None, N_EMBD=self.n_embd, D_HEAD=self.d_head,
+            N_POSITIONS=self.n_positions, num_warps=4,
         )
 
     def step(self):
@@ -137,21 +122,10 @@ class GraphDecoder:
         self._product(self.x, self.head, self.no_bias, self.logits, norm=self.last_norm)
         triton_gpt2.largest[(len(self.best),)](self.logits, self.best, self.where, self.n_vocab, SPAN=VOCAB_SPAN)
         triton_gpt2.advance[(1,)](
-            self.best,
-            self.where,
-            self.tokens,
-            self.position,
-            self.n_visible,
-            self.n_prompt,
-            self.embedding,
-            self.places,
-            self.x,
-            N_SPANS=len(self.best),
-            BLOCK_SPANS=triton.next_power_of_2(len(self.best)),
-            N_EMBD=self.n_embd,
-            BLOCK_EMBD=triton.next_power_of_2(self.n_embd),
-            N_POSITIONS=self.n_positions,
-            N_VOCAB=self.n_vocab,
+            self.best, self.where, self.tokens, self.position, self.n_visible, self.n_prompt, self.embedding,
+            self.places, self.x,
+            N_SPANS=len(self.best), BLOCK_SPANS=triton.next_power_of_2(len(self.best)), N_EMBD=self.n_embd,
+            BLOCK_EMBD=triton.next_power_of_2(self.n_embd), N_POSITIONS=self.n_positions, N_VOCAB=self.n_vocab,
         )
 
     def start(self, prompt):

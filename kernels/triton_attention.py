@@ -113,18 +113,8 @@ def gradients(q, k, v, z, row_sums, grad, scale, tile=None):
     scaled = torch.empty(q.shape, dtype=q.dtype if q.dtype == torch.bfloat16 else torch.float32, device=q.device)
     correction = torch.empty_like(row_sums)
     triton_backward.prepare[(triton.cdiv(n_queries, 64), n_batch * n_head)](
-        grad,
-        z,
-        row_sums,
-        scaled,
-        correction,
-        n_queries,
-        scale,
-        *grad.stride()[:3],
-        *z.stride()[:3],
-        N_HEAD=n_head,
-        ROWS=64,
-        **shared,
+        grad, z, row_sums, scaled, correction, n_queries, scale,
+        *grad.stride()[:3], *z.stride()[:3], N_HEAD=n_head, BLOCK_M=64, **shared,
     )
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.empty(k.shape, dtype=k.dtype, device=k.device)
@@ -134,42 +124,17 @@ def gradients(q, k, v, z, row_sums, grad, scale, tile=None):
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
 
     def queries(t):
-        triton_backward.query_gradient[(triton.cdiv(n_queries, t.rows), n_batch * n_head)](
-            q,
-            k,
-            v,
-            scaled,
-            correction,
-            dq,
-            n_queries,
-            n_keys,
+        triton_backward.query_gradient[(triton.cdiv(n_queries, t.block_m), n_batch * n_head)](
+            q, k, v, scaled, correction, dq, n_queries, n_keys,
             *strides,
-            ROWS=t.rows,
-            KEYS=t.keys,
-            num_warps=t.warps,
-            num_stages=t.stages,
-            **settings,
+            BLOCK_M=t.block_m, BLOCK_N=t.block_n, num_warps=t.warps, num_stages=t.stages, **settings,
         )
 
     def keys(t):
-        triton_backward.key_gradients[(triton.cdiv(n_keys, t.keys), n_batch * k.shape[1])](
-            q,
-            k,
-            v,
-            scaled,
-            correction,
-            dk,
-            dv,
-            n_queries,
-            n_keys,
-            *strides,
-            *dk.stride()[:3],
-            ROWS=t.rows,
-            KEYS=t.keys,
-            FUSED=fused,
-            num_warps=t.warps,
-            num_stages=t.stages,
-            **settings,
+        triton_backward.key_gradients[(triton.cdiv(n_keys, t.block_n), n_batch * k.shape[1])](
+            q, k, v, scaled, correction, dk, dv, n_queries, n_keys,
+            *strides, *dk.stride()[:3],
+            BLOCK_M=t.block_m, BLOCK_N=t.block_n, FUSED=fused, num_warps=t.warps, num_stages=t.stages, **settings,
         )
 
     key = (q.device, q.dtype, d_head, group, _bucket(q))
@@ -254,36 +219,13 @@ def _forward(q, k, v, z, scale, n_visible, mode, is_relu=None, heads=None, row_s
     n_listed = n_head if heads is None else len(heads)
 
     def launch(t):
-        triton_forward.forward[(triton.cdiv(n_queries, t.rows), n_batch * n_listed)](
-            q,
-            k,
-            v,
-            z,
-            row_sums,
-            listed,
-            flags,
-            n_queries,
-            n_visible,
-            n_listed,
-            scale,
-            *q.stride()[:3],
-            *k.stride()[:3],
-            *v.stride()[:3],
-            *z.stride()[:3],
-            N_HEAD=n_head,
-            GROUP=n_head // k.shape[1],
-            D=d_head,
-            BLOCK_D=_block_d(d_head),
-            ROWS=t.rows,
-            KEYS=t.keys,
-            ROW_SUM=t.row_sum,
-            MODE=mode,
-            LISTED=heads is not None,
-            VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
-            SAVE=row_sums is not None,
-            num_warps=t.warps,
-            num_stages=t.stages,
-            **_arithmetic(q),
+        triton_forward.forward[(triton.cdiv(n_queries, t.block_m), n_batch * n_listed)](
+            q, k, v, z, row_sums, listed, flags, n_queries, n_visible, n_listed, scale,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *z.stride()[:3],
+            N_HEAD=n_head, GROUP=n_head // k.shape[1], D=d_head, BLOCK_D=_block_d(d_head),
+            BLOCK_M=t.block_m, BLOCK_N=t.block_n, ROW_SUM=t.row_sum,
+            MODE=mode, LISTED=heads is not None, VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
+            SAVE=row_sums is not None, num_warps=t.warps, num_stages=t.stages, **_arithmetic(q),
         )
 
     n_programs = min(triton.next_power_of_2(n_batch * n_listed), 256)
@@ -327,7 +269,7 @@ def _through_sdpa(q, k, v, z, scale, n_visible, is_relu, tile):
 
 
 def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits=None):
-    """z of a few query rows: `partial` over splits of the keys, then `merge` unless one split holds them all.
+    """z of a few query rows: `split_kv` over splits of the keys, then `combine` unless one split holds them all.
 
     `is_relu` is an int32 tensor [H] on the device, for mode "branch". A captured graph reads it at every replay.
     """
@@ -335,8 +277,8 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
     n_rows, n_keys = n_batch * n_head * n_queries, k.shape[2]
     tile = tile or DECODE_TILES[0]
     if n_splits is None:
-        n_splits = _splits(n_rows, n_keys, tile.keys, q.device)
-    span = triton.cdiv(triton.cdiv(n_keys, n_splits), tile.keys) * tile.keys
+        n_splits = _splits(n_rows, n_keys, tile.block_n, q.device)
+    span = triton.cdiv(triton.cdiv(n_keys, n_splits), tile.block_n) * tile.block_n
     n_splits = triton.cdiv(n_keys, span)
     parts = sums = peaks = None
     if n_splits > 1:
@@ -350,43 +292,16 @@ def decode(q, k, v, z, scale, n_visible, mode, is_relu=None, tile=None, n_splits
         "BLOCK_D": _block_d(d_head),
         "MODE": mode,
     }
-    triton_decode.partial[(n_splits, n_rows)](
-        q,
-        k,
-        v,
-        z,
-        parts,
-        sums,
-        peaks,
-        is_relu,
-        n_visible,
-        span,
-        scale,
-        *q.stride()[:3],
-        *k.stride()[:3],
-        *v.stride()[:3],
-        *z.stride()[:3],
-        GROUP=n_head // k.shape[1],
-        KEYS=tile.keys,
-        ALONE=n_splits == 1,
-        VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        **shared,
+    triton_decode.split_kv[(n_splits, n_rows)](
+        q, k, v, z, parts, sums, peaks, is_relu, n_visible, span, scale,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *z.stride()[:3],
+        GROUP=n_head // k.shape[1], BLOCK_N=tile.block_n, ALONE=n_splits == 1,
+        VISIBLE_ON_DEVICE=isinstance(n_visible, torch.Tensor), num_warps=tile.warps, num_stages=tile.stages, **shared,
     )
     if n_splits > 1:
-        triton_decode.merge[(n_rows,)](
-            parts,
-            sums,
-            peaks,
-            z,
-            is_relu,
-            n_splits,
-            scale,
-            *z.stride()[:3],
-            BLOCK_SPLITS=triton.next_power_of_2(n_splits),
-            num_warps=2,
-            **shared,
+        triton_decode.combine[(n_rows,)](
+            parts, sums, peaks, z, is_relu, n_splits, scale,
+            *z.stride()[:3], BLOCK_SPLITS=triton.next_power_of_2(n_splits), num_warps=2, **shared,
         )
 
 

@@ -9,28 +9,10 @@ import triton.language as tl
 
 @triton.jit
 def product(
-    x,
-    weight,
-    bias,
-    gain,
-    shift,
-    out,
-    keys,
-    values,
-    position,
-    n_out,
-    N_IN: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    EPSILON: tl.constexpr,
-    NORMALISE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    ADD: tl.constexpr,
-    CACHE: tl.constexpr,
-    N_EMBD: tl.constexpr,
-    D_HEAD: tl.constexpr,
-    N_POSITIONS: tl.constexpr,
+    x, weight, bias, gain, shift, out, keys, values, position, n_out,
+    N_IN: tl.constexpr, BLOCK_IN: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, EPSILON: tl.constexpr,
+    NORMALISE: tl.constexpr, ACTIVATION: tl.constexpr, ADD: tl.constexpr, CACHE: tl.constexpr, N_EMBD: tl.constexpr,
+    D_HEAD: tl.constexpr, N_POSITIONS: tl.constexpr,
 ):
     """out = weight · x + bias for `ROWS` outputs; grid (n_out / ROWS,).
 
@@ -84,21 +66,9 @@ def largest(logits, best, where, n_vocab, SPAN: tl.constexpr):
 
 @triton.jit
 def advance(
-    best,
-    where,
-    tokens,
-    position,
-    n_visible,
-    n_prompt,
-    embedding,
-    places,
-    x,
-    N_SPANS: tl.constexpr,
-    BLOCK_SPANS: tl.constexpr,
-    N_EMBD: tl.constexpr,
-    BLOCK_EMBD: tl.constexpr,
-    N_POSITIONS: tl.constexpr,
-    N_VOCAB: tl.constexpr,
+    best, where, tokens, position, n_visible, n_prompt, embedding, places, x,
+    N_SPANS: tl.constexpr, BLOCK_SPANS: tl.constexpr, N_EMBD: tl.constexpr, BLOCK_EMBD: tl.constexpr,
+    N_POSITIONS: tl.constexpr, N_VOCAB: tl.constexpr,
 ):
     """Append the likeliest token (inside the prompt: keep its own), move on by one, embed; grid (1,).
 
