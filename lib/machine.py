@@ -47,6 +47,16 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def instructions() -> str:
+    """The processor's name and the instructions that it knows: what code made for this machine depends on."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = ""
+    return f"{platform.machine()} {processor()} {' '.join(sorted(flags.split()))}"
+
+
 def system() -> dict:
     """`{system, processor, cores}`: what stands in the provenance of every section."""
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}

@@ -1,0 +1,182 @@
+"""Causal attention for CPUs by `cpu_native.cpp`, compiled here where there is a C++ compiler; never required.
+
+The library is kept in the user's cache by a digest of what made it: the source, the compiler, its flags and the
+processor. Each form is held against `naive` before its first use in a process; one that disagrees is not used.
+
+A row's bits depend on its q and on the keys and values that it sees alone: not on the heads beside it, the batch, the
+number of threads or the layout of the inputs.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from kernels import cpu, naive
+from kernels.inputs import checked, output_like, without_gradients
+from lib import machine
+from lib.errors import InputError, first_line
+from lib.files import replacing
+
+SOURCE = Path(__file__).with_name("cpu_native.cpp")
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+TARGETS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
+D_HEAD = range(1, 129)
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+LEAST_QUERIES = 8  # below that, as in a decoding step, the lanes would lie idle
+THREADED_WORK = 2**20  # multiplications under which starting a thread costs more than it saves
+
+
+def available():
+    """Whether this machine has the compiled library: compiles it the first time."""
+    return _library() is not None
+
+
+def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
+    """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; see `kernels.naive`. No gradients.
+
+    Computed in float32 and rounded once. What the library does not take (float64, d above 128, fewer than eight query
+    rows) goes through `kernels.cpu`.
+    """
+    scale, n_visible = checked(q, k, v, scale, n_visible)
+    without_gradients("native", q, k, v)
+    n_visible = int(n_visible)
+    if not suits(q, "relu"):
+        return cpu.relu_attention(q, k, v, scale=scale, n_visible=n_visible, out=out)
+    return _attention(q, k, v, scale, n_visible, output_like(q, out), softmax=False)
+
+
+def softmax_attention(q, k, v, *, scale=None, n_visible=None, out=None):
+    """The same with softmax, for inputs that `suits` says yes to; else `InputError`."""
+    scale, n_visible = checked(q, k, v, scale, n_visible)
+    without_gradients("native", q, k, v)
+    if not suits(q, "softmax"):
+        raise InputError(f"native softmax got {list(q.shape)} {q.dtype}: use PyTorch's")
+    return _attention(q, k, v, scale, int(n_visible), output_like(q, out), softmax=True)
+
+
+def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
+    """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
+    from kernels import by_head
+
+    without_gradients("native", q, k, v)
+    return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
+
+
+def suits(q, form):
+    """Whether the library takes q [B, H, T, d], and its `form` (relu or softmax) agrees with `naive` here."""
+    return (
+        q.device.type == "cpu"
+        and q.dtype in TYPES
+        and q.shape[3] in D_HEAD
+        and q.shape[2] >= LEAST_QUERIES
+        and q.numel() > 0
+        and available()
+        and _agrees(form, torch.float32 if q.dtype == torch.float16 else q.dtype, q.shape[3])
+    )
+
+
+def _attention(q, k, v, scale, n_visible, z, softmax):
+    if q.dtype == torch.float16:
+        return z.copy_(_attention(q.float(), k.float(), v.float(), scale, n_visible, z.float(), softmax))
+    n_threads = torch.get_num_threads() if q.numel() * n_visible >= THREADED_WORK else 1
+    sizes = (*q.shape[:2], q.shape[1] // k.shape[1], q.shape[2], n_visible, q.shape[3])
+    strides = [step for x in (q, k, v, z) for step in x.stride()]
+    failed = _library().attention(
+        *(x.data_ptr() for x in (q, k, v, z)),
+        (ctypes.c_int64 * 6)(*sizes),
+        (ctypes.c_int64 * 16)(*strides),
+        scale,
+        q.dtype == torch.bfloat16,
+        softmax,
+        n_threads,
+    )
+    if failed:
+        raise InputError(f"native attention of {list(q.shape)} and {n_visible} keys did not fit into memory")
+    return z
+
+
+@cache
+def _agrees(form, dtype, d_head):
+    """Whether the library gives what `naive` gives, on a shape with ragged blocks; says so in one line where not."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 2, 75, d_head), (1, 1, 139, d_head), (1, 1, 139, d_head)]
+    q, k, v = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    z = torch.full_like(q, float("nan"))
+    scale = d_head**-0.5
+    with torch.inference_mode():
+        _attention(q, k, v, scale, 131, z, form == "softmax")
+        wanted = getattr(naive, f"{form}_attention")(*(x.double() for x in (q, k, v)), scale=scale, n_visible=131)
+    error = naive.relative_error(z, wanted)
+    if error <= naive.tolerance(dtype):
+        return True
+    print(
+        f"native {form} attention at d_head {d_head} in {dtype} is off by {error:.1e}: PyTorch computes it instead",
+        file=sys.stderr,
+    )
+    return False
+
+
+@cache
+def _library():
+    """The library, loaded; None where none can be compiled."""
+    compiler = next((path for name in (os.environ.get("CXX"), *COMPILERS) if name and (path := shutil.which(name))), None)
+    if compiler is None or sys.platform == "win32":
+        return None
+    try:
+        library = ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"native attention does not compile ({first_line(error)}): PyTorch computes it", file=sys.stderr)
+        return None
+    pointer = ctypes.c_void_p
+    library.attention.argtypes = [
+        *(pointer, pointer, pointer, pointer, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64)),
+        *(ctypes.c_float, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
+    ]
+    return library
+
+
+def _built(compiler):
+    """Path of the compiled library, in the user's cache."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    made_of = (SOURCE.read_text(), compiler, version, *FLAGS, str(TARGETS), machine.instructions())
+    name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
+    path = _cache_folder() / f"attention-{name}.so"
+    if not path.is_file():
+        with replacing(path) as partial:
+            _compile(compiler, partial)
+    return path
+
+
+def _compile(compiler, path):
+    for target in TARGETS:
+        command = [compiler, *FLAGS, *target, str(SOURCE), "-o", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode == 0:
+            return
+    raise subprocess.SubprocessError(done.stderr or f"{compiler} ended with {done.returncode}")
+
+
+def _cache_folder():
+    """A folder of this user's own, that nobody else can write to."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "experiment10"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(home, os.W_OK) and home.stat().st_uid == os.getuid():
+            return home
+    except OSError:
+        pass
+    return _own_folder()
+
+
+@cache
+def _own_folder():
+    return Path(tempfile.mkdtemp(prefix="experiment10-"))
