@@ -128,7 +128,8 @@ def _agrees(form, dtype, d_head):
 @cache
 def _library():
     """The library, loaded; None where none can be compiled."""
-    compiler = next((path for name in (os.environ.get("CXX"), *COMPILERS) if name and (path := shutil.which(name))), None)
+    names = filter(None, (os.environ.get("CXX"), *COMPILERS))
+    compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None or sys.platform == "win32":
         return None
     try:

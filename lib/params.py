@@ -97,7 +97,7 @@ RULES = {
     "context_tokens": Whole(2),
     "dtype": Choice(("float32", "bfloat16")),
     "device": Choice(("auto", "cpu", "cuda", "mps")),
-    "backend": Choice(("auto", "naive", "triton", "metal", "cpu")),
+    "backend": Choice(("auto", "naive", "triton", "metal", "native", "cpu")),
     "seed": Whole(0, 2**32 - 1),
     "draws": Whole(100, 100_000),
     "audit_chunks": Whole(1),

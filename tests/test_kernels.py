@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernel_checks import LENGTHS, close, inputs, strided
 
-from kernels import cpu, naive
+from kernels import cpu, naive, native
 from lib.engine import dispatch
 from lib.errors import InputError
 
@@ -217,10 +217,11 @@ def test_scale_and_out_are_checked():
 
 
 def test_dispatch_names_what_runs(monkeypatch):
-    assert dispatch.resolve("auto", "cpu") == "cpu"
+    assert dispatch.resolve("auto", "cpu") == ("native" if native.available() else "cpu")
     assert dispatch.resolve("auto", "cpu", gradients=True) == "naive"
     assert dispatch.resolve("naive", "mps") == "naive"
-    monkeypatch.setattr(dispatch, "present", lambda name: name != "triton")
+    monkeypatch.setattr(dispatch, "present", lambda name: name not in ("triton", "native"))
+    assert dispatch.resolve("auto", "cpu") == "cpu"
     assert dispatch.resolve("auto", "cuda") == "naive"
     with pytest.raises(InputError, match="'triton' is not there on device 'cuda': choose one of auto, naive"):
         dispatch.resolve("triton", "cuda")
@@ -228,17 +229,22 @@ def test_dispatch_names_what_runs(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["triton", "metal"])
 def test_a_backend_of_another_device_is_refused(backend):
-    with pytest.raises(InputError, match=f"'{backend}' is not there on device 'cpu': choose one of auto, cpu, naive"):
+    with pytest.raises(InputError, match=f"'{backend}' is not there on device 'cpu': choose one of auto, .*cpu, naive"):
         dispatch.relu_attention(*inputs(), backend=backend)
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(InputError, match="'cuda' is unknown: choose one of auto, naive, triton, metal, cpu"):
+    with pytest.raises(InputError, match="'cuda' is unknown: choose one of auto, naive, triton, metal, native, cpu"):
         dispatch.resolve("cuda", "cuda")
 
 
 @pytest.mark.parametrize(
-    ("backend", "module"), [("auto", "kernels.cpu"), ("cpu", "kernels.cpu"), ("naive", "kernels.naive")]
+    ("backend", "module"),
+    [
+        ("auto", "kernels.native" if native.available() else "kernels.cpu"),
+        ("cpu", "kernels.cpu"),
+        ("naive", "kernels.naive"),
+    ],
 )
 def test_dispatch_takes_the_branch_that_it_names(backend, module, monkeypatch):
     import importlib

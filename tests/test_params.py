@@ -54,7 +54,7 @@ def test_a_good_value_takes_its_type(name, given, value):
         ("temperature", [1], "a number above 0 and at most 10"),
         ("dtype", "float16", "one of float32, bfloat16"),
         ("device", "gpu", "one of auto, cpu, cuda, mps"),
-        ("backend", ["cpu"], "one of auto, naive, triton, metal, cpu"),
+        ("backend", ["cpu"], "one of auto, naive, triton, metal, native, cpu"),
         ("ladder", "0, 10", "whole numbers"),
         ("ladder", "-1", "whole numbers"),
         ("context_lengths", "all", "whole numbers"),

@@ -8,13 +8,15 @@ import importlib.util
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import naive
 from lib.errors import InputError
 
-BACKENDS = ("auto", "naive", "triton", "metal", "cpu")
-BY_DEVICE = {"cuda": ("triton", "naive"), "mps": ("metal", "naive"), "cpu": ("cpu", "naive")}
+BACKENDS = ("auto", "naive", "triton", "metal", "native", "cpu")
+BY_DEVICE = {"cuda": ("triton", "naive"), "mps": ("metal", "naive"), "cpu": ("native", "cpu", "naive")}
+FOR_CPU = ("native", "cpu")
 DIFFERENTIABLE = ("naive", "triton")
 
 
@@ -24,7 +26,7 @@ def present(name: str) -> bool:
         return importlib.util.find_spec("triton") is not None
     if name == "metal":
         return hasattr(torch, "mps") and hasattr(torch.mps, "compile_shader")
-    return True
+    return name != "native" or _module(name).available()
 
 
 def resolve(backend: str = "auto", device: str | torch.device = "cpu", gradients: bool = False) -> str:
@@ -62,6 +64,25 @@ def mixed_attention(
     return _kernels(backend, q, k, v).mixed_attention(q, k, v, is_relu, scale=scale, n_visible=n_visible)
 
 
+def computes_softmax(backend: str) -> bool:
+    """Whether a backend that `resolve` has named also computes the heads that keep their softmax."""
+    return backend == "native"
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, backend: str) -> Tensor:
+    """Causal softmax attention z [B, H, T, d] by the resolved `backend`'s own form, else by PyTorch's.
+
+    Which of the two depends on the shape alone, so a head's z is the same whatever is computed beside it. bfloat16 is
+    computed in float32 on a CPU.
+    """
+    if computes_softmax(backend) and _module(backend).suits(q, "softmax"):
+        return _module(backend).softmax_attention(q, k, v, scale=scale)
+    dtype, grouped = q.dtype, q.shape[1] != k.shape[1]
+    if q.device.type == "cpu" and dtype == torch.bfloat16:
+        q, k, v = q.float(), k.float(), v.float()
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped).to(dtype)
+
+
 def _kernels(backend, *inputs):
     """The module of the backend that `resolve` names for these inputs."""
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
@@ -73,6 +94,8 @@ def _module(name):
         return naive
     if name == "cpu":
         from kernels import cpu as module
+    elif name == "native":
+        from kernels import native as module
     elif name == "triton":
         from kernels import triton_attention as module
     else:

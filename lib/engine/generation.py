@@ -219,7 +219,7 @@ class _Decoder:
         On a CPU all heads' scores at once, then each head's own weights; elsewhere the backend's decoding kernel.
         """
         n_head, n_kv_head = q.shape[1], keys.shape[1]
-        if self.backend != "cpu" and changed and all(look_up(name).is_relu for name in changed):
+        if self.backend not in dispatch.FOR_CPU and changed and all(look_up(name).is_relu for name in changed):
             relu = {head for heads in changed.values() for head in heads}
             is_relu = [head in relu for head in range(n_head)]
             return dispatch.mixed_attention(q, keys, values, is_relu, scale=scale, backend=self.backend)

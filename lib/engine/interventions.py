@@ -89,17 +89,6 @@ class Plan:
             raise InputError(f"means have the shape {list(means.shape)}, this model needs {list(shape)}")
 
 
-def softmax_z(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """Causal softmax z [B, n, T, d] of q [B, n, T, d] and k, v [B, n_kv, T, d].
-
-    bfloat16 is computed in float32 on a CPU, where PyTorch is no slower at that.
-    """
-    dtype, grouped = q.dtype, q.shape[1] != k.shape[1]
-    if q.device.type == "cpu" and dtype == torch.bfloat16:
-        q, k, v = q.float(), k.float(), v.float()
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped).to(dtype)
-
-
 @dataclass(frozen=True)
 class LayerEdits:
     """What one attention module does while a plan is applied to it."""

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
-from lib.engine.interventions import Plan, softmax_z
+from lib.engine.interventions import Plan
 from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
 from lib.model.adapters import adapter
@@ -190,7 +190,8 @@ class Evaluator:
     def _base_key(self, kind, chunk):
         if chunk not in self._chunk_digests:
             self._chunk_digests[chunk] = digest(self.tokens[chunk].numpy(force=True))
-        key = kind, *self._computed_by, self.model_key, str(self.dtype), self._chunk_digests[chunk]
+        softmax = self.backend if dispatch.computes_softmax(self.backend) else "sdpa"
+        key = kind, *self._computed_by, softmax, self.model_key, str(self.dtype), self._chunk_digests[chunk]
         return (*key, "start", self.start) if self.start else key
 
     @torch.inference_mode()
@@ -243,11 +244,12 @@ class Evaluator:
         edited = set.intersection(*({head for head, _ in edit} for edit in by_edit))
         z = torch.empty_like(q)
         if not edited:
-            z = softmax_z(q, k, v, scale=scale)
+            z = dispatch.softmax_attention(q, k, v, scale=scale, backend=self.backend)
         elif len(edited) < arch.n_head:
             heads = sorted(set(range(arch.n_head)) - edited)
             kv = [head // group for head in heads]
-            z[:, heads] = softmax_z(pick(q, heads), pick(k, kv), pick(v, kv), scale=scale)
+            parts = pick(q, heads), pick(k, kv), pick(v, kv)
+            z[:, heads] = dispatch.softmax_attention(*parts, scale=scale, backend=self.backend)
         changed = {}
         for mode, heads in by_weights({change for edit in by_edit for change in edit}).items():
             settings = {"value_bias": arch.value_bias(layer), "scale": scale, "backend": self.backend}
