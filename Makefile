@@ -7,25 +7,27 @@ READY := $(VENV)/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
+# Handed on through the environment, so that no character in them is the shell's.
+export PROFILE NAME A B
 
 .DEFAULT_GOAL := help
 .PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model scale recovery new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
-	@echo 'make TARGET [PROFILE=$(PROFILE)] [PARAMS="-p key value …"]'
+	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
 	@echo
 	@awk -F ' *## *' '/^[a-zA-Z\/%-]+:.*## /{split($$1, t, ":"); printf "  %-18s %s\n", t[1], $$2}' Makefile
 	@echo
 	@printf '  profiles:          '; ls params | sed 's/\.yaml$$//' | tr '\n' ' '; echo
 
 report: $(READY) ## run what has to run, then assemble build/PROFILE/report/
-	@$(PY) -m lib.pipeline report --profile $(PROFILE) $(PARAMS)
+	@$(PY) -m lib.pipeline report --profile="$$PROFILE" $(PARAMS)
 
 notebooks/%: $(READY) FORCE ## run one notebook and what it needs: make notebooks/V4
-	@$(PY) -m lib.pipeline run $(basename $*) --profile $(PROFILE) $(PARAMS)
+	@$(PY) -m lib.pipeline run "$(basename $*)" --profile="$$PROFILE" $(PARAMS)
 
 dry-run: $(READY) ## say what `make report` would run, and why
-	@$(PY) -m lib.pipeline dry-run --profile $(PROFILE) $(PARAMS)
+	@$(PY) -m lib.pipeline dry-run --profile="$$PROFILE" $(PARAMS)
 
 test: $(READY) ## the tests
 	@$(PY) -m pytest
@@ -34,10 +36,10 @@ lab: $(READY) ## JupyterLab on the notebooks
 	@cd notebooks && ../$(PY) -m jupyterlab
 
 verify: $(READY) ## the scorecard: published figures against measured ones; fails on a miss
-	@$(PY) -m lib.claims.scorecard $(or $(EXPERIMENT10_BUILD),build)/$(PROFILE)/results/data
+	@$(PY) -m lib.claims.scorecard "$$PROFILE"
 
 diff: $(READY) ## compare two runs' numbers and claims: make diff A=embedded B=gpt2
-	@$(PY) -m lib.results.diff $(A) $(B)
+	@$(PY) -m lib.results.diff -- $(if $(A),"$$A") $(if $(B),"$$B")
 
 bench: $(READY) ## the engine against the published method, side by side; build/bench/engine.json
 	@$(PY) -m lib.timing.engine_bench --out build/bench/engine.json
@@ -55,7 +57,7 @@ recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/reco
 	@$(PY) -m lib.training.recovery
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
-	@$(PY) -m lib.pipeline.scaffold $(NAME) $(NEEDS)
+	@$(PY) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)
 
 clean-cache: $(READY) ## empty the store of scores
 	@$(PY) -c "from lib.pipeline.run import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"

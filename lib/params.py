@@ -1,17 +1,19 @@
 """Parameters: flat names with a type and a range, profiles of them, and checks that come before any work."""
 
 import difflib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from lib import profile_file
 from lib.errors import InputError
 from lib.layout import ROOT
 
 PROFILES = ROOT / "params"
 BASE_PROFILE = "embedded"
+PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TAKEN = ("store", "bench", "embedded-model", "scale", "recovery")  # what else lies under `build/`
 HEAD = re.compile(r"L(\d+)H(\d+)")
 
 
@@ -27,7 +29,7 @@ class Whole:
         )
 
     def read(self, value):
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value.strip()):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError
@@ -46,7 +48,7 @@ class Real:
         return f"a number above {self.above:g} and at most {self.high:g}"
 
     def read(self, value):
-        value = float(value) if not isinstance(value, bool) else float("nan")
+        value = float(value) if not isinstance(value, bool) else math.nan
         if not self.above < value <= self.high:
             raise ValueError
         return value
@@ -124,24 +126,42 @@ def near(word, names):
 def check(name, value, source="parameter"):
     """The value, coerced to its type; an `InputError` names the key, what was given and what is allowed."""
     if name not in RULES:
-        raise InputError(f"{source} {name}: unknown{near(name, RULES)}; allowed: {', '.join(RULES)}")
+        unknown = profile_file.short(str(name))
+        raise InputError(f"{source} {unknown}: unknown{near(name, RULES)}; allowed: {', '.join(RULES)}")
     try:
         return RULES[name].read(value)
-    except (ValueError, TypeError):
-        raise InputError(f"{source} {name}: given {value!r}, allowed: {RULES[name].allowed}") from None
+    except (ValueError, TypeError, OverflowError):
+        given = profile_file.short(repr(value), 200)
+        raise InputError(f"{source} {name}: given {given}, allowed: {RULES[name].allowed}") from None
 
 
 def profile_names():
-    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    """The profiles that may be chosen, sorted."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml") if is_profile_name(path.stem))
+
+
+def is_profile_name(name):
+    return bool(PROFILE_NAME.fullmatch(name)) and name not in TAKEN
+
+
+def check_profile_name(name):
+    """`InputError` for what is no name of a profile; whether there is such a profile is not asked."""
+    if name in TAKEN:
+        raise InputError(f"profile: given {name!r}, the name of a folder under build/; choose another name")
+    if not is_profile_name(name):
+        shown = repr(profile_file.short(name))
+        near_by = near(name.strip("./ "), profile_names())
+        raise InputError(f"profile: given {shown}{near_by}, allowed: a name of letters, digits, - and _, as in params/")
 
 
 def load_profile(name, overrides=None):
     """All parameters of a profile, checked: the base profile's, the profile's own over them, `overrides` last."""
+    check_profile_name(name)
     if name not in profile_names():
         raise InputError(f"profile: given {name!r}{near(name, profile_names())}, allowed: {', '.join(profile_names())}")
     values = {}
     for stem in (BASE_PROFILE, name):
-        loaded = yaml.safe_load((PROFILES / f"{stem}.yaml").read_text(encoding="utf-8")) or {}
+        loaded = profile_file.read(PROFILES / f"{stem}.yaml", f"params/{stem}.yaml")
         values |= {k: check(k, v, f"params/{stem}.yaml,") for k, v in loaded.items()}
     given = {k: check(k, v, "-p") for k, v in (overrides or {}).items()}
     values |= given

@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+import time
 
 import pytest
 import tiny_models
@@ -216,3 +217,60 @@ def test_the_embedded_model_loads():
     assert (config.n_layer, config.n_head, config.n_positions) == (12, 12, 1024)
     assert config.vocab_size <= 4096
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 16 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"n_layer": 10**9},
+            "asks for layers: 1,000,000,000, its weights hold 3; save both again with",
+        ),
+        ({"n_embd": 10**9}, "asks for width: 1,000,000,000, its weights hold 32; save"),
+        ({"n_head": 10**9}, "asks for 1,000,000,000 heads, allowed: at most its width 32"),
+        ({"vocab_size": 10**12}, "asks for vocabulary: 1,000,000,000,000, its weights hold 320; save"),
+        ({"n_positions": 10**9}, "asks for positions: 1,000,000,000, its weights hold 128; save"),
+        ({"n_inner": 10**9}, "asks for width of the MLP: 1,000,000,000, its weights hold 128; save"),
+        ({"n_layer": "many"}, "gives layers as 'many', allowed: whole numbers from 1"),
+        ({"n_head": 0}, "gives heads as 0, allowed: whole numbers from 1"),
+        ({"n_layer": True}, "gives layers as True, allowed: whole numbers from 1"),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have(model_folders, tmp_path, change, said):
+    spoiled = shutil.copytree(model_folders["gpt2"], tmp_path / "spoiled")
+    config = json.loads((spoiled / "config.json").read_text())
+    (spoiled / "config.json").write_text(json.dumps(config | change))
+    began = time.monotonic()
+    message = refused(loading.load_config, spoiled)
+    assert time.monotonic() - began < 1
+    assert message.startswith(f"model: {spoiled}'s config.json ") and said in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 10**9}, "asks for layers: 1,000,000,000, its weights hold 2"),
+        ({"intermediate_size": 10**9}, "asks for width of the MLP: 1,000,000,000"),
+        ({"head_dim": 10**9}, "asks for width of all query heads: "),
+        ({"num_key_value_heads": 3}, "asks for width of all key heads: "),
+    ],
+)
+def test_sizes_of_a_llama_type_model(model_folders, tmp_path, change, said):
+    spoiled = shutil.copytree(model_folders["llama"], tmp_path / "spoiled")
+    config = json.loads((spoiled / "config.json").read_text())
+    (spoiled / "config.json").write_text(json.dumps(config | change))
+    assert said in refused(loading.load_config, spoiled)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"\xff\xfe{", b"[" * 100_000, b" " * 2**21])
+def test_a_configuration_that_is_none(model_folders, tmp_path, content):
+    spoiled = shutil.copytree(model_folders["gpt2"], tmp_path / "spoiled")
+    (spoiled / "config.json").write_bytes(content)
+    assert "config.json" in refused(loading.load_config, spoiled)
+
+
+def test_truncated_weights_are_told_by_their_header(model_folders, tmp_path):
+    spoiled = shutil.copytree(model_folders["gpt2"], tmp_path / "spoiled")
+    path = spoiled / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refused(loading.load_config, spoiled).startswith(f"model: {spoiled} can't be loaded (model.safetensors: ")

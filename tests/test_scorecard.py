@@ -287,7 +287,9 @@ def test_the_command_says_what_it_needs(tmp_path, capsys):
     assert scorecard.main([]) == 2
     assert "usage" in capsys.readouterr().err
     assert scorecard.main([str(tmp_path / "none")]) == 2
-    assert "no results there" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("error: ")
+    assert scorecard.main(["../.."]) == 2
+    assert "'../..' has no results" in capsys.readouterr().err
 
 
 def test_the_table_prints_every_comparable_row():

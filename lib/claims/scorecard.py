@@ -1,7 +1,7 @@
 """The published figures against the measured ones.
 
-`python -m lib.claims.scorecard build/<profile>/results/data` prints the table and exits 1 on a miss, or where the
-measured figures contradict each other.
+`python -m lib.claims.scorecard PROFILE` (or a folder `results/data`) prints the table and exits 1 on a miss, or where
+the measured figures contradict each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from lib.analysis import flops
 from lib.claims.audit import audit, unlike
 from lib.errors import InputError
 from lib.results import io
+from lib.results.diff import data_folder
 from lib.results.published import published
 from lib.results.query import evaluate, lookup
 
@@ -116,13 +117,14 @@ def headline(card: Mapping) -> str:
 def main(arguments: list[str]) -> int:
     """0 where everything comparable is reproduced and nothing contradicts itself, 1 on a miss, 2 on bad input."""
     if len(arguments) != 1:
-        print("usage: python -m lib.claims.scorecard RESULTS_DATA_FOLDER", file=sys.stderr)
+        print("usage: python -m lib.claims.scorecard PROFILE, or a folder results/data", file=sys.stderr)
         return 2
     try:
-        measured = io.load(arguments[0])
-        card, wrong = score(measured), audit(arguments[0])
+        folder = data_folder(arguments[0])
+        measured = io.load(folder)
+        card, wrong = score(measured), audit(folder)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     kept = lookup(measured, "conclusions.scorecard")
     if kept:

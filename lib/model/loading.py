@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lib.errors import InputError, first_line
 from lib.layout import ROOT
+from lib.model import header
 
 
 def split_revision(name):
@@ -63,6 +64,8 @@ def tokenizer_folder(name, model):
 
 
 def load_config(folder):
+    """The configuration, once its sizes are known to be those of the weights; `InputError` where they are not."""
+    header.check(folder)
     from transformers import AutoConfig
 
     try:

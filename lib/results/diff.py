@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lib.errors import InputError
 from lib.layout import build_root
-from lib.params import near
+from lib.params import is_profile_name, near
 from lib.results import io
 
 NAMING = (("condition",), ("protocol",), ("what",), ("layer", "head"), ("n_linearized",), ("n",), ("backend",))
@@ -161,9 +161,9 @@ def is_number(value) -> bool:
 
 def data_folder(name: str) -> Path:
     """The folder `results/data` of a profile, or one given as such. Raises `InputError` where it holds no results."""
-    folder = build_root() / name / "results" / "data"
-    if not (folder / "sections").is_dir() and (Path(name) / "sections").is_dir():
-        folder = Path(name)
+    folder = Path(name)
+    if is_profile_name(name) and not (folder / "sections").is_dir():
+        folder = build_root() / name / "results" / "data"
     if not any((folder / "sections").glob("*.json")):
         here = measured_profiles()
         raise InputError(
