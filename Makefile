@@ -60,7 +60,7 @@ new-notebook: $(READY) ## start a section from a template: make new-notebook NAM
 	@$(PY) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)
 
 clean-cache: $(READY) ## empty the store of scores
-	@$(PY) -c "from lib.pipeline.run import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
+	@$(PY) -c "from lib.store import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
 
 clean: ## remove everything generated, the environment apart
 	rm -rf build

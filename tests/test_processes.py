@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 from test_pipeline import FAKE_RUN
 
-from lib.pipeline import children, kernels
+from lib.errors import InputError
+from lib.pipeline import children, kernels, measuring
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and process groups are POSIX's")
 WITHIN = 2  # seconds
@@ -221,3 +222,25 @@ def test_no_port_is_opened_where_there_are_sockets():
     finally:
         kernel.stop()
     assert not folder.exists()
+
+
+def test_a_section_that_a_notebook_cannot_have_measured(build, capsys):
+    """The pipeline's own line comes back, from its own process."""
+    with pytest.raises(InputError, match=r"^notebook: given 'V44' \(did you mean V4\?\), allowed: setup, "):
+        measuring.have_measured("V44", "smoke")
+    assert "error: notebook: given 'V44'" in capsys.readouterr().out
+
+
+def test_a_notebook_run_by_hand_waits_for_the_pipeline(notebook, tmp_path, monkeypatch):
+    folder = notebook(f"import time\nwhile not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.05)")
+    first = start(folder)
+    kernel_of(folder)
+    by_hand = "from lib.pipeline.locking import locked\nwith locked('smoke'):\n    print('mine')"
+    monkeypatch.delenv("EXPERIMENT10_PIPELINE")
+    second = subprocess.Popen(
+        [sys.executable, "-c", by_hand], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert second.stderr.readline() == f"smoke: process {first.pid} is at work there; waiting until it ends\n"
+    (tmp_path / "go").touch()
+    assert second.communicate(timeout=120)[0] == "mine\n"
+    first.communicate(timeout=120)

@@ -135,9 +135,7 @@ class TestFiles:
 def elsewhere(smoke, tmp_path):
     """A copy of the project beside one of the finished profile, and an environment in which importing torch fails."""
     copy, poison = tmp_path / "project", tmp_path / "poison"
-    for name in ("lib", "kernels", "report", "notebooks", "params", "models"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.txt", copy)
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "__pycache__", "*.egg-info"))
     shutil.copytree(smoke, tmp_path / "build" / "smoke", copy_function=shutil.copy2)
     poison.mkdir()
     (poison / "torch.py").write_text("raise ImportError('torch is asked for')")
@@ -149,6 +147,10 @@ def edit(path, old, new):
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def append(path, line):
+    path.write_text(path.read_text(encoding="utf-8") + line, encoding="utf-8")
 
 
 class TestRedraw:
@@ -167,7 +169,7 @@ class TestRedraw:
         )
         assert "torch is asked for" in poisoned.stderr
         assert "nothing to do" in self.run(elsewhere, *pipeline("report", "--profile", "smoke"))
-        edit(copy / "report" / "charts" / "style.py", "WIDTH = 640", "WIDTH = 640\nANOTHER = 1")
+        append(copy / "report" / "charts" / "style.py", "ANOTHER = 1\n")
         edit(copy / "notebooks" / "V1.ipynb", "From the 2K to the full tokens", "Going from the 2K to the full tokens")
         folder = Path(environment["EXPERIMENT10_BUILD"]) / "smoke"
         data = [path for path in (folder / "results" / "data").rglob("*") if path.is_file()]
@@ -191,7 +193,7 @@ class TestRedraw:
     def test_what_measures_is_measured_again(self, elsewhere):
         copy, environment = elsewhere
         environment["PYTHONPATH"] = str(copy)
-        edit(copy / "lib" / "analysis" / "flops.py", "import", "ANOTHER = 1\nimport")
+        append(copy / "lib" / "analysis" / "flops.py", "ANOTHER = 1\n")
         said = self.run(elsewhere, *pipeline("dry-run", "--profile", "smoke"))
         told = dict(line.split(maxsplit=3)[2:] for line in said.splitlines() if "would measure" in line)
         assert told["phases"] == "lib.analysis.flops changed"

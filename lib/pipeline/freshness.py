@@ -149,7 +149,7 @@ class Profile:
 
     def report_key(self, notebooks):
         records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
-        return sha(records, digest_of(["report.assemble"]))
+        return sha(records, digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"))
 
     def report_files(self):
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,7 @@ from lib.layout import ROOT, build_root
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
 from lib.pipeline import children
+from lib.pipeline.locking import locked
 from lib.results import io, provenance
 from lib.store import open_store
 
@@ -162,7 +164,7 @@ class Measuring:
             "data": data,
             "provenance": self.provenance(chosen),
         }
-        io.write_json(io.section_path(self.data_folder, self.section), record, "section")
+        self._write(io.section_path(self.data_folder, self.section), record, "section")
 
     def combined_provenance(self, names):
         """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""
@@ -181,7 +183,12 @@ class Measuring:
 
     def write(self, kind, record):
         """One of the assembled results files, `<kind>_<model>.json`, checked against its schema."""
-        io.write_json(self.data_folder / f"{kind}_{self.slug}.json", record, kind)
+        self._write(self.data_folder / f"{kind}_{self.slug}.json", record, kind)
+
+    def _write(self, path, record, schema):
+        """The pipeline that started this section holds the profile's folder; a notebook run by hand waits for it."""
+        with nullcontext() if "EXPERIMENT10_PIPELINE" in os.environ else locked(self.profile):
+            io.write_json(path, record, schema)
 
     def provenance(self, chosen=None):
         setup = self.setup
