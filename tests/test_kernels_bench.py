@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kernels import measured, naive
+from lib.engine import dispatch
 from lib.errors import InputError
 from lib.timing import clock, kernel_bench
 
@@ -23,7 +24,7 @@ def small(monkeypatch):
 def test_a_row_names_everything(small, capsys):
     small.attention("cpu_fp32_130", (1, 2, 130, 16), "fp32")
     (row,) = small.rows
-    assert row["agrees"] and row["backend"] == "cpu" and row["rival"] == "sdpa"
+    assert row["agrees"] and row["backend"] == dispatch.resolve("auto", "cpu") and row["rival"] == "sdpa"
     assert math.isclose(row["ratio"], row["times"]["sdpa"]["ms"] / row["times"]["relu"]["ms"])
     assert set(row["times"]) == {"relu", "sdpa", "naive"}
     assert all(t["ms_q20"] <= t["ms"] <= t["ms_q80"] and t["runs"] >= 5 for t in row["times"].values())
@@ -128,7 +129,22 @@ def test_jobs_fit_what_they_call(device):
         names.append(name)
     assert len(set(names)) == len(names)
     if device == "cpu":
-        assert names == ["cpu_fp32_1024", "cpu_fp32_4096", "cpu_bf16_1024", "cpu_bf16_4096"]
+        assert names[:4] == ["cpu_fp32_1024", "cpu_fp32_4096", "cpu_bf16_1024", "cpu_bf16_4096"]
+        assert {"cpu_fp32_d12_t1024", "cpu_bf16_d128_t4096", "cpu_fp32_d64_t256", "cpu_bf16_d8_t256_1_thread"} <= {
+            *names
+        }
+
+
+@pytest.mark.skipif(dispatch.resolve("auto", "cpu") != "native", reason="no C++ compiler: PyTorch computes softmax")
+def test_rows_of_one_thread_and_of_softmax(small):
+    before = torch.get_num_threads()
+    small.one_thread("alone", "attention", (1, 2, 130, 12), "fp32")
+    assert torch.get_num_threads() == before
+    small.softmax("softmax", (1, 2, 130, 12), "fp32")
+    alone, softmax = small.rows
+    assert (alone["threads"], alone["own"], softmax["own"]) == (1, "relu", "softmax")
+    assert alone["agrees"] and softmax["agrees"] and set(softmax["times"]) == {"softmax", "sdpa"}
+    assert all(row["ratio_q20"] > 0 for row in small.rows)
 
 
 def test_disagreement_sees_the_mask():

@@ -14,8 +14,10 @@ import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -111,19 +113,20 @@ class KernelBench:
         return kept
 
     def times(self, contenders):
-        """`clock.spread` of each contender, all in turn."""
+        """`clock.spread` of each contender, all in turn, and their seconds turn by turn."""
         taken = clock.alternating(contenders, self.device, budget=self.budget, warm_up=2)
-        return {label: clock.spread(seconds) for label, seconds in taken.items()}
+        return {label: clock.spread(seconds) for label, seconds in taken.items()}, taken
 
     def replayed(self, name, ours, rivals, *rest):
         """`compare` once more, every contender replayed from a CUDA graph: the device's time, not the host's."""
         if self.device == "cuda":
             self.compare(f"{name}_graph", graphed(ours), self.usable(f"{name}_graph", rivals, graphed), *rest)
 
-    def compare(self, name, ours, rivals, error, flops, kind, n_bytes=None, backend=None):
+    def compare(self, name, ours, rivals, error, flops, kind, n_bytes=None, backend=None, own="relu"):
         """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance.
 
-        `n_bytes` are those that must move at least once.
+        `n_bytes` are those that must move at least once; `own` says what ours computes. `ratio_q20` is the 20 %
+        quantile of the ratios turn by turn.
         """
         allowed = naive.tolerance(TYPES[kind])
         row = {
@@ -133,22 +136,25 @@ class KernelBench:
             "error": error,
             "allowed": allowed,
             "backend": backend or self.backend,
+            "own": own,
+            "threads": torch.get_num_threads(),
         }
         self.rows.append(row)
         if row["agrees"]:
-            times = self.times({"relu": ours, **rivals})
+            times, turns = self.times({own: ours, **rivals})
             softmax = {label: t for label, t in times.items() if label.startswith("sdpa")}
             fastest = min(softmax, key=lambda label: softmax[label]["ms"])
-            rate = flops / (times["relu"]["ms"] / 1e3)
+            rate = flops / (times[own]["ms"] / 1e3)
             row |= {
-                "ratio": times[fastest]["ms"] / times["relu"]["ms"],
+                "ratio": times[fastest]["ms"] / times[own]["ms"],
+                "ratio_q20": float(np.quantile(turns[fastest] / turns[own], 0.2)),
                 "rival": fastest,
                 "tflops": rate / 1e12,
                 "share_of_matmul": rate / self.rates[f"matmul_{kind}"],
                 "times": times,
             }
             if n_bytes:
-                row["share_of_copy"] = n_bytes / (times["relu"]["ms"] / 1e3) / self.rates["copy"]
+                row["share_of_copy"] = n_bytes / (times[own]["ms"] / 1e3) / self.rates["copy"]
         print(printed(row), flush=True)
 
     def attention(self, name, shape, kind, graph=False):
@@ -166,6 +172,24 @@ class KernelBench:
             self.compare(name, ours, rivals, *rest)
             if graph:
                 self.replayed(name, ours, rivals, *rest)
+
+    def one_thread(self, name, method, *arguments):
+        """A row of another method on one thread."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            getattr(self, method)(name, *arguments)
+        finally:
+            torch.set_num_threads(before)
+
+    def softmax(self, name, shape, kind):
+        """The backend's own causal softmax, which scoring uses, against PyTorch's."""
+        q, k, v = inputs(shape, kind, self.device)
+        scale = shape[3] ** -0.5
+        ours = partial(dispatch.softmax_attention, q, k, v, scale=scale, backend=self.backend)
+        with torch.no_grad():
+            rest = disagreement(ours, q, k, v, shape[1] * [False]), forward_flops(q), kind
+            self.compare(name, ours, softmax_rivals(self.device, q, k, v), *rest, own="softmax")
 
     def backward(self, name, shape):
         """Gradients of q, k and v from a stored forward pass."""
@@ -255,7 +279,7 @@ class KernelBench:
         self.rows.append(row)
         if row["agrees"]:
             n_steps = n_prompt + n_new - 1
-            times = self.times(
+            times, _ = self.times(
                 {
                     "graph": lambda: decoder.generate(prompt, n_new),
                     "no graph": lambda: decoder.generate(prompt, n_new, graph=False),
@@ -356,7 +380,7 @@ def printed(row):
             f"{row['name']:24} {row['tokens_per_s']:8.0f} tokens/s, {row['share_of_bandwidth']:.0%} of the "
             f"bandwidth bound, {row['ratio']:.2f}x without a graph"
         )
-    own, rival = row["times"]["relu"], row["times"][row["rival"]]
+    own, rival = row["times"][row.get("own", "relu")], row["times"][row["rival"]]
     return (
         f"{row['name']:24} {row['ratio']:5.2f}x  {own['ms']:9.3f} ms [{own['ms_q20']:.3f}, {own['ms_q80']:.3f}]  "
         f"{row['rival']} {rival['ms']:9.3f} ms [{rival['ms_q20']:.3f}, {rival['ms_q80']:.3f}]  "
@@ -385,6 +409,8 @@ def jobs(device):
         for kind in TYPES:
             for length in (1024, 4096):
                 yield "attention", f"{device}_{kind}_{length}", (1, 12, length, 64), kind
+        if device == "cpu":
+            yield from cpu_jobs()
         return
     yield "attention", "gpu_gpt2_1024", (1, 12, 1024, 64), "bf16", True
     for length in (1024, 2048, 4096, 8192, 16384):
@@ -399,6 +425,18 @@ def jobs(device):
         yield "backward", f"gpu_backward_{length}", (16384 // length, 32, length, 64)
     for n_keys in (256, 1024):
         yield "decoding_step", f"gpu_step_{n_keys}", (1, 12, 1, 64), n_keys
+
+
+def cpu_jobs():
+    """ReLU by size of head and length, on all threads and on one; softmax where scoring computes its own."""
+    own_softmax = dispatch.computes_softmax(dispatch.resolve("auto", "cpu"))
+    for kind, length, d_head in product(TYPES, (256, 1024, 4096), (8, 12, 16, 32, 64, 128)):
+        shape, size = (1, N_HEAD, length, d_head), f"{kind}_d{d_head}_t{length}"
+        if d_head != 64 or length == 256:
+            yield "attention", f"cpu_{size}", shape, kind
+        yield "one_thread", f"cpu_{size}_1_thread", "attention", shape, kind
+        if own_softmax and length < 4096 and kind == "fp32":
+            yield "softmax", f"cpu_softmax_{size}", shape, kind
 
 
 def main():

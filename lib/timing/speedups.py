@@ -257,7 +257,7 @@ def elsewhere(measurements):
             if known["rival"] is None:
                 known["ratio"] = None  # of a graph to none, not of ReLU to softmax
             else:
-                own, rival = row["times"]["relu"], row["times"][row["rival"]]
+                own, rival = row["times"][row.get("own", "relu")], row["times"][row["rival"]]
                 known["ratio_ci"] = [rival["ms_q20"] / own["ms_q80"], rival["ms_q80"] / own["ms_q20"]]
             found.append(known)
     return found
