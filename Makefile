@@ -65,8 +65,9 @@ clean-cache: $(READY) ## empty the store of scores
 clean: ## remove everything generated, the environment apart
 	rm -rf build
 
-lint: $(READY) ## ruff, and the contract of who imports whom
+lint: $(READY) ## ruff, mypy, and the contract of who imports whom
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check lib kernels report tests
+	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 
 lock: $(READY) ## write constraints.txt anew from this environment

@@ -5,6 +5,6 @@ class InputError(ValueError):
     """What was given, what is allowed, what to do; shown without a traceback."""
 
 
-def first_line(error):
+def first_line(error: object) -> str:
     """What another's exception says, in one line of at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

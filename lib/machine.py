@@ -75,7 +75,7 @@ def described(device: str) -> dict:
     """What a timing on `device` must travel with: its name, versions, threads."""
     import torch
 
-    found = versions()
+    found: dict[str, str | int | None] = {**versions()}
     if device == "cuda":
         found |= {"cuda": torch.version.cuda, "hip": torch.version.hip, "cudnn": torch.backends.cudnn.version()}
     return {

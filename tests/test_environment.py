@@ -103,9 +103,11 @@ def test_the_dev_container_makes_the_environment():
 def test_hooks_use_pinned_tools_only():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    scripts = {script.name: script.dist.name for script in importlib.metadata.entry_points(group="console_scripts")}
     for hook in HOOKS.values():
         tool = shlex.split(hook["entry"])[0]
-        assert tool == "bash" or tool.removeprefix(".venv/bin/") in pins("requirements.txt"), tool
+        package = scripts.get(tool.removeprefix(".venv/bin/"), tool.removeprefix(".venv/bin/"))
+        assert tool == "bash" or canonicalize_name(package) in pins("requirements.txt"), tool
 
 
 def run_hook(name, *files):

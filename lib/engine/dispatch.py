@@ -6,6 +6,7 @@ call is an error. `resolve` returns the name that results record.
 
 import importlib.util
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -83,21 +84,27 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, backend:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped).to(dtype)
 
 
-def _kernels(backend, *inputs):
+def _kernels(backend: str, *inputs: Tensor) -> ModuleType:
     """The module of the backend that `resolve` names for these inputs."""
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     return _module(resolve(backend, inputs[0].device, gradients))
 
 
-def _module(name):
-    if name == "naive":
-        return naive
+def _module(name: str) -> ModuleType:
     if name == "cpu":
-        from kernels import cpu as module
-    elif name == "native":
-        from kernels import native as module
-    elif name == "triton":
-        from kernels import triton_attention as module
-    else:
-        from kernels import metal as module
-    return module
+        from kernels import cpu
+
+        return cpu
+    if name == "native":
+        from kernels import native
+
+        return native
+    if name == "triton":
+        from kernels import triton_attention
+
+        return triton_attention
+    if name == "metal":
+        from kernels import metal
+
+        return metal
+    return naive

@@ -21,7 +21,7 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-def timed(run: Callable, *arguments, device: str = "cpu", **settings) -> tuple[float, Any]:
+def timed(run: Callable, *arguments: Any, device: str = "cpu", **settings: Any) -> tuple[float, Any]:
     """`(seconds, result)` of one call, from an idle device to an idle device."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
