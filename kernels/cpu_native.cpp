@@ -15,15 +15,15 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, KEYS_AT_ONCE = 8;
-#elif defined(__AVX2__) || defined(__AVX__)
-constexpr int LANES = 8, KEYS_AT_ONCE = 4;
+constexpr int LANES = 16, WIDE = 4;
+#elif defined(__AVX__)
+constexpr int LANES = 8, WIDE = 2;
 #elif defined(__aarch64__)
-constexpr int LANES = 4, KEYS_AT_ONCE = 8;
+constexpr int LANES = 4, WIDE = 4;
 #else
-constexpr int LANES = 4, KEYS_AT_ONCE = 4;
+constexpr int LANES = 4, WIDE = 2;
 #endif
-constexpr int WIDE = 2;                 // vectors of query rows
+constexpr int KEYS_AT_ONCE = 4;         // with WIDE vectors of query rows: sums that fit into the registers
 constexpr int ROWS = WIDE * LANES;      // query rows of a block
 constexpr int KEYS = 64;                // keys of a block
 constexpr int TASK_ROWS = 8 * ROWS;     // query rows of a task
@@ -105,15 +105,15 @@ inline void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, 
         }
         Vec acc[KEYS_AT_ONCE][WIDE] = {};
         for (int c = 0; c < D; c++)
-#pragma GCC unroll 8
+#pragma GCC unroll 4
             for (int t = 0; t < KEYS_AT_ONCE; t++) {
                 float x = key[t][c];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                 for (int w = 0; w < WIDE; w++) acc[t][w] += x * q[c * WIDE + w];
             }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int t = 0; t < KEYS_AT_ONCE; t++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int w = 0; w < WIDE; w++) scores[(j + t) * WIDE + w] = acc[t][w];
     }
 }
@@ -121,19 +121,18 @@ inline void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, 
 // zᵀ [D, ROWS] += vᵀ w of one block of keys.
 template <int D>
 inline void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_keys) {
-    constexpr int AT_ONCE = D % KEYS_AT_ONCE ? 4 : KEYS_AT_ONCE;
-    for (int c = 0; c < D; c += AT_ONCE) {
-        Vec acc[AT_ONCE][WIDE] = {};
+    for (int c = 0; c < D; c += KEYS_AT_ONCE) {
+        Vec acc[KEYS_AT_ONCE][WIDE] = {};
         for (int64_t j = 0; j < n_keys; j++)
-#pragma GCC unroll 8
-            for (int t = 0; t < AT_ONCE; t++) {
+#pragma GCC unroll 4
+            for (int t = 0; t < KEYS_AT_ONCE; t++) {
                 float x = v[j * D + c + t];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                 for (int w = 0; w < WIDE; w++) acc[t][w] += x * weights[j * WIDE + w];
             }
-#pragma GCC unroll 8
-        for (int t = 0; t < AT_ONCE; t++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
+        for (int t = 0; t < KEYS_AT_ONCE; t++)
+#pragma GCC unroll 4
             for (int w = 0; w < WIDE; w++) z[(c + t) * WIDE + w] += acc[t][w];
     }
 }
