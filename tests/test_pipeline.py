@@ -36,7 +36,7 @@ class Run:
         return json.loads(self.path.read_text())["data"]
 
     def draw(self, name):
-        path = self.folder / "figures" / f"{{name}}.png"
+        path = pathlib.Path(os.environ.get("EXPERIMENT10_FIGURES", self.folder / "figures")) / f"{{name}}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"a figure of {{self.data}}")
 """
@@ -216,8 +216,10 @@ class TestFreshness:
             return [section, figure] if task == "measure" else [figure]
 
         monkeypatch.setattr(commands, "execute", execute)
-        monkeypatch.setattr(kernels.Kernels, "take", lambda self, task: None)
-        monkeypatch.setattr(kernels.Kernels, "start_ahead", lambda self, task: None)
+        monkeypatch.setattr(kernels, "start", lambda task: None)
+        monkeypatch.setattr(commands, "start", lambda task: None)
+        monkeypatch.setattr(commands, "answering", lambda kernel, task: None)
+        monkeypatch.setattr(kernels, "answering", lambda kernel, task: None)
         monkeypatch.setattr(freshness, "digests", lambda names: {n: self.modules.get(n, "as it was") for n in names})
         self.write = notebooks
         draws = {"drawing": "from report import prose\ndata = run.data"}

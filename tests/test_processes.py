@@ -196,15 +196,15 @@ def test_a_kernel_that_does_not_answer_is_started_again(monkeypatch):
     monkeypatch.setattr(kernels, "transport", lambda: "tcp")
     started, begin = [], kernels.start
 
-    def start_dead(arguments):
-        kernel = begin(arguments)
+    def start_dead(task):
+        kernel = begin(task)
         started.append(kernel.process.pid)
         if len(started) == 1:
             children.kill(kernel.process.pid)
         return kernel
 
     monkeypatch.setattr(kernels, "start", start_dead)
-    kernel = kernels.Kernels().take("redraw")
+    kernel = kernels.answering(kernels.start("redraw"), "redraw")
     assert len(started) == 2
     assert kernel.manager.transport == "tcp" and kernels.answers(kernel)
     kernel.stop()

@@ -10,6 +10,7 @@ import ast
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
 
 import nbformat
@@ -21,10 +22,12 @@ from lib.params import RULES, near, resolve_for_model
 from lib.pipeline import children, notebooks
 from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
-from lib.pipeline.kernels import Kernels, start
+from lib.pipeline.kernels import Kernels, answering, start
 from lib.pipeline.locking import locked
 from lib.pipeline.notebooks import closure, discover
 from lib.store import open_store
+
+DRAWN_AT_ONCE = 2
 
 
 def check_overrides(overrides, sections):
@@ -87,8 +90,9 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
         with locked(profile_name), closing(Kernels()) as kernels:
             profile = Profile(profile_name, overrides)  # as another run may have left it meanwhile
             profile.remove_leftovers()
-            measured = [measure_or_redraw(profile, nb, following, kernels) for nb, following in pairs(wanted)]
-        if "measure" in measured:
+            measured = sum([measure(profile, nb, following, kernels) for nb, following in pairs(wanted)])
+            redraw(profile, wanted)
+        if measured:
             print(f"store: {open_store()}", flush=True)
     return profile
 
@@ -98,25 +102,42 @@ def pairs(wanted):
     return zip(wanted, [*wanted[1:], None], strict=True)
 
 
-def measure_or_redraw(profile, nb, following, kernels):
-    """Does what has to be done for one notebook; returns which task that was, or None."""
-    todo = profile.todo(nb)
-    if todo is None:
-        return None
-    task, why = todo
-    print(f"{nb.name:12} {task}: {why}", flush=True)
+def measure(profile, nb, following, kernels):
+    """Runs a notebook where it has to be measured; returns whether it had to."""
+    task, why = profile.todo(nb) or (None, None)
+    if task != "measure":
+        return False
+    print(f"{nb.name:12} measure: {why}", flush=True)
     started = time.time()
-    depends = {"drawing": profile.drawing(nb)}
-    if task == "measure":
-        depends["measuring"] = profile.measuring(nb)
+    depends = {"measuring": profile.measuring(nb), "drawing": profile.drawing(nb)}
     ahead = following and profile.todo(following)
-    kernel = kernels.take(task)
-    if ahead and not (task == "measure" and nb.measures_times):
-        kernels.start_ahead(ahead[0])
-    written = execute(profile, nb, kernel, task)
-    profile.record(nb, task, depends, written)
+    kernel = kernels.take()
+    if ahead and ahead[0] == "measure" and not nb.measures_times:
+        kernels.start_ahead()
+    written = execute(profile, nb, kernel, "measure")
+    profile.record(nb, "measure", depends, written)
     print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
-    return task
+    return True
+
+
+def redraw(profile, wanted):
+    """Has those notebooks drawn again whose results stand, a few at a time: none of them needs what another draws."""
+    todo = {nb: why for nb in wanted for task, why in [profile.todo(nb) or (None, None)] if task == "redraw"}
+    depends = {nb: {"drawing": profile.drawing(nb)} for nb in todo}
+
+    def draw(nb):
+        print(f"{nb.name:12} redraw: {todo[nb]}", flush=True)
+        return execute(profile, nb, answering(start("redraw"), "redraw"), "redraw")
+
+    with ThreadPoolExecutor(min(DRAWN_AT_ONCE, os.cpu_count() or 1)) as pool:
+        drawing = {pool.submit(draw, nb): nb for nb in todo}
+        for done in as_completed(drawing):
+            nb = drawing[done]
+            try:
+                profile.record(nb, "redraw", depends[nb], done.result())
+            except InputError:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
 
 def report(profile_name, overrides, dry=False):

@@ -20,7 +20,7 @@ def execute(profile, nb, kernel, task="measure"):
     import papermill
 
     target = profile.executed(nb)
-    before = profile.result_files()
+    before = profile.result_files(task)
     failed = profile.folder / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(nb.path, as_version=4)
@@ -41,6 +41,7 @@ def execute(profile, nb, kernel, task="measure"):
             log_output=False,
             km=kernel.manager,
         )
+        drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
@@ -57,14 +58,17 @@ def execute(profile, nb, kernel, task="measure"):
             continue
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
             raise InputError(f"{nb.name}: cell {i} did not run to its end; see {os.path.relpath(failed)}")
-    written = [path for path, mark in profile.result_files().items() if before.get(path) != mark]
+    written = [path for path, mark in profile.result_files(task).items() if before.get(path) != mark]
     if task == "measure" and profile.section(nb.name) not in written:
         raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results; see {os.path.relpath(failed)}")
     if task == "redraw":
-        data = [path for path in written if not path.is_relative_to(profile.folder / "results" / "figures")]
-        if data:
-            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(data[0])}; tag it measure")
+        if written:
+            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(written[0])}; tag it measure")
         executed.cells = with_measuring_cells(executed.cells, whole, nbformat.read(target, as_version=4).cells)
+        written = [profile.figures / name for name in drawn]
+        for path, content in zip(written, drawn.values(), strict=True):
+            with replacing(path) as partial:
+                partial.write_bytes(content)
     with replacing(target) as partial:
         nbformat.write(tidy(executed), partial)
     failed.unlink()

@@ -119,9 +119,14 @@ class Profile:
         file = self.folder / path
         return not file.is_file() or file_digest(file) != digest
 
-    def result_files(self):
-        """`{path: a mark that changes with every writing}` of everything under `results/`."""
+    @property
+    def figures(self):
+        return self.folder / "results" / "figures"
+
+    def result_files(self, task):
+        """`{path: a mark that changes with every writing}` of all results; for a redraw, of what it must not write."""
         paths = [p for p in (self.folder / "results").rglob("[!.]*") if p.is_file()]
+        paths = [p for p in paths if task == "measure" or not p.is_relative_to(self.figures)]
         return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
     def remove_leftovers(self):

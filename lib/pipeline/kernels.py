@@ -30,6 +30,7 @@ class Kernel:
     manager: Any
     process: Any
     resources: ExitStack
+    figures: Path  # where a redraw's figures wait until all are drawn
 
     def stop(self):
         from jupyter_core.utils import run_sync
@@ -60,39 +61,41 @@ class Kernels:
     """Kernels for one notebook after another, the next one started ahead.
 
     Starting one and importing what all sections import takes a core some seconds, which a section that computes can
-    spare; a section that measures times cannot. A kernel for a redraw imports nothing that measures.
+    spare; a section that measures times cannot.
     """
 
     def __init__(self):
         self.spare = None
         remove_leftovers()
 
-    def take(self, task):
-        """A kernel that answers; one that does not, as where another program took its port, is started again."""
-        if self.spare is not None and self.spare[0] != task:
-            self.close()
-        (_, kernel), self.spare = self.spare or (task, self._start(task)), None
-        for _ in range(TRIES - 1):
-            if answers(kernel):
-                break
-            kernel.stop()
-            kernel = self._start(task)
-        return kernel
+    def take(self):
+        kernel, self.spare = self.spare or start("measure"), None
+        return answering(kernel, "measure")
 
-    def start_ahead(self, task):
-        self.spare = self.spare or (task, self._start(task))
+    def start_ahead(self):
+        self.spare = self.spare or start("measure")
 
     def close(self):
         if self.spare is not None:
-            self.spare[1].stop()
+            self.spare.stop()
             self.spare = None
 
-    def _start(self, task):
-        return start(["--IPKernelApp.exec_lines=import " + PRELOADED[task]])
+
+def answering(kernel, task):
+    """The kernel, or another in its place where it does not answer, as where another program took its port."""
+    for _ in range(TRIES - 1):
+        if answers(kernel):
+            break
+        kernel.stop()
+        kernel = start(task)
+    return kernel
 
 
-def start(arguments=()):
-    """A `Kernel`, which need not answer yet. Its connection, keys and sockets lie in a folder of this user's alone."""
+def start(task=None):
+    """A `Kernel`, which need not answer yet. Its connection, keys and sockets lie in a folder of this user's alone.
+
+    For a `task` it imports ahead what all sections import: to "redraw", nothing that measures.
+    """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_core.utils import run_sync
@@ -118,16 +121,22 @@ def start(arguments=()):
             connection_file=str(Path(folder) / "k.json"),
             kernel_spec_manager=OwnKernelSpec(),
         )
-        terminal = str(int(sys.stderr.isatty()))
+        figures = Path(folder) / "figures"
+        figures.mkdir()
+        environment = {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0"}
+        environment["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
+        if task == "redraw":
+            environment["EXPERIMENT10_FIGURES"] = str(figures)
+        arguments = [f"--IPKernelApp.exec_lines=import {PRELOADED[task]}"] if task else []
         run_sync(manager.start_kernel)(
             cwd=str(notebooks.NOTEBOOKS),
-            env=children.environment(EXPERIMENT10_PIPELINE="0", PYTHONHASHSEED="0", EXPERIMENT10_TERMINAL=terminal),
+            env=children.environment(**environment),
             stdin=resources.enter_context(children.lifeline()),
             extra_arguments=[*arguments, "--HistoryManager.hist_file=:memory:"],
         )
         process = manager.provisioner.process
         children.processes.add(process.pid)
-        return Kernel(manager, process, resources.pop_all())
+        return Kernel(manager, process, resources.pop_all(), figures)
 
 
 def answers(kernel):

@@ -33,7 +33,6 @@ class Measuring:
         self.parameters = {k: check(k, namespace[k]) for k in RULES if k in namespace}
         self.folder = build_root() / self.profile
         self.data_folder = self.folder / "results" / "data"
-        self.figures = self.folder / "results" / "figures"
         self.results, self.origins = {}, {}
         self.backend = "none"
         for name in needs:

@@ -8,6 +8,7 @@ that is run by hand gets what earlier sections have measured, and has them measu
 
 import os
 import sys
+from pathlib import Path
 
 from IPython import get_ipython
 
@@ -23,6 +24,8 @@ class Run(Measuring):
     def __init__(self, section, namespace, needs=()):
         show_input_errors()
         super().__init__(section, namespace, needs)
+        # A redraw's figures wait elsewhere until all are drawn.
+        self.figures = Path(os.environ.get("EXPERIMENT10_FIGURES") or self.folder / "results" / "figures")
 
     @property
     def data(self):
