@@ -114,6 +114,7 @@ RULES = {
     "iterations": Whole(1, 100),
     "samples": Whole(1, 1000),
     "temperature": Real(0.0, 10.0),
+    "judge": Text(r".*", _place + ", auto, or nothing"),
 }
 
 

@@ -279,8 +279,8 @@ def plain(value, spec, lang):
     if spec == "term":
         return term(value, lang)
     if spec == "condition":
-        heads = str(value).removeprefix("relu_")
-        return term(value, lang) if value == "baseline" else f"ReLU {heads}{'ヘッド' if lang == 'ja' else ' heads'}"
+        mode, _, heads = str(value).partition("_")
+        return f"{term(mode, lang)} {heads}{'ヘッド' if lang == 'ja' else ' heads'}" if heads else term(value, lang)
     if spec == "head":
         layer, head = (value["layer"], value["head"]) if isinstance(value, dict) else value
         return f"L{layer}H{head}"

@@ -63,6 +63,22 @@ def tokenizer_folder(name, model):
     return fetch("model", "tokenizer", name, ["*.json", "*.txt", "*.model"]) if name else model
 
 
+def training_record(folder):
+    """What `training.json` says of how the model was trained, `{seed, batch_tokens, stages: [{context, tokens}]}`.
+
+    None where there is none; a damaged one is an `InputError`.
+    """
+    path = folder / "training.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stages = [{key: int(stage[key]) for key in ("context", "tokens")} for stage in record["stages"]]
+        return {"seed": int(record["seed"]), "batch_tokens": int(record["batch_tokens"]), "stages": stages}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"model: {path} can't be read ({first_line(error)}); delete it or train again") from None
+
+
 def load_config(folder):
     """The configuration, once its sizes are known to be those of the weights; `InputError` where they are not."""
     header.check(folder)

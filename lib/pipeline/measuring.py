@@ -93,8 +93,8 @@ class Measuring:
         folder = loading.tokenizer_folder(chosen["tokenizer"], loading.model_folder(chosen["model"]))
         return loading.load_tokenizer(folder)
 
-    def evaluator(self, tokens=None, dtype=None):
-        """An `Evaluator` over `tokens` [n_chunks, n_ctx] in `dtype`, the section's own by default."""
+    def evaluator(self, tokens=None, dtype=None, start=0):
+        """An `Evaluator` over `tokens` [n_chunks, n_ctx] from position `start` in `dtype`, by default the section's."""
         from lib.engine.scoring import Evaluator
 
         chosen = self.setup["parameters"]
@@ -107,6 +107,7 @@ class Measuring:
             model_key=self.setup["model"]["fingerprint"],
             dtype=dtype or chosen["dtype"],
             backend=chosen["backend"],
+            start=start,
         )
 
     @property

@@ -8,6 +8,8 @@ from lib.files import replacing
 from lib.model import loading
 from lib.params import resolve_for_model
 
+EMBEDDED_JUDGE = "models/judge"
+
 
 def prepare(run):
     """The set-up section's data: model, corpus and tokens, all checked; writes `tokens.npy` and `documents.npy`.
@@ -34,6 +36,7 @@ def prepare(run):
             f"tokenizer: makes the id {int(tokens.max())}, allowed: below {config.vocab_size}, the model's vocabulary;"
             " pass -p tokenizer DIR"
         )
+    judge = find_judge(chosen["judge"], folder, tokenizer, chosen["dtype"])
     n_kv_head = getattr(config, "num_key_value_heads", None) or n_head
     d_head = getattr(config, "head_dim", None) or config.hidden_size // n_head
     data = {
@@ -56,6 +59,7 @@ def prepare(run):
             "fingerprint": loading.fingerprint(folder),
             "is_gpt2_small": loading.is_gpt2_small(folder, chosen["model"]),
         },
+        "judge": judge,
         "corpus": {
             "name": corpus_name,
             "split": chosen["split"],
@@ -94,6 +98,41 @@ def count_documents(documents, n_quick):
         "median": float(np.median(sizes)),
         "resampled": Units.choose(n_chunks, n_ctx, documents).about(),
         "resampled_quick": Units.choose(n_quick, n_ctx, documents[:n_quick]).about(),
+    }
+
+
+def find_judge(name, model_folder, tokenizer, dtype):
+    """The second judge of P3, `{name, place, fingerprint, n_layer, n_head, n_params}`, or None for none.
+
+    `auto` takes the embedded one where it reads the model's tokens. Raises `InputError` for one that was asked for and
+    has other tokens, or is the model itself.
+    """
+    asked = name not in ("", "auto")
+    name = EMBEDDED_JUDGE if name == "auto" else name
+    if not name:
+        return None
+    folder = loading.model_folder(name, "judge")
+    config = loading.load_config(folder)
+    n_layer, n_head, _ = loading.shape(config)
+    if loading.load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        if asked:
+            raise InputError(
+                f"judge: {name!r} has another vocabulary, allowed: a model with the tokens of the one judged"
+            )
+        return None
+    fingerprint = loading.fingerprint(folder)
+    if fingerprint == loading.fingerprint(model_folder):
+        if asked:
+            raise InputError(f"judge: {name!r} is the model itself, allowed: another one")
+        return None
+    loading.load_model(folder, dtype)
+    return {
+        "name": loading.split_revision(name)[0],
+        "place": name,
+        "fingerprint": fingerprint,
+        "n_layer": n_layer,
+        "n_head": n_head,
+        "n_params": loading.count_parameters(folder, config),
     }
 
 

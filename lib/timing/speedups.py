@@ -13,13 +13,14 @@ from lib.model.adapters import adapter
 from lib.timing.clock import alternating
 
 
-def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed):
+def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed, controls=None):
     """Rows of P1: median tokens/s of `runs` timed generations after one untimed, with intervals over the runs.
 
     plans: `{condition: Plan}`, the first without heads; protocols: `{name: (how, backend)}`, where a name may go on
     after a slash, and how is False (recomputed), True (cached) or "graph" (`graph_decoder`, left out where its tokens
-    are not the naive form's). What has no linearized head is measured once for all backends of a protocol. `relative`
-    is the change of speed against the first condition under the same protocol, pair by pair.
+    are not the naive form's). What needs no kernel is measured once for all backends of a protocol. `relative` is the
+    change of speed against the first condition under the same protocol, pair by pair; `against_control` that against
+    the condition's control, `controls` being `{condition: condition}`, None where it has none.
     """
 
     def action(plan, how, backend):
@@ -29,33 +30,47 @@ def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed
         got, wanted = decoder.generate(prompt[0], n_new)[-n_new:], generate(model, prompt, n_new, plan, backend="naive")
         return (lambda: decoder.generate(prompt[0], n_new)) if got.tolist() == wanted[0].tolist() else None
 
-    first, cells, reference = next(iter(plans)), [], {}
-    for name in protocols:
+    first, controls, cells, once = next(iter(plans)), controls or {}, [], {}
+    for name, (how, _) in protocols.items():
         base = name.split("/")[0]
-        cells += [(condition, name) for condition in plans if plans[condition] or base not in reference]
-        reference.setdefault(base, (first, name))
+        for condition, plan in plans.items():
+            if plan.needs_kernel or how == "graph":
+                cells += [(condition, name)] if condition not in controls.values() else []
+            elif (condition, base) not in once:
+                cells.append((condition, name))
+            once.setdefault((condition, base), (condition, name))
     actions = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
-    actions = {cell: run for cell, run in actions.items() if run and actions[reference[cell[1].split("/")[0]]]}
+    actions = {cell: run for cell, run in actions.items() if run and actions[once[first, cell[1].split("/")[0]]]}
     seconds = alternating(actions, device, runs, label="generation")
     rows = []
     for condition, name in actions:
         own, base = seconds[condition, name], name.split("/")[0]
         rate, rate_ci = bootstrap.median_ci(n_new / own, seed)
-        relative, relative_ci = bootstrap.median_ci(seconds[reference[base]] / own - 1, seed)
+        relative, relative_ci = bootstrap.median_ci(seconds[once[first, base]] / own - 1, seed)
+        control = seconds.get(once.get((controls.get(condition), base)))
+        beyond, beyond_ci = (None, None) if control is None else bootstrap.median_ci(control / own - 1, seed)
         rows.append(
             {
                 "condition": condition,
                 "n_linearized": len(plans[condition].heads),
                 "protocol": base,
-                "backend": protocols[name][1] if plans[condition] or protocols[name][0] == "graph" else "sdpa",
+                "backend": _computed_by(plans[condition], *protocols[name]),
                 "tok_per_s": rate,
                 "tok_per_s_ci": rate_ci,
                 "ms_per_tok": 1000 / rate,
                 "relative": relative,
                 "relative_ci": relative_ci,
+                "against_control": beyond,
+                "against_control_ci": beyond_ci,
             }
         )
     return rows
+
+
+def _computed_by(plan, how, backend):
+    if plan.needs_kernel or how == "graph":
+        return backend
+    return "torch" if plan else "sdpa"
 
 
 def has_graphs(model, backend):

@@ -5,7 +5,7 @@ Checkpoints are safetensors, so that an interrupted training goes on where it st
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -172,11 +172,21 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
     return model.eval(), curve
 
 
-def export(model, tokenizer, folder):
-    """Writes model and tokenizer as `save_pretrained` does, whole or not at all."""
+def export(model, tokenizer, folder, recipe=None, dtype="float32"):
+    """Writes model and tokenizer as `save_pretrained` does, whole or not at all, the weights in `dtype`.
+
+    With a recipe, `training.json` says how long the windows were: `{seed, batch_tokens, stages: [{context, tokens}]}`.
+    """
     folder = Path(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
-        model.save_pretrained(partial)
+        model.to(getattr(torch, dtype)).save_pretrained(partial)
+        if recipe:
+            known = {
+                "seed": recipe.seed,
+                "batch_tokens": recipe.batch_tokens,
+                "stages": list(map(asdict, recipe.stages)),
+            }
+            (Path(partial) / "training.json").write_text(json.dumps(known, indent=1) + "\n")
         tokenizer.save_pretrained(partial)
         settings = Path(partial) / "tokenizer_config.json"
         kept = {k: v for k, v in json.loads(settings.read_text()).items() if k not in ("is_local", "local_files_only")}
@@ -187,8 +197,23 @@ def export(model, tokenizer, folder):
             path.replace(folder / path.name)
 
 
-def card(recipe, facts, curve, corpus_facts):
-    """The model card, Markdown: data, recipe, loss curve and held-out figures."""
+ROLES = {
+    "embedded": (
+        "The embedded model",
+        "that lets the whole report run anywhere, offline, on real text.",
+        "make embedded-model",
+    ),
+    "judge": (
+        "The second judge",
+        "of the embedded model's family, smaller and of another seed, that judges the texts of P3 a second time.",
+        "make judge-model",
+    ),
+}
+
+
+def card(recipe, facts, curve, corpus_facts, role="embedded"):
+    """The model card, Markdown: data, recipe, loss curve and held-out figures; `role` is one of `ROLES`."""
+    title, purpose, command = ROLES[role]
     stages = "; ".join(f"{stage.tokens:,} tokens in windows of {stage.context}" for stage in recipe.stages)
     shape = recipe.shape
     every = max(1, len(curve) // 12)
@@ -199,10 +224,10 @@ license: psf-2.0
 library_name: transformers
 ---
 
-# The embedded model
+# {title}
 
 A small GPT-2 ({shape["n_layer"]} layers × {shape["n_head"]} heads, width {shape["n_embd"]}, {shape["n_positions"]} positions,
-byte-level BPE of {corpus_facts["vocab_size"]:,} entries) that lets the whole report run anywhere, offline, on real text.
+byte-level BPE of {corpus_facts["vocab_size"]:,} entries) {purpose}
 It knows the style of Python's standard library and nothing else; its numbers are its own, not GPT-2 small's.
 
 | | |
@@ -223,5 +248,5 @@ Mean cross-entropy of the last 25 steps, in nats.
 | ---: | ---: |
 {losses}
 
-The notebook `notebooks/embedded_model.ipynb` trains it again: `make embedded-model`.
+The notebook `notebooks/embedded_model.ipynb` trains it again: `{command}`.
 """
