@@ -43,6 +43,7 @@ from IPython.display import display
 
 from lib.errors import InputError
 from lib.files import replacing
+from lib.results import query
 
 LANGUAGES = ("ja", "en")
 TABLE_MIME = "application/vnd.exp10.table+json"
@@ -53,7 +54,6 @@ VEGALITE_OLD_MIME = "application/vnd.vegalite.v5+json"
 
 MARK = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 MATH_OR_CODE = re.compile(r"(\$\$.+?\$\$|\$[^$\n]+\$|`[^`\n]+`)", re.S)
-STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 QUOTED_LINES = 10
 REFERENCES = {"fig": ("図", "Figure"), "tab": ("表", "Table"), "sec": ("", ""), "ref": ("", "")}
 KNOWN_NAMES = re.compile(
@@ -247,8 +247,8 @@ def marks_of(template):
 
 def find(path, values):
     """`(trail, value)` of a path such as `V4.cumulative[n_linearized=30].ratio`; the trail of a plain value is None."""
-    start = re.match(r"[A-Za-z_]\w*", path)
-    root, rest = (start.group(), path[start.end() :]) if start else (path, "")
+    first, *rest = query.parse(path)
+    root = query.written((first,))
     if root in values:
         value = values[root]
         trail, value = (value.path, value.value) if isinstance(value, At) else (None, value)
@@ -257,16 +257,8 @@ def find(path, values):
     else:
         allowed = sorted(values) + sorted(_bound().results)
         raise InputError(f"{path!r}: no value or section {root!r}; there are {', '.join(allowed)}")
-    position = 0
-    for step in STEP.finditer(rest):
-        if step.start() != position:
-            break
-        position = step.end()
-        keys, value = _step(path, value, step, values)
-        trail = None if trail is None else trail + keys
-    if position != len(rest):
-        raise InputError(f"{path!r}: cannot read {rest[position:]!r}; steps are .key, [index], [key] or [key=value]")
-    return trail, value
+    keys, value = query.follow(value, tuple(rest), path, lambda word: str(_literal(word, values)))
+    return (None if trail is None else trail + keys), value
 
 
 def anchor(trail):
@@ -437,30 +429,6 @@ def _mark(match, lang, values):
     target = "cell" if trail is None else anchor(trail)
     name = re.sub(r"[^\w.\[\]=,-]", "_", path) if trail is None else target
     return f'[{text}](#{target} "{name} = {_exact(value)}")'
-
-
-def _step(path, value, step, values):
-    """One step of a path: the keys taken and the value found."""
-    name, inner = step.groups()
-    if name is not None or not ("=" in inner or isinstance(value, list)):
-        key = name if name is not None else inner.strip("\"'")
-        if not isinstance(value, dict) or key not in value:
-            allowed = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-            raise InputError(f"{path!r}: no {key!r} there; there are {allowed}")
-        return (key,), value[key]
-    if not isinstance(value, list):
-        raise InputError(f"{path!r}: [{inner}] wants a list, this is {type(value).__name__}")
-    if "=" not in inner:
-        try:
-            index = range(len(value))[int(inner)]
-        except (ValueError, IndexError):
-            raise InputError(f"{path!r}: no [{inner}] in a list of {len(value)}") from None
-        return (index,), value[index]
-    wanted = [condition.split("=", 1) for condition in inner.split(",")]
-    for index, row in enumerate(value):
-        if all(str(row.get(k.strip())) == str(_literal(v.strip(), values)) for k, v in wanted):
-            return (index,), row
-    raise InputError(f"{path!r}: no row with [{inner}] among {len(value)}")
 
 
 def _literal(text, values):

@@ -10,8 +10,7 @@ import sys
 from lib import files
 from lib.errors import InputError
 from lib.layout import ROOT
-from lib.results import diff, io
-from lib.results.query import lookup
+from lib.results import diff, io, query
 from report import prose
 
 READMES = {"en": ROOT / "README.md", "ja": ROOT / "README.ja.md"}
@@ -55,25 +54,23 @@ RAN = {
 
 
 def value(measured, path):
-    """`(figure, interval or None)` at a path, which may end its list steps with `[-1]`."""
-
-    def at(path):
-        while "[-1]" in path:
-            before, after = path.split("[-1]", 1)
-            path = f"{before}[{len(lookup(measured, before) or [0]) - 1}]{after}"
-        return lookup(measured, path)
-
-    stem, key, index = re.fullmatch(r"(.*\.)(\w+)((?:\[[^\[\]]+\])?)", path).groups()
-    return at(path), at(f"{stem}{key}_ci{index}")
+    """`(figure, interval or None)` at a path; an interval stands beside its figure, under the same key and `_ci`."""
+    steps = query.parse(path)
+    at = max(i for i, step in enumerate(steps) if isinstance(step, query.Key) and step.name.isidentifier())
+    beside = query.Key(f"{steps[at].name}_ci")
+    holder = query.lookup(measured, query.written(steps[:at]))
+    interval = (*steps[:at], beside, *steps[at + 1 :]) if beside.name in holder else None
+    return query.lookup(measured, path), interval and query.lookup(measured, query.written(interval))
 
 
 def rows(measured, lang):
     """The table's rows, `(section, what, value, interval)`, as text. Raises `InputError` for a section not run."""
     found = []
     for path, (spec, en, ja) in FIGURES.items():
-        figure, interval = value(measured, path)
-        if figure is None:
-            raise InputError(f"{path}: not in these results; run the whole report first")
+        try:
+            figure, interval = value(measured, path)
+        except query.NotThere as error:
+            raise InputError(f"{error}; run the whole report first") from None
         if path == "conclusions.counts":
             shown = " / ".join(str(figure[verdict]) for verdict in ("holds", "fails", "open"))
         else:

@@ -1,33 +1,58 @@
 """Results files: written whole or not at all, checked against a schema on writing and on reading."""
 
+from __future__ import annotations
+
 import json
 import math
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
 from lib.errors import InputError
 from lib.files import replacing
+
+if TYPE_CHECKING:
+    from lib.results.sections import Results
 
 SCHEMAS = Path(__file__).resolve().parent / "schema"
 
 
 @cache
-def schema(name):
+def schema(name: str) -> dict[str, Any]:
     return json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def validate(value, name, where):
+def validate(value: Any, name: str, where: str) -> None:
     """Raises `InputError` naming the file, the key and what the schema asks for."""
-    error = jsonschema.Draft202012Validator(schema(name)).iter_errors(value)
-    worst = jsonschema.exceptions.best_match(error)
+    _validate(value, f"{name}.json", where, f"lib/results/schema/{name}.json")
+
+
+def validate_section(section: str, data: Any, where: str) -> None:
+    """Raises `InputError` where a section's data are not of its type; a section of the user's own may hold anything."""
+    if section in schema("sections")["properties"]:
+        _validate(data, f"sections.json#/properties/{section}", f"{where}: data", "lib/results/sections.py")
+
+
+def _validate(value: Any, reference: str, where: str, source: str) -> None:
+    worst = jsonschema.exceptions.best_match(_validator(reference).iter_errors(value))
     if worst is not None:
         key = "/".join(map(str, worst.absolute_path)) or "(top)"
-        raise InputError(f"{where}: {key}: {worst.message[:200]} (schema lib/results/schema/{name}.json)")
+        raise InputError(f"{where}: {key}: {worst.message[:200]} (schema {source})")
 
 
-def plain(value):
+@cache
+def _validator(reference: str) -> jsonschema.protocols.Validator:
+    def retrieve(name: str):
+        return DRAFT202012.create_resource(schema(name.removesuffix(".json")))
+
+    return jsonschema.Draft202012Validator({"$ref": reference}, registry=Registry(retrieve=retrieve))
+
+
+def plain(value: Any) -> Any:
     """`value` as JSON knows it: arrays as lists, NumPy numbers as Python's, what is not finite as null."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
@@ -40,15 +65,18 @@ def plain(value):
     return value
 
 
-def write_json(path, value, schema_name=None):
+def write_json(path: str | Path, value: Any, schema_name: str | None = None) -> None:
+    """Writes `value`, checked against a schema; of a `section`, its data as well."""
     value = plain(value)
     if schema_name:
         validate(value, schema_name, Path(path).name)
+    if schema_name == "section":
+        validate_section(value["section"], value["data"], Path(path).name)
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path, schema_name=None):
+def read_json(path: str | Path, schema_name: str | None = None) -> Any:
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -61,13 +89,13 @@ def read_json(path, schema_name=None):
     return value
 
 
-def section_path(data_folder, section):
+def section_path(data_folder: str | Path, section: str) -> Path:
     return Path(data_folder) / "sections" / f"{section}.json"
 
 
-def load(data_folder):
+def load(data_folder: str | Path) -> Results:
     """`{section: data}` of every finished section in a `results/data` folder."""
     files = sorted((Path(data_folder) / "sections").glob("[!.]*.json"))
     if not files:
         raise InputError(f"{data_folder}: no results there; make them with `make report`")
-    return {path.stem: read_json(path, "section")["data"] for path in files}
+    return cast("Results", {path.stem: read_json(path, "section")["data"] for path in files})

@@ -1,0 +1,245 @@
+"""The conclusions of Part P: whether generation wins back what linearized heads lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lib.claims.judging import (
+    FAILS,
+    HOLDS,
+    Claim,
+    Finding,
+    Limits,
+    Undefined,
+    Words,
+    above,
+    all_of,
+    at_most,
+    condition,
+    ends,
+    known,
+    less,
+    shown,
+)
+from lib.results.sections import Results
+
+
+def degenerates(m: Results, limits: Limits) -> Finding:
+    verdicts, rows = [], []
+    for row in m["P2"]["conditions"]:
+        falls = less(ends(row["ppl_ci"][-1]), ends(row["ppl_ci"][0]))
+        repeats = above(ends(row["repeated_4gram_share_ci"][-1]), limits["repeated"])
+        verdicts.append(all_of([falls, repeats]))
+        rows.append(
+            {
+                "condition": row["condition"],
+                "first_ppl": row["ppl"][0],
+                "last_ppl": row["ppl"][-1],
+                "repeated_4gram_share": row["repeated_4gram_share"][-1],
+                "verdict": verdicts[-1],
+            }
+        )
+    return all_of(verdicts), {"limit": limits["repeated"], "conditions": rows}
+
+
+def recovers(which: int) -> Callable[[Results, Limits], Finding]:
+    def judge(m: Results, limits: Limits) -> Finding:
+        p3 = m["P3"]
+        base, row = condition(m, p3["conditions"], None), condition(m, p3["conditions"], which)
+        paired = condition(m, p3["against_baseline"], which)
+        return less(ends(paired["difference_ci"]), (0.0, 0.0)), {
+            "n": p3["n"][-1],
+            "best": row["expected"][-1],
+            "best_ci": row["expected_ci"][-1],
+            "baseline": base["expected"][0],
+            "baseline_ci": base["expected_ci"][0],
+            "difference": paired["difference"],
+            "difference_ci": paired["difference_ci"],
+        }
+
+    return judge
+
+
+def equal_flops(m: Results, limits: Limits) -> Finding:
+    rows, needed = m["P3"]["equal_flops"], m["P3"]["new_tokens"]
+    most = max(
+        extra
+        for row in rows
+        for extra in (
+            row["extra_attention"],
+            row["extra_model"],
+            row["extra_model_factored"],
+            row["extra_model_kernelized"],
+        )
+    )
+    return (HOLDS if most < needed else FAILS), {
+        "needed": needed,
+        "most": most,
+        "extra_attention": {str(row["n_linearized"]): row["extra_attention"] for row in rows},
+        "extra_model": {str(row["n_linearized"]): row["extra_model"] for row in rows},
+    }
+
+
+def _ratios(m: Results, which: int) -> tuple[list[float], list[tuple[float, float]]]:
+    row = condition(m, m["P4"]["conditions"], which)
+    if len(row["ratio"]) < 2:
+        raise Undefined
+    return [known(ratio) for ratio in row["ratio"]], [ends(pair) for pair in row["ratio_ci"]]
+
+
+def _length_stable(m: Results, limits: Limits) -> Finding:
+    ratios, pairs = _ratios(m, 0)
+    bounds = (
+        max(1.0, max(low for low, _ in pairs) / min(high for _, high in pairs)),
+        max(high for _, high in pairs) / min(low for low, _ in pairs),
+    )
+    return at_most(bounds, limits["stable"]), {
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "spread": max(ratios) / min(ratios),
+        "spread_ci": shown(bounds),
+        "limit": limits["stable"],
+    }
+
+
+def _long_helps(m: Results, limits: Limits) -> Finding:
+    ratios, pairs = _ratios(m, -1)
+    return less(pairs[-1], pairs[0]), {
+        "shortest": ratios[0],
+        "shortest_ci": shown(pairs[0]),
+        "longest": ratios[-1],
+        "longest_ci": shown(pairs[-1]),
+    }
+
+
+def _rise(m: Results, limits: Limits) -> Finding:
+    rises = m["P4"]["rise_at_longest"]
+    if not rises:
+        raise Undefined
+    row = condition(m, rises, -1)
+    return above(ends(row["difference_ci"]), 0.0), {
+        "difference": row["difference"],
+        "difference_ci": row["difference_ci"],
+    }
+
+
+def _counted(which: int, ja: str, en: str) -> Callable[[Results], Words]:
+    """A statement about the first (0) or last (-1) number of linearized heads, by its number where that is known."""
+
+    def words(m: Results) -> Words:
+        if "setup" in m:
+            n = str(m["setup"]["relu_counts"][which])
+            return ja.format(n=n), en.format(n=n)
+        return ja.format(n=("少数の", "多数の")[which]), en.format(n=("a few", "many")[which])
+
+    return words
+
+
+def _said(ja: str, en: str) -> Any:
+    return lambda m: (ja, en)
+
+
+_BEST_OF = (
+    "最大のNでの期待PPLがベースラインのN=1を下回ること。プロンプトを揃えた差の信頼区間で見る。",
+    "The expected PPL at the largest N is below the baseline's at N = 1, by the interval of the difference over the "
+    "same prompts.",
+)
+
+CLAIMS = (
+    Claim(
+        "refinement_degenerates",
+        ("P2",),
+        degenerates,
+        _said(
+            "自己改良で下がるPPLは改善ではなく、繰り返しへの退化である。",
+            "The falling PPL of self-refinement is degeneration into repetition, not improvement.",
+        ),
+        (
+            "どの条件でもPPLが最初の回より下がり、最後の回では4-gramの{repeated:.0%}超が既出であること。",
+            "In every condition PPL falls from the first iteration to the last, where over {repeated:.0%} of the "
+            "4-grams occurred before.",
+        ),
+        {"repeated": 0.5},
+    ),
+    Claim(
+        "best_of_n_recovers",
+        ("setup", "P3"),
+        recovers(0),
+        _counted(
+            0,
+            "{n}ヘッドをReLU線形化しても、best-of-Nで選べばベースラインの1回の生成を上回る。",
+            "With {n} ReLU heads, best-of-N beats a single text of the baseline.",
+        ),
+        _BEST_OF,
+    ),
+    Claim(
+        "best_of_n_recovers_more",
+        ("setup", "P3"),
+        recovers(-1),
+        _counted(
+            -1,
+            "{n}ヘッドをReLU線形化しても、best-of-Nで選べばベースラインの1回の生成を上回る。",
+            "With {n} ReLU heads, best-of-N still beats a single text of the baseline.",
+        ),
+        _BEST_OF,
+    ),
+    Claim(
+        "equal_flops_insufficient",
+        ("P3",),
+        equal_flops,
+        _said(
+            "浮いたFLOPsでは、候補をもう一つ生成するには足りない。",
+            "The FLOPs saved do not pay for one more candidate.",
+        ),
+        (
+            "attentionだけの計算でもモデル全体の計算でも、追加で生成できるトークン数が候補一つの長さに満たないこと。",
+            "By the count of attention alone and by that of the whole model, the extra tokens are fewer than one "
+            "candidate has.",
+        ),
+    ),
+    Claim(
+        "context_stable",
+        ("setup", "P4"),
+        _length_stable,
+        _counted(
+            0,
+            "{n}ヘッドをReLU線形化したときの劣化は、文脈長にほとんど依らない。",
+            "The loss from {n} ReLU heads hardly depends on the context length.",
+        ),
+        (
+            "文脈長ごとのPPL比の最大と最小の比が{stable:g}以下であること。",
+            "The largest of the PPL ratios at the context lengths is at most {stable:g} times the smallest.",
+        ),
+        {"stable": 1.1},
+    ),
+    Claim(
+        "long_context_helps",
+        ("setup", "P4"),
+        _long_helps,
+        _counted(
+            -1,
+            "{n}ヘッドをReLU線形化したときの劣化は、長い文脈では和らぐ。",
+            "The loss from {n} ReLU heads is milder in long contexts.",
+        ),
+        (
+            "最長の文脈でのPPL比が最短での比を下回ること。",
+            "The PPL ratio at the longest context is below the one at the shortest.",
+        ),
+    ),
+    Claim(
+        "rise_at_longest",
+        ("setup", "P4"),
+        _rise,
+        _counted(
+            -1,
+            "{n}ヘッドのPPL比は、最長の文脈で再び上がる。",
+            "The PPL ratio of {n} heads rises again at the longest context.",
+        ),
+        (
+            "最長での比から一つ手前での比を引いた差が、信頼区間ごと0より大きいこと。0をまたぐならノイズと区別できない。",
+            "The ratio at the longest minus the one before is above 0 with its whole interval; an interval around 0 "
+            "cannot be told from noise.",
+        ),
+    ),
+)

@@ -1,0 +1,588 @@
+"""What each section's results hold: one type a section, from which `schema/sections.json` is made.
+
+A key stands in every run's results unless it is `NotRequired`; `None` is a figure that was looked for and could not be
+had. An interval is `[low, high]`, 95 %, an end of None being unbounded. Changes and shares are fractions unless the
+name says otherwise. After a change, `python -m lib.results.describe` writes the schema anew.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+
+class Keep:
+    """What a value keeps to beyond its type, in JSON schema's words."""
+
+    def __init__(self, **words: Any):
+        self.words = words
+
+
+Positive = Annotated[float, Keep(exclusiveMinimum=0)]
+Count = Annotated[int, Keep(minimum=0)]
+Interval = Annotated[list[float | None], Keep(minItems=2, maxItems=2)]
+HeadPair = Annotated[list[Count], Keep(minItems=2, maxItems=2)]
+Condition = Annotated[str, Keep(pattern="^(baseline|relu_\\d+)$")]
+Figures = Annotated[list[float | None], Keep(minItems=1)]
+LIMITS = Keep(propertyNames={"pattern": "^\\d+\\.\\d+$"}, required=["1.1", "1.5", "2.0"])
+Thresholds = Annotated[dict[str, Count], LIMITS]
+ThresholdIntervals = Annotated[dict[str, Interval], LIMITS]
+
+
+class Model(TypedDict):
+    name: str
+    slug: str
+    family: str
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    d_head: int
+    n_embd: int
+    d_mlp: int
+    n_positions: int
+    vocab_size: int
+    n_params: int
+    fingerprint: str
+    is_gpt2_small: bool
+
+
+class Corpus(TypedDict):
+    name: str
+    split: str
+    fingerprint: str
+    n_tokens: int
+    n_chunks: int
+
+
+class Setup(TypedDict):
+    parameters: dict[str, Any]
+    model: Model
+    corpus: Corpus
+    n_ctx: int
+    quick_chunks: int
+    full_chunks: int
+    quick_tokens: int
+    full_tokens: int
+    n_heads: int
+    n_rankable: int
+    device: str
+    backend: str
+    ladder: list[Count]
+    relu_counts: list[Count]
+    context_lengths: list[int]
+
+
+class HeadEffect(TypedDict):
+    """A head changed alone: PPL and relative ΔPPL, paired."""
+
+    layer: Count
+    head: Count
+    ppl: Positive
+    delta: float
+    delta_ci: Interval
+
+
+class Summary(TypedDict):
+    """Counts and moments of the heads' ΔPPLs."""
+
+    under_1pct: Count
+    under_10pct: Count
+    negative: Count
+    mean: float
+    median: float
+    max: float
+
+
+class PileStep(TypedDict):
+    """The first n heads of an order changed together; `ratio` is PPL over the baseline's."""
+
+    n: Count
+    ppl: Positive
+    ppl_ci: Interval
+    ratio: Positive
+    ratio_ci: Interval
+
+
+class Pile(TypedDict):
+    cumulative: Annotated[list[PileStep], Keep(minItems=1)]
+    thresholds: Thresholds
+    thresholds_ci: ThresholdIntervals
+
+
+class RankLaw(TypedDict):
+    """|ΔPPL| = C · rank^−alpha."""
+
+    alpha: float
+    C: float
+    r2: float | None
+
+
+class Scan(TypedDict):
+    """One mode, head by head."""
+
+    heads: Annotated[list[HeadEffect], Keep(minItems=1)]
+    summary: Summary
+
+
+class PiledScan(Scan, Pile):
+    pass
+
+
+class Ablation(PiledScan):
+    layer_means: list[float]
+    rank_law: RankLaw
+    top: list[HeadEffect]
+
+
+class BestMode(TypedDict):
+    layer: Count
+    head: Count
+    mode: Literal["relu", "l1", "identity"]
+    delta: float
+
+
+class ModeCounts(TypedDict):
+    relu: Count
+    l1: Count
+    identity: Count
+
+
+class Mix(Pile):
+    """Each head by the mode that does it the least harm."""
+
+    best: list[BestMode]
+    counts: ModeCounts
+    mean: float
+
+
+class Saving(TypedDict):
+    n: Count
+    saved: float
+
+
+class Phases(TypedDict):
+    """Phases 1 to 2, on the 2K tokens; `ranking` is all heads but layer 0's by ReLU's |ΔPPL|, smallest first."""
+
+    baseline_ppl: Positive
+    baseline_ppl_ci: Interval
+    zero: Ablation
+    mean: Ablation
+    relu: PiledScan
+    l1: Scan
+    identity: Scan
+    mix: Mix
+    factored: Pile
+    ranking: list[HeadPair]
+    flops_saved: list[Saving]
+
+
+class Sampling(TypedDict):
+    """How far the PPL of so few chunks lies from the full set's because they are few (`quick_vs_full.sampling`)."""
+
+    spread: Interval
+    spread_random: Interval
+    percentile: float
+    percentile_random: float
+    share_as_far: float
+    typical_shift: float
+    observed_shift: float
+    explained: bool
+    n_windows: int
+    n_random: int
+
+
+class V1(TypedDict):
+    ppl_2k: Positive
+    ppl_2k_ci: Interval
+    ppl_full: Positive
+    ppl_full_ci: Interval
+    change: float
+    change_ci: Interval
+    n_chunks_2k: Annotated[int, Keep(minimum=1)]
+    n_chunks: Annotated[int, Keep(minimum=1)]
+    tokens_2k: Annotated[int, Keep(minimum=2)]
+    total_tokens: Annotated[int, Keep(minimum=2)]
+    sampling: Sampling
+    chunk_ppl: list[Positive]
+
+
+class TopHead(TypedDict):
+    """A head zeroed, on the 2K and on the full tokens; rank 1 does the most harm."""
+
+    layer: Count
+    head: Count
+    rank_2k: int
+    rank_full: int
+    rank_full_ci: Interval
+    ppl_2k: Positive
+    delta_ppl_2k: float
+    delta_ppl_2k_ci: Interval
+    ppl_full: Positive
+    delta_ppl_full: float
+    delta_ppl_full_ci: Interval
+
+
+class V2(TypedDict):
+    top10: Annotated[list[TopHead], Keep(minItems=1)]
+    same_top: bool
+    top5_same_set: bool
+    moved: list[TopHead]
+    spearman: float | None
+    spearman_ci: Interval | None
+    lead: float | None
+    first_full: TopHead
+
+
+class V3(TypedDict):
+    layer: Count
+    head: Count
+    zero_delta_ppl_2k: float
+    zero_delta_ppl_2k_ci: Interval
+    mean_delta_ppl_2k: float
+    mean_delta_ppl_2k_ci: Interval
+    reduction_2k: float | None
+    reduction_2k_ci: Interval
+    constant_share_2k: float | None
+    constant_share_2k_ci: Interval | None
+    zero_delta_ppl_full: float
+    zero_delta_ppl_full_ci: Interval
+    mean_delta_ppl_full: float
+    mean_delta_ppl_full_ci: Interval
+    reduction_full: float | None
+    reduction_full_ci: Interval
+    constant_share_full: float | None
+    constant_share_full_ci: Interval | None
+
+
+class Rung(TypedDict):
+    """A step of the ladder of V4."""
+
+    n_linearized: Count
+    ppl: Positive
+    ppl_ci: Interval
+    ratio: Positive
+    ratio_ci: Interval
+
+
+class Drift(TypedDict):
+    """A rung in the run's dtype beside float32."""
+
+    n_linearized: Count
+    ppl: Positive
+    ppl_exact: Positive
+    ppl_drift: float
+    delta: float
+    delta_exact: float
+    delta_drift: float
+
+
+class V4(TypedDict):
+    audit: list[Drift]
+    cumulative: Annotated[list[Rung], Keep(minItems=1)]
+    cumulative_2k: Annotated[list[Rung], Keep(minItems=1)]
+    factored: list[Rung]
+    thresholds_2k: Thresholds
+    thresholds_full: Thresholds
+    thresholds_2k_ci: ThresholdIntervals
+    thresholds_full_ci: ThresholdIntervals
+
+
+class ComparedFigure(TypedDict):
+    """A figure named `ppl`, `zero:L0H8`, `focus:mean` or `ratio:30`, and its relative difference."""
+
+    what: str
+    quick: float | None
+    full: float | None
+    difference: float | None
+
+
+class V5(TypedDict):
+    comparisons: Annotated[list[ComparedFigure], Keep(minItems=1)]
+    mean_diff_pct: float
+    bias: Literal["optimistic", "pessimistic", "agree"]
+    conclusions_maintained: bool
+    thresholds_2k: Thresholds
+    thresholds_full: Thresholds
+    max_threshold_shift: Count
+
+
+class SpeedRow(TypedDict):
+    condition: Condition
+    n_linearized: Count
+    protocol: str
+    backend: str
+    tok_per_s: Positive
+    tok_per_s_ci: Interval
+    ms_per_tok: Positive
+    relative: float
+    relative_ci: Interval
+
+
+class Speedup(TypedDict):
+    n_linearized: Count
+    speedup: Positive
+
+
+class P1(TypedDict):
+    rows: Annotated[list[SpeedRow], Keep(minItems=1)]
+    theory: list[Speedup]
+    published_theory: list[Speedup]
+
+
+class Refinement(TypedDict):
+    """A condition of P2; lists are by iteration, means over prompts."""
+
+    condition: Condition
+    n_linearized: Count
+    ppl: Figures
+    ppl_ci: list[Interval]
+    distinct_2: Figures
+    longest_repeat: Figures
+    repeated_4gram_share: Figures
+    repeated_4gram_share_ci: list[Interval]
+
+
+class Repetition(TypedDict):
+    distinct_2: float
+    longest_repeat: float
+    repeated_4gram_share: float
+    repeated_4gram_share_ci: Interval
+
+
+class Sample(TypedDict):
+    condition: Condition
+    text: str
+
+
+class P2(TypedDict):
+    iterations: Annotated[int, Keep(minimum=1)]
+    n_prompts: Annotated[int, Keep(minimum=1)]
+    conditions: Annotated[list[Refinement], Keep(minItems=1)]
+    human: Repetition
+    samples: list[Sample]
+
+
+class BestOf(TypedDict):
+    """A condition of P3; lists go with `P3.n`."""
+
+    condition: Condition
+    n_linearized: Count
+    first_n: Figures
+    expected: Figures
+    expected_ci: list[Interval]
+
+
+class AgainstBaseline(TypedDict):
+    """Best of `best_of` samples minus one sample of the baseline, paired by prompt."""
+
+    condition: Condition
+    n_linearized: Count
+    best_of: int
+    difference: float
+    difference_ci: Interval
+
+
+class EqualFlops(TypedDict):
+    """The cost model's answer for a number of heads: FLOPs after to before, and the tokens that the rest would buy."""
+
+    n_linearized: Count
+    ratio_attention: float
+    extra_attention: int
+    ratio_model_prefill: float
+    ratio_model_decode: float
+    extra_model: int
+    ratio_model_prefill_factored: float
+    ratio_model_decode_factored: float
+    extra_model_factored: int
+    ratio_model_prefill_kernelized: float
+    ratio_model_decode_kernelized: float
+    extra_model_kernelized: int
+
+
+class P3(TypedDict):
+    n: list[Annotated[int, Keep(minimum=1)]]
+    n_prompts: Annotated[int, Keep(minimum=1)]
+    new_tokens: Annotated[int, Keep(minimum=1)]
+    temperature: float
+    conditions: Annotated[list[BestOf], Keep(minItems=1)]
+    against_baseline: list[AgainstBaseline]
+    equal_flops: Annotated[list[EqualFlops], Keep(minItems=1)]
+    samples: list[Sample]
+
+
+class ByLength(TypedDict):
+    """A condition of P4; lists go with `P4.lengths`."""
+
+    condition: Condition
+    n_linearized: Count
+    ppl: Figures
+    ppl_ci: list[Interval]
+    ratio: Figures
+    ratio_ci: list[Interval]
+
+
+class Rise(TypedDict):
+    """The ratio at the longest context minus the one before, paired over the same text."""
+
+    condition: Condition
+    n_linearized: Count
+    before: int
+    longest: int
+    difference: float
+    difference_ci: Interval
+    is_noise: bool
+
+
+class P4(TypedDict):
+    lengths: list[Annotated[int, Keep(minimum=2)]]
+    n_tokens: int
+    conditions: Annotated[list[ByLength], Keep(minItems=1)]
+    rise_at_longest: list[Rise]
+
+
+class KernelRow(TypedDict):
+    """A timing against no ReLU head; without figures where the kernel disagrees with `naive`."""
+
+    what: str
+    n_linearized: Count
+    shape: NotRequired[list[int]]
+    agrees: bool
+    error: float | None
+    seconds: float | None
+    ms: float | None
+    speedup: float | None
+    speedup_ci: Interval | None
+    verdict: Literal["baseline", "faster", "slower", "open", "differs"]
+
+
+class Budget(TypedDict):
+    n_linearized: Count
+    extra_published: int
+    extra_measured: int | None
+    share_real: float | None
+
+
+class RooflinePoint(TypedDict):
+    n_linearized: Count
+    name: str
+    intensity: float
+    rate: float
+    share_of_peak: float
+
+
+class Elsewhere(TypedDict):
+    """A timing kept from another machine."""
+
+    name: str
+    device: str
+    date: str
+    file: str
+    agrees: bool
+    ratio: float | None
+    ratio_ci: Interval | None
+    rival: str | None
+    tflops: float | None
+    share_of_matmul: float | None
+    tokens_per_s: float | None
+    share_of_bandwidth: float | None
+
+
+class KeptFile(TypedDict):
+    file: str
+    date: str
+    device_name: str
+    provenance: str
+
+
+class K(TypedDict):
+    rows: list[KernelRow]
+    gpt2_shape: KernelRow
+    backend: str
+    device: str
+    n_last: Count
+    attention_share: float
+    bound: float | None
+    last: list[KernelRow]
+    faster: Count
+    slower: Count
+    compared: Count
+    expected_prefill: float | None
+    measured_prefill: float | None
+    measured_prefill_ci: Interval | None
+    bounds: list[Speedup]
+    theory: list[Speedup]
+    published_theory: list[Speedup]
+    budget: list[Budget]
+    new_tokens: int
+    peak_flops: float
+    copy_bytes: float
+    ridge: float
+    roofline: list[RooflinePoint]
+    elsewhere: list[Elsewhere]
+    files: list[KeptFile]
+
+
+class Bilingual(TypedDict):
+    ja: str
+    en: str
+
+
+Verdict = Literal["holds", "fails", "open", "not measured"]
+
+
+class JudgedClaim(TypedDict):
+    id: str
+    sections: list[str]
+    verdict: Verdict
+    evidence: dict[str, Any]
+    statement: Bilingual
+    rule: Bilingual
+
+
+VerdictCounts = TypedDict("VerdictCounts", {"holds": int, "fails": int, "open": int, "not measured": int})
+
+
+class ScoreRow(TypedDict):
+    id: str
+    section: str
+    printed: str
+    published: float
+    kind: Literal["exact", "weights", "sampled", "machine"]
+    reason: str
+    measured: float | None
+    difference: float | None
+    tolerance: float | None
+    verdict: Literal["reproduced", "differs", "missing", "not comparable"]
+
+
+class Scorecard(TypedDict):
+    """The published figures beside the measured ones; `reason` says why the card does not count, if so."""
+
+    rows: list[ScoreRow]
+    reproduced: Count
+    total: Count
+    missing: list[str]
+    differing: list[str]
+    counts: bool
+    reason: Literal["model", "corpus"] | None
+
+
+class Conclusions(TypedDict):
+    claims: list[JudgedClaim]
+    counts: VerdictCounts
+    scorecard: Scorecard
+
+
+class Results(TypedDict, total=False):
+    """`{section: data}`; a section that is not there was not measured."""
+
+    setup: Setup
+    phases: Phases
+    V1: V1
+    V2: V2
+    V3: V3
+    V4: V4
+    V5: V5
+    P1: P1
+    P2: P2
+    P3: P3
+    P4: P4
+    K: K
+    conclusions: Conclusions
