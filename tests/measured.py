@@ -51,6 +51,7 @@ def build():
         if mode in ("zero", "mean"):
             data[mode]["layer_means"] = head_effects.layer_means(places, head_effects.deltas(rows))
             data[mode]["rank_law"] = head_effects.rank_law(head_effects.deltas(rows))
+            data[mode]["top"] = sorted(rows, key=lambda row: -row["delta"])[:10]
             data[mode] |= pile(head_effects.order(rows), mode, LADDER, QUICK)
     ranking = head_effects.order(data["relu"]["heads"])
     data["relu"] |= pile(ranking, "relu", LADDER, QUICK)
@@ -60,7 +61,7 @@ def build():
         "best": best,
         "counts": {mode: sum(row["mode"] == mode for row in best) for mode in ("relu", "l1", "identity")},
         "mean": sum(head_effects.deltas(best)) / len(best),
-    }
+    } | pile(ranking, "relu", LADDER, QUICK)
     data |= {"ranking": ranking, "flops_saved": flops.flops_saved(LADDER, SHAPE.n_heads, N_CTX, SHAPE.d_head)}
     found["phases"] = data
 
@@ -91,9 +92,16 @@ def build():
             zip(a, b, head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws)), strict=True)
         )
     ]  # fmt: skip
+    by_full = sorted(rows, key=lambda row: row["rank_full"])
+    quick_draws = np.stack(
+        [resamplers[QUICK].relative(scores.score(Plan.of("zero", [p]))[:QUICK], scores.base[:QUICK]) for p in places]
+    )
     found["V2"] = {
         "top10": rows, "same_top": rows[0]["rank_full"] == 1, "top5_same_set": True,
+        "moved": [row for row in rows if row["rank_2k"] != row["rank_full"]],
         "spearman": head_effects.spearman(head_effects.deltas(a), head_effects.deltas(b)),
+        "spearman_ci": head_effects.spearman_ci(quick_draws, np.stack(draws)),
+        "lead": by_full[0]["delta_ppl_full"] / by_full[1]["delta_ppl_full"], "first_full": by_full[0],
     }  # fmt: skip
 
     layer, head = places[0]
@@ -110,11 +118,13 @@ def build():
             v3 |= {f"{name}_{column}": value, f"{name}_{column}_ci": ends}
     found["V3"] = v3
 
-    v4 = {}
+    v4 = {"audit": []}
     for column, table, n in (("2k", "cumulative_2k", QUICK), ("full", "cumulative", FULL)):
         curve = pile(ranking, "relu", LADDER, n)
         v4[table] = [{"n_linearized": row.pop("n")} | row for row in curve["cumulative"]]
         v4 |= {f"thresholds_{column}": curve["thresholds"], f"thresholds_{column}_ci": curve["thresholds_ci"]}
+    other = pile(ranking, "factored", [0, *COUNTS], FULL)
+    v4["factored"] = [{"n_linearized": row.pop("n")} | row for row in other["cumulative"]]
     found["V4"] = v4
     found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4)
     return io.plain(found | _recovery(scores))
@@ -122,10 +132,15 @@ def build():
 
 def _setup():
     model = {
-        "name": "drawn", "slug": "drawn", "n_layer": 3, "n_head": 4, "d_head": 16, "n_embd": 64, "is_gpt2_small": False,
+        "name": "drawn", "slug": "drawn", "family": "gpt2", "n_layer": 3, "n_head": 4, "n_kv_head": 4, "d_head": 16,
+        "n_embd": 64, "d_mlp": 256, "n_positions": 64, "vocab_size": 512, "n_params": 100_000, "fingerprint": "0" * 64,
+        "is_gpt2_small": False,
+    }  # fmt: skip
+    corpus = {
+        "name": "drawn", "split": "all", "fingerprint": "0" * 64, "n_tokens": FULL * N_CTX, "n_chunks": FULL,
     }  # fmt: skip
     return {
-        "model": model, "corpus": {"name": "drawn", "n_tokens": FULL * N_CTX}, "n_ctx": N_CTX, "quick_chunks": QUICK,
+        "model": model, "corpus": corpus, "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
         "full_chunks": FULL, "quick_tokens": QUICK * N_CTX, "full_tokens": FULL * N_CTX, "ladder": LADDER,
         "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8, "parameters": {"seed": SEED},
     }  # fmt: skip
@@ -133,39 +148,60 @@ def _setup():
 
 def _recovery(scores):
     rng, conditions = scores.rng, {"baseline": 0} | {f"relu_{n}": n for n in COUNTS}
-    p1, p2, p3, p4 = [], [], [], []
+    p1, p2, p3, p4, samples = [], [], [], [], {}
     for i, (condition, n) in enumerate(conditions.items()):
         shared = {"condition": condition, "n_linearized": n}
         rate, rate_ci = bootstrap.median_ci(rng.normal(50 - i, 1, 9), SEED, DRAWS)
         p1.append(shared | {
             "protocol": "recomputed", "backend": "naive", "tok_per_s": rate, "tok_per_s_ci": rate_ci,
-            "ms_per_tok": 1000 / rate, "relative": -0.01 * i,
+            "ms_per_tok": 1000 / rate, "relative": -0.01 * i, "relative_ci": [-0.01 * i - 0.02, -0.01 * i + 0.02],
         })  # fmt: skip
         means = [bootstrap.mean_ci(rng.normal(level, 0.1, 20), SEED, DRAWS) for level in (2.4, 1.7, 1.4)]
         p2.append(shared | {
             "ppl": [m[0] for m in means], "ppl_ci": [m[1] for m in means], "distinct_2": [0.5, 0.4, 0.3],
             "longest_repeat": [20.0, 40.0, 60.0], "repeated_4gram_share": [0.5, 0.7, 0.8],
+            "repeated_4gram_share_ci": [[0.4, 0.6], [0.6, 0.8], [0.7, 0.9]],
         })  # fmt: skip
         ppl = np.exp(rng.normal(2.6 + 0.05 * i, 0.4, (20, 5)))
         expected, expected_ci = best_of_n.expected_best_of_ci(ppl, [1, 2, 5], SEED, DRAWS)
         first = best_of_n.first_best_of(ppl, [1, 2, 5])
         p3.append(shared | {"first_n": first, "expected": expected, "expected_ci": expected_ci})
+        samples[condition] = ppl
         ratios = [1 + 0.05 * i, 1 + 0.04 * i]
         p4.append(shared | {
-            "ppl": [30 * ratios[0], 20 * ratios[1]], "ratio": ratios,
+            "ppl": [30 * ratios[0], 20 * ratios[1]], "ppl_ci": [[20.0, 50.0], [15.0, 40.0]], "ratio": ratios,
             "ratio_ci": [[ratio - 0.01, ratio + 0.01] for ratio in ratios],
         })  # fmt: skip
     theory = [
         {"n_linearized": n, "speedup": flops.published_speedup(n, SHAPE.n_heads, N_CTX, SHAPE.d_head)} for n in COUNTS
     ]
+    published_theory = [{"n_linearized": n, "speedup": flops.published_speedup(n, 144)} for n in (30, 70)]
+    against = []
+    for condition, n in list(conditions.items())[1:]:
+        value, ends = best_of_n.best_of_difference(samples[condition], 5, samples["baseline"], 1, SEED, DRAWS)
+        own = {"condition": condition, "n_linearized": n, "best_of": 5}
+        against.append(own | {"difference": value, "difference_ci": ends})
+    human = {
+        "distinct_2": 0.9, "longest_repeat": 3.0, "repeated_4gram_share": 0.1, "repeated_4gram_share_ci": [0.0, 0.2],
+    }  # fmt: skip
+    rises = [
+        {
+            "condition": row["condition"], "n_linearized": row["n_linearized"], "before": 16, "longest": 64,
+            "difference": row["ratio"][1] - row["ratio"][0], "is_noise": False,
+            "difference_ci": [row["ratio"][1] - row["ratio"][0] - 0.005, row["ratio"][1] - row["ratio"][0] + 0.005],
+        }
+        for row in p4[1:]
+    ]  # fmt: skip
+    texts = [{"condition": condition, "text": "def f(x):"} for condition in conditions]
     return {
-        "P1": {"rows": p1, "theory": theory},
-        "P2": {"conditions": p2},
+        "P1": {"rows": p1, "theory": theory, "published_theory": published_theory},
+        "P2": {"iterations": 3, "n_prompts": 20, "conditions": p2, "human": human, "samples": texts},
         "P3": {
-            "n": [1, 2, 5], "new_tokens": 64, "conditions": p3,
-            "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS],
+            "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, "conditions": p3,
+            "against_baseline": against, "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS],
+            "samples": texts,
         },
-        "P4": {"lengths": LENGTHS, "conditions": p4, "rise_at_longest": []},
+        "P4": {"lengths": LENGTHS, "n_tokens": FULL * N_CTX, "conditions": p4, "rise_at_longest": rises},
     }  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import nbformat
 
+from lib.claims import rules, scorecard
+from lib.claims.judging import VERDICTS
 from report import prose
 from report.assemble import assemble
 from report.charts import charts
@@ -73,6 +75,32 @@ def _summary(heads):
     }
 
 
+def _pile(ladder, steepness):
+    return {
+        "cumulative": [row | {"ppl_ci": _interval(row["ppl"])} for row in _curve(ladder, steepness)],
+        "thresholds": {"1.1": 20, "1.5": 60, "2.0": 90},
+        "thresholds_ci": {"1.1": [20, 20], "1.5": [50, 60], "2.0": [90, 90]},
+    }
+
+
+def _scan(heads):
+    return {"heads": heads, "summary": _summary(heads)}
+
+
+def _timing(what, n, speedup):
+    verdict = "baseline" if n == 0 else "faster"
+    times = {"seconds": 0.01 / speedup, "ms": 10 / speedup, "speedup": speedup, "speedup_ci": _interval(speedup, 0.02)}
+    return {"what": what, "n_linearized": n, "agrees": True, "error": 1e-6, "verdict": verdict} | times
+
+
+def _equal_flops(n, extra):
+    kinds = ("", "_factored", "_kernelized")
+    row = {"n_linearized": n, "ratio_attention": 64 / (64 + extra), "extra_attention": extra}
+    for kind in kinds:
+        row |= {f"ratio_model_prefill{kind}": 0.99, f"ratio_model_decode{kind}": 0.99, f"extra_model{kind}": 0}
+    return row
+
+
 def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    return x\n"):
     """`{section: data}` in the form of `lib.results.load`."""
     ladder = [*range(0, 101, 10), 132]
@@ -95,53 +123,84 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
         }
         for i in range(10)
     ]
-    return {
+    curves = {name: _pile(ladder, steepness) for name, steepness in
+              (("zero", 5.0), ("mean", 3.0), ("relu", 1.0), ("mix", 1.1), ("factored", 4.0))}  # fmt: skip
+    speeds = (("recomputed", 17.3), ("cached", 260.0))
+    theory = [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}]
+    samples = [{"condition": c, "text": sample} for c, _ in conditions]
+    kernel_rows = [
+        _timing(what, n, 1 + gain * n / 132)
+        for what, gain in (("attention", 0.6), ("one layer", 0.3), ("prefill", 0.2), ("decoding", 0.05))
+        for n in (0, 30, 70, 132)
+    ]
+    found = {
         "setup": {
+            "parameters": {"seed": 10},
             "model": {
                 "name": model_name,
                 "slug": "tiny",
                 "family": "gpt2",
                 "n_layer": 12,
                 "n_head": 12,
+                "n_kv_head": 12,
+                "d_head": 64,
+                "n_embd": 768,
+                "d_mlp": 3072,
+                "n_positions": 1024,
+                "vocab_size": 50257,
                 "is_gpt2_small": is_gpt2_small,
                 "fingerprint": "abc",
                 "n_params": 3_700_000,
             },
-            "corpus": {"name": "stdlib", "split": "heldout", "fingerprint": "def", "n_tokens": 370_000},
+            "corpus": {
+                "name": "stdlib",
+                "split": "heldout",
+                "fingerprint": "def",
+                "n_tokens": 370_000,
+                "n_chunks": 361,
+            },
+            "device": "cpu",
+            "backend": "naive",
             "n_ctx": 1024,
+            "quick_chunks": 2,
+            "full_chunks": 64,
             "quick_tokens": 2048,
             "full_tokens": 65536,
+            "n_heads": 144,
+            "n_rankable": 132,
             "relu_counts": [30, 70],
+            "context_lengths": [128, 256, 512, 1024],
             "ladder": ladder,
         },
         "phases": {
             "baseline_ppl": 30.0,
             "baseline_ppl_ci": [28.0, 32.0],
-            "zero": {
+            "zero": curves["zero"]
+            | {
                 "heads": zero,
                 "summary": _summary(zero),
                 "layer_means": [_wave(i, 0.004, 0.4) for i in range(12)],
                 "rank_law": {"alpha": 1.37, "C": 2.35, "r2": 0.98},
-                "cumulative": _curve(ladder, 5.0),
-                "thresholds": thresholds,
+                "top": sorted(zero, key=lambda row: -row["delta"])[:10],
             },
-            "mean": {
+            "mean": curves["mean"]
+            | {
                 "heads": mean,
                 "summary": _summary(mean),
                 "layer_means": [_wave(i, -0.002, 0.1) for i in range(12)],
-                "cumulative": _curve(ladder, 3.0),
-                "thresholds": thresholds,
+                "rank_law": {"alpha": 1.1, "C": 0.4, "r2": 0.97},
+                "top": sorted(mean, key=lambda row: -row["delta"])[:10],
             },
-            "relu": {
-                "heads": relu,
-                "summary": _summary(relu),
-                "cumulative": _curve(ladder, 1.0),
-                "thresholds": thresholds,
+            "relu": curves["relu"] | {"heads": relu, "summary": _summary(relu)},
+            "l1": _scan(_heads(range(1, 12), 0.2)),
+            "identity": _scan(_heads(range(1, 12), 0.9)),
+            "mix": curves["mix"]
+            | {
+                "best": [{"layer": h["layer"], "head": h["head"], "mode": "relu", "delta": h["delta"]} for h in relu],
+                "counts": {"relu": 132, "l1": 0, "identity": 0},
+                "mean": sum(h["delta"] for h in relu) / 132,
             },
-            "l1": {"heads": _heads(range(1, 12), 0.2)},
-            "identity": {"heads": _heads(range(1, 12), 0.9)},
-            "mix": {"cumulative": _curve(ladder, 1.1)},
-            "factored": {"cumulative": _curve(ladder, 4.0)},
+            "factored": curves["factored"],
             "ranking": [[h["layer"], h["head"]] for h in relu],
             "flops_saved": [{"n": n, "saved": 0.0063 * n} for n in ladder],
         },
@@ -152,11 +211,34 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "ppl_full_ci": [30.0, 32.1],
             "change": 0.279,
             "change_ci": [0.1, 0.4],
+            "n_chunks_2k": 2,
             "n_chunks": 64,
             "tokens_2k": 2048,
             "total_tokens": 65536,
+            "sampling": {
+                "spread": [22.0, 40.0],
+                "spread_random": [21.0, 41.0],
+                "percentile": 8.0,
+                "percentile_random": 7.0,
+                "share_as_far": 0.2,
+                "typical_shift": 0.2,
+                "observed_shift": -0.22,
+                "explained": True,
+                "n_windows": 63,
+                "n_random": 2016,
+            },
+            "chunk_ppl": [30.0 + math.sin(i) for i in range(64)],
         },
-        "V2": {"top10": top10, "same_top": True, "top5_same_set": True, "spearman": 0.99, "lead": 3.9},
+        "V2": {
+            "top10": top10,
+            "same_top": True,
+            "top5_same_set": True,
+            "moved": top10[1:3],
+            "spearman": 0.99,
+            "spearman_ci": [0.9, 1.0],
+            "lead": 3.9,
+            "first_full": top10[0],
+        },
         "V3": {
             "layer": 0,
             "head": 8,
@@ -169,15 +251,38 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "mean_delta_ppl_full": 0.009,
             "mean_delta_ppl_full_ci": [0.006, 0.012],
             "reduction_2k": 219.0,
+            "reduction_2k_ci": [100.0, 2000.0],
             "reduction_full": 303.0,
+            "reduction_full_ci": [230.0, 450.0],
+            "constant_share_2k": 0.995,
+            "constant_share_2k_ci": [0.99, 1.0],
+            "constant_share_full": 0.997,
+            "constant_share_full_ci": [0.995, 0.998],
         },
         "V4": {
+            "audit": [],
             "cumulative": _linearized(_curve(ladder, 1.2)),
             "cumulative_2k": _linearized(_curve(ladder, 1.0)),
+            "factored": _linearized(_curve([0, 30, 70, 132], 4.0)),
+            "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90},
+            "thresholds_2k_ci": {"1.1": [30, 40], "1.5": [60, 70], "2.0": [90, 90]},
+            "thresholds_full": thresholds,
+            "thresholds_full_ci": {"1.1": [20, 30], "1.5": [60, 60], "2.0": [80, 90]},
+        },
+        "V5": {
+            "comparisons": [
+                {"what": "ppl", "quick": 24.27, "full": 31.041234, "difference": 0.279},
+                {"what": "zero:L0H0", "quick": 2.4, "full": 2.6, "difference": 0.083},
+                {"what": "focus:zero", "quick": 2.365, "full": 2.806, "difference": 0.186},
+                {"what": "ratio:30", "quick": 1.09, "full": 1.11, "difference": 0.222},
+            ],
+            "bias": "optimistic",
+            "mean_diff_pct": 24.6,
+            "conclusions_maintained": True,
             "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90},
             "thresholds_full": thresholds,
+            "max_threshold_shift": 10,
         },
-        "V5": {"bias": "optimistic", "mean_diff_pct": 24.6, "conclusions_maintained": True, "max_threshold_shift": 10},
         "P1": {
             "rows": [
                 {
@@ -189,13 +294,17 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                     "tok_per_s_ci": _interval(s * (1 - n / 900), 0.1),
                     "ms_per_tok": 1000 / s,
                     "relative": -n / 900,
+                    "relative_ci": _interval(-n / 900, 0.2),
                 }
-                for p, s in (("recomputed", 17.3), ("cached", 260.0))
+                for p, s in speeds
                 for c, n in conditions
             ],
-            "theory": [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}],
+            "theory": theory,
+            "published_theory": theory,
         },
         "P2": {
+            "iterations": 3,
+            "n_prompts": 20,
             "conditions": [
                 {
                     "condition": c,
@@ -203,14 +312,25 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                     "ppl": [2.4 + n / 300, 1.65, 1.42],
                     "ppl_ci": [_interval(2.4 + n / 300, 0.1), _interval(1.65), _interval(1.42)],
                     "repeated_4gram_share": [0.4, 0.6, 0.8],
+                    "repeated_4gram_share_ci": [[0.3, 0.5], [0.5, 0.7], [0.7, 0.9]],
                     "distinct_2": [0.5, 0.4, 0.3],
+                    "longest_repeat": [10.0, 30.0, 50.0],
                 }
                 for c, n in conditions
             ],
-            "samples": [{"condition": c, "text": sample} for c, _ in conditions],
+            "human": {
+                "distinct_2": 0.9,
+                "longest_repeat": 4.0,
+                "repeated_4gram_share": 0.1,
+                "repeated_4gram_share_ci": [0.05, 0.15],
+            },
+            "samples": samples,
         },
         "P3": {
             "n": [1, 2, 3, 5],
+            "n_prompts": 20,
+            "new_tokens": 64,
+            "temperature": 0.8,
             "conditions": [
                 {
                     "condition": c,
@@ -221,30 +341,83 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 }
                 for c, n in conditions
             ],
+            "against_baseline": [
+                {
+                    "condition": c,
+                    "n_linearized": n,
+                    "best_of": 5,
+                    "difference": -5.9 + n / 25,
+                    "difference_ci": [-7.0 + n / 25, -4.8 + n / 25],
+                }
+                for c, n in conditions[1:]
+            ],
+            "equal_flops": [_equal_flops(30, 6), _equal_flops(70, 16)],
+            "samples": samples,
         },
         "P4": {
             "lengths": [128, 256, 512, 1024],
+            "n_tokens": 50_000,
             "conditions": [
                 {
                     "condition": c,
                     "n_linearized": n,
                     "ppl": [55.0, 42.0, 34.0, 29.0],
+                    "ppl_ci": [_interval(v) for v in (55.0, 42.0, 34.0, 29.0)],
                     "ratio": [1 + n / 100 + 0.02 * i for i in range(4)],
                     "ratio_ci": [_interval(1 + n / 100 + 0.02 * i, 0.03) for i in range(4)],
                 }
                 for c, n in conditions
             ],
+            "rise_at_longest": [
+                {
+                    "condition": c,
+                    "n_linearized": n,
+                    "before": 512,
+                    "longest": 1024,
+                    "difference": 0.02,
+                    "difference_ci": [0.01, 0.03],
+                    "is_noise": False,
+                }
+                for c, n in conditions[1:]
+            ],
         },
         "K": {
-            "rows": [
-                {"what": w, "n_linearized": n, "speedup": 1 + f * n / 132}
-                for w, f in (("attention", 0.6), ("one layer", 0.3), ("prefill", 0.2), ("decoding", 0.05))
-                for n in (0, 30, 70, 132)
+            "rows": kernel_rows,
+            "gpt2_shape": _timing("attention", 12, 1.4) | {"shape": [1, 12, 1024, 64]},
+            "backend": "cpu",
+            "device": "cpu",
+            "n_last": 132,
+            "attention_share": 0.5,
+            "bound": 2.0,
+            "last": [row for row in kernel_rows if row["n_linearized"] == 132],
+            "faster": 12,
+            "slower": 0,
+            "compared": 12,
+            "expected_prefill": 1.23,
+            "measured_prefill": 1.2,
+            "measured_prefill_ci": [1.15, 1.25],
+            "bounds": [{"n_linearized": n, "speedup": 1 / (1 - 0.5 * n / 144)} for n in (0, 30, 70, 132)],
+            "theory": theory,
+            "published_theory": theory,
+            "budget": [
+                {"n_linearized": n, "extra_published": extra, "extra_measured": 1, "share_real": 1 / extra}
+                for n, extra in ((30, 6), (70, 16))
             ],
-            "theory": [{"n_linearized": 30, "speedup": 1.233}, {"n_linearized": 70, "speedup": 1.79}],
+            "new_tokens": 64,
+            "peak_flops": 4e11,
+            "copy_bytes": 2e10,
+            "ridge": 20.0,
+            "roofline": [
+                {"n_linearized": n, "name": f"{n} ReLU heads", "intensity": 40.0, "rate": 2e11, "share_of_peak": 0.5}
+                for n in (0, 132)
+            ],
+            "elsewhere": [],
+            "files": [],
         },
-        "conclusions": {"claims": [{"id": "stable_ranking", "verdict": "holds"}]},
     }
+    judged = rules.evaluate(found)
+    counts = {verdict: sum(claim["verdict"] == verdict for claim in judged) for verdict in VERDICTS}
+    return found | {"conclusions": {"claims": judged, "counts": counts, "scorecard": scorecard.score(found)}}
 
 
 def hostile_rows(p1):

@@ -1,13 +1,14 @@
-import copy
 import re
 
 import measured
+import published_run
 import pytest
 
-from lib.claims import rules
-from lib.results.published import as_results
+from lib.claims import judging, rules
+from lib.errors import InputError
+from lib.results import io
 
-HOLDS, FAILS, OPEN = rules.HOLDS, rules.FAILS, rules.OPEN
+HOLDS, FAILS, OPEN, NOT_MEASURED = judging.VERDICTS
 
 
 def judged(found):
@@ -20,7 +21,7 @@ def verdict(found, name):
 
 @pytest.fixture
 def found():
-    return copy.deepcopy(as_results())
+    return published_run.build()
 
 
 def condition(found, section, name):
@@ -33,9 +34,66 @@ def test_the_published_figures_give_the_published_conclusions(found):
     assert set(verdicts.values()) == {HOLDS}
 
 
-def test_without_results_nothing_can_be_told():
+def test_the_published_run_is_a_whole_one(found):
+    for section, data in found.items():
+        io.validate_section(section, io.plain(data), "published")
+
+
+def test_without_results_nothing_is_measured():
     for claim in rules.evaluate({}):
-        assert claim["verdict"] == OPEN and claim["evidence"] == {}
+        assert claim["verdict"] == NOT_MEASURED and claim["evidence"] == {}
+
+
+def test_a_section_that_was_not_run_leaves_just_its_claims_unmeasured(found):
+    for section in ("setup", "phases", "V1", "V2", "V3", "V4", "V5", "P2", "P3", "P4"):
+        claims = rules.evaluate({name: data for name, data in found.items() if name != section})
+        assert {c["id"] for c in claims if c["verdict"] == NOT_MEASURED} == {
+            c["id"] for c in claims if section in c["sections"]
+        }, section
+
+
+def accessed(data, seen):
+    """`data` whose dicts note the keys that are read from them."""
+
+    class Noting(dict):
+        def __getitem__(self, key):
+            seen.add(key)
+            return super().__getitem__(key)
+
+    return Noting(data)
+
+
+def test_no_claim_reads_a_section_that_it_does_not_name(found):
+    for claim in rules.CLAIMS:
+        seen = set()
+        judging.judged(claim, accessed(found, seen))
+        assert seen == set(claim.sections), claim.id
+
+
+@pytest.mark.parametrize(
+    ("place", "id"),
+    [
+        (("V3", "constant_share_full_ci"), "constant_bias"),
+        (("V2", "spearman_ci"), "stable_ranking"),
+        (("V4", "thresholds_2k_ci"), "thresholds_within_ten"),
+        (("setup", "n_rankable"), "relu_nearly_harmless"),
+        (("setup", "relu_counts"), "best_of_n_recovers"),
+        (("P3", "new_tokens"), "equal_flops_insufficient"),
+        (("P2", "conditions"), "refinement_degenerates"),
+    ],
+)
+def test_a_wrong_key_is_an_error_that_names_it(found, place, id):
+    section, key = place
+    found[section][f"{key}x"] = found[section].pop(key)
+    with pytest.raises(InputError, match=key) as caught:
+        judging.judged(rules.BY_ID[id], found)
+    assert id in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_condition_that_is_not_there_is_an_error(found):
+    found["setup"]["relu_counts"] = [30, 71]
+    with pytest.raises(InputError, match="relu_71"):
+        rules.evaluate(found)
 
 
 def test_every_claim_speaks_both_languages(found):
@@ -63,29 +121,29 @@ def test_statements_name_the_run_that_they_are_about():
     ],
 )
 def test_an_interval_around_the_limit_leaves_it_open(ends, verdicts):
-    assert (rules.above(ends, 1.0), rules.at_most(ends, 1.0)) == verdicts
+    assert (judging.above(ends, 1.0), judging.at_most(ends, 1.0)) == verdicts
 
 
 def test_two_intervals_that_overlap_are_not_told_apart():
-    assert rules.less((1, 2), (3, 4)) == HOLDS
-    assert rules.less((3, 4), (1, 2)) == FAILS
-    assert rules.less((1, 3), (2, 4)) == OPEN
+    assert judging.less((1, 2), (3, 4)) == HOLDS
+    assert judging.less((3, 4), (1, 2)) == FAILS
+    assert judging.less((1, 3), (2, 4)) == OPEN
 
 
 def test_all_of():
-    assert rules.all_of([HOLDS, HOLDS]) == HOLDS
-    assert rules.all_of([HOLDS, OPEN]) == OPEN
-    assert rules.all_of([OPEN, FAILS]) == FAILS
-    assert rules.all_of([]) == OPEN
+    assert judging.all_of([HOLDS, HOLDS]) == HOLDS
+    assert judging.all_of([HOLDS, OPEN]) == OPEN
+    assert judging.all_of([OPEN, FAILS]) == FAILS
+    assert judging.all_of([]) == OPEN
 
 
 def test_wilson_by_hand():
-    assert rules.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert rules.wilson(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
+    assert judging.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert judging.wilson(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_ranking_fails_when_the_leader_surely_changed(found):
-    row = found["V2"]["top10"][0]
+    row = next(row for row in found["V2"]["top10"] if row["rank_2k"] == 1)
     row |= {"rank_full": 2, "rank_full_ci": [2, 3]}
     assert verdict(found, "stable_ranking") == FAILS
     row["rank_full_ci"] = [1, 3]
@@ -118,8 +176,8 @@ def test_a_head_that_does_nothing_has_no_bias_to_judge(found):
     [([30, 30], [20, 30], HOLDS), ([30, 30], [10, 20], OPEN), ([30, 40], [10, 10], FAILS)],
 )
 def test_thresholds_by_their_intervals(found, quick, full, expected):
-    found["V4"]["thresholds_2k_ci"] = {"1.1": quick}
-    found["V4"]["thresholds_full_ci"] = {"1.1": full}
+    found["V4"]["thresholds_2k_ci"]["1.1"] = quick
+    found["V4"]["thresholds_full_ci"]["1.1"] = full
     assert verdict(found, "thresholds_within_ten") == expected
 
 
@@ -145,9 +203,9 @@ def test_harmless_counts_heads_by_their_intervals(found, small, width, expected)
 
 
 def test_harmless_needs_heads_that_go_together(found):
-    found["V4"]["thresholds_full"]["1.1"] = 10
+    found["V4"]["thresholds_full_ci"]["1.1"] = [10, 10]
     assert verdict(found, "relu_nearly_harmless") == FAILS
-    found["V4"]["thresholds_full_ci"] = {"1.1": [10, 20]}
+    found["V4"]["thresholds_full_ci"]["1.1"] = [10, 20]
     assert verdict(found, "relu_nearly_harmless") == OPEN
 
 
@@ -172,31 +230,31 @@ def test_concentration_adds_up_the_heads(found):
     assert verdict(found, "layer0_concentration") == FAILS
 
 
-def test_refinement_is_told_by_repetition_where_it_was_measured(found):
-    for row in found["P2"]["conditions"]:
-        row["repeated_4gram_share"] = [0.2, 0.6, 0.8]
+def test_refinement_is_told_by_repetition(found):
     assert verdict(found, "refinement_degenerates") == HOLDS
-    found["P2"]["conditions"][1]["repeated_4gram_share"] = [0.1, 0.1, 0.1]
+    row = found["P2"]["conditions"][1]
+    row["repeated_4gram_share_ci"][-1] = [0.4, 0.6]
+    assert verdict(found, "refinement_degenerates") == OPEN
+    row["repeated_4gram_share_ci"][-1] = [0.1, 0.1]
     assert verdict(found, "refinement_degenerates") == FAILS
     assert verdict(found, "hypothesis_5") == FAILS
 
 
 def test_refinement_whose_ppl_does_not_fall(found):
     row = found["P2"]["conditions"][0]
-    row["ppl_ci"] = [[1.2, 3.0], None, [1.0, 1.6]]
+    row["ppl_ci"] = [[1.2, 3.0], [1.0, 2.0], [1.0, 1.6]]
     assert verdict(found, "refinement_degenerates") == OPEN
-    row |= {"ppl": [1.2, 1.3, 1.4], "ppl_ci": None}
+    row["ppl_ci"] = [[1.2, 1.2], [1.3, 1.3], [1.4, 1.4]]
     assert verdict(found, "refinement_degenerates") == FAILS
 
 
-def test_recovery_prefers_the_paired_difference(found):
+def test_recovery_is_told_by_the_paired_difference(found):
     row, base = condition(found, "P3", "relu_30"), condition(found, "P3", "baseline")
-    row |= {"expected": [17.0, 12.0, 11.0, 9.0], "expected_ci": [None, None, None, [7.0, 14.0]]}
-    base |= {"expected": [13.5, 11.0, 10.0, 8.0], "expected_ci": [[11.0, 16.0], None, None, None]}
-    assert verdict(found, "best_of_n_recovers") == OPEN
-    found["P3"]["against_baseline"] = [{"condition": "relu_30", "difference": -4.5, "difference_ci": [-6.0, -2.0]}]
+    row["expected_ci"][-1], base["expected_ci"][0] = [7.0, 14.0], [11.0, 16.0]
     assert verdict(found, "best_of_n_recovers") == HOLDS
-    found["P3"]["against_baseline"][0] |= {"difference": 4.5, "difference_ci": [2.0, 6.0]}
+    found["P3"]["against_baseline"][0]["difference_ci"] = [-6.0, 2.0]
+    assert verdict(found, "best_of_n_recovers") == OPEN
+    found["P3"]["against_baseline"][0]["difference_ci"] = [2.0, 6.0]
     assert verdict(found, "best_of_n_recovers") == FAILS
 
 
@@ -216,7 +274,7 @@ def test_context_stability_by_its_intervals(found):
     assert verdict(found, "context_stable") == HOLDS
     row["ratio_ci"] = [[r - 0.1, r + 0.1] for r in row["ratio"]]
     assert verdict(found, "context_stable") == OPEN
-    row |= {"ratio": [2.0, 1.5, 1.2, 1.1], "ratio_ci": None}
+    row |= {"ratio": [2.0, 1.5, 1.2, 1.1], "ratio_ci": [[r, r] for r in (2.0, 1.5, 1.2, 1.1)]}
     assert verdict(found, "context_stable") == FAILS
 
 
@@ -224,20 +282,26 @@ def test_long_contexts_by_their_intervals(found):
     row = condition(found, "P4", "relu_70")
     row["ratio_ci"] = [[r - 0.15, r + 0.15] for r in row["ratio"]]
     assert verdict(found, "long_context_helps") == OPEN
-    row |= {"ratio": row["ratio"][::-1], "ratio_ci": None}
+    row |= {"ratio": row["ratio"][::-1], "ratio_ci": [[r, r] for r in row["ratio"][::-1]]}
     assert verdict(found, "long_context_helps") == FAILS
 
 
 @pytest.mark.parametrize(("ends", "expected"), [([0.05, 0.2], HOLDS), ([-0.1, 0.2], OPEN), ([-0.2, -0.1], FAILS)])
 def test_the_rise_at_the_longest_context(found, ends, expected):
-    found["P4"]["rise_at_longest"] = [{"condition": "relu_70", "difference": sum(ends) / 2, "difference_ci": ends}]
+    found["P4"]["rise_at_longest"][-1] |= {"difference": sum(ends) / 2, "difference_ci": ends}
     assert verdict(found, "rise_at_longest") == expected
 
 
 def test_hypothesis_is_open_where_a_part_is(found):
-    del found["phases"]["relu"]
-    claim = judged(found)["hypothesis_5"]
-    assert claim["verdict"] == OPEN
+    found["P2"]["conditions"][0]["ppl_ci"][-1] = [None, None]
+    assert verdict(found, "hypothesis_5") == OPEN
+
+
+def test_a_null_is_open(found):
+    condition(found, "P4", "relu_30")["ratio"][0] = None
+    assert verdict(found, "context_stable") == OPEN
+    found["P4"]["rise_at_longest"] = []
+    assert verdict(found, "rise_at_longest") == OPEN
 
 
 def test_an_unbounded_interval_is_no_certainty(found):

@@ -10,7 +10,7 @@ from lib import files
 from lib.errors import InputError
 from lib.results import io, provenance
 
-SECTION = {"section": "V1", "parameters": {"profile": "drawn"}, "data": {"ppl": 31.04}}
+SECTION = {"section": "mine", "parameters": {"profile": "drawn"}, "data": {"ppl": 31.04}}
 
 
 def section(**data):

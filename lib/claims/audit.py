@@ -6,15 +6,23 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from lib.analysis import flops, head_effects, perplexity, quick_vs_full
 from lib.claims.rules import evaluate
 from lib.results import assembled, io
-from lib.results.query import lookup
+from lib.results.query import NotThere, lookup
+from lib.results.sections import Results
 
 AGREES = 1e-5
+PUBLISHED_THEORY = [{"n_linearized": n, "speedup": flops.published_speedup(n, 144)} for n in (30, 70)]
+
+Data = Mapping[str, Any]  # `{section: data}` as it stands in the files, whether or not it is well formed
+
+
+Relation = tuple[str, Any, Any, str]  # where, the value there, what it should be, what that follows from
 
 
 def audit(folder: str | Path) -> list[str]:
@@ -37,7 +45,7 @@ def audit(folder: str | Path) -> list[str]:
     return found + [f"sections: {line}" for line in inconsistencies(measured)]
 
 
-def unlike(expected, actual, where: str) -> Iterator[str]:
+def unlike(expected: Any, actual: Any, where: str) -> Iterator[str]:
     """Every place where `actual` is not exactly `expected`, one line each."""
     if isinstance(expected, Mapping) and isinstance(actual, Mapping):
         for key in dict.fromkeys([*expected, *actual]):
@@ -49,7 +57,7 @@ def unlike(expected, actual, where: str) -> Iterator[str]:
         yield f"{where} is {_short(actual)}; expected {_short(expected)}"
 
 
-def inconsistencies(measured: Mapping) -> list[str]:
+def inconsistencies(measured: Data) -> list[str]:
     """Figures of a `Results` dict that do not follow from the figures they are computed from, one line each."""
     found = []
     for name, relations in _SECTIONS.items():
@@ -68,7 +76,7 @@ def inconsistencies(measured: Mapping) -> list[str]:
     ]
 
 
-def _same(value, expected) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
         return len(value) == len(expected) and all(map(_same, value, expected))
     if isinstance(value, Mapping) and isinstance(expected, Mapping):
@@ -79,21 +87,20 @@ def _same(value, expected) -> bool:
     return value == expected
 
 
-def _within(value: float, ends: list) -> bool:
-    """Whether a figure lies in its interval or as near to it as a bootstrap allows: within twice its width."""
-    lo, hi = ends
-    slack = 2 * (hi - lo) if lo is not None and hi is not None else math.inf
-    slack = max(slack, AGREES * abs(value))
-    return (lo is None or value >= lo - slack) and (hi is None or value <= hi + slack) and (None in ends or lo <= hi)
+def _within(value: float, ends: list[float | None]) -> bool:
+    """Whether a figure lies in its interval, up to rounding."""
+    low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
+    slack = AGREES * abs(value)
+    return low - slack <= value <= high + slack
 
 
-def _with_intervals(data, where: str) -> Iterator[tuple]:
+def _with_intervals(data: Any, where: str) -> Iterator[tuple[str, float, list[float | None]]]:
     if isinstance(data, Mapping):
         for key, value in data.items():
             ends = data.get(f"{key}_ci")
             here = f"{where}.{key}" if where else key
             if isinstance(value, Mapping) and isinstance(ends, Mapping):
-                pairs = [(f"{here}[{k}]", value[k], ends.get(k)) for k in value]
+                pairs: list[tuple[str, Any, Any]] = [(f"{here}[{k}]", value[k], ends.get(k)) for k in value]
             elif isinstance(value, list) and isinstance(ends, list):
                 pairs = [(f"{here}[{i}]", *pair) for i, pair in enumerate(zip(value, ends, strict=False))]
             else:
@@ -107,11 +114,11 @@ def _with_intervals(data, where: str) -> Iterator[tuple]:
             yield from _with_intervals(value, f"{where}[{i}]")
 
 
-def _is_interval(pair) -> bool:
+def _is_interval(pair: Any) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and all(end is None or isinstance(end, float) for end in pair)
 
 
-def _phases(m: Mapping) -> Iterator[tuple]:
+def _phases(m: Data) -> Iterator[Relation]:
     phases = m["phases"]
     base = phases["baseline_ppl"]
     if "V1" in m:
@@ -135,6 +142,9 @@ def _phases(m: Mapping) -> Iterator[tuple]:
             yield f"{at}.rank_law", data["rank_law"], head_effects.rank_law(deltas), f"{at}.heads"
         if "layer_means" in data:
             yield f"{at}.layer_means", data["layer_means"], head_effects.layer_means(pairs, deltas), f"{at}.heads"
+        if "top" in data:
+            largest = sorted(heads, key=lambda row: -row["delta"])[: len(data["top"])]
+            yield f"{at}.top", data["top"], largest, f"{at}.heads"
     if "relu" in phases and "ranking" in phases:
         heads = [row for row in phases["relu"]["heads"] if row["layer"]]
         order = head_effects.ranking([(r["layer"], r["head"]) for r in heads], [r["delta"] for r in heads])
@@ -144,7 +154,7 @@ def _phases(m: Mapping) -> Iterator[tuple]:
         yield from _ladder(data.get("cumulative"), f"phases.{mode}.cumulative", "n", base, "phases.baseline_ppl")
         if "thresholds" in data:
             yield from _thresholds(data["thresholds"], f"phases.{mode}.thresholds", data["cumulative"], "n")
-    shape = lookup(m, "setup.model") or {}
+    shape = _there(m, "setup.model") or {}
     for row in phases.get("flops_saved", ()) if "d_head" in shape else ():
         n_heads = shape["n_layer"] * shape["n_head"]
         saved = flops.published_saving(row["n"], n_heads, m["setup"]["n_ctx"], shape["d_head"])
@@ -164,20 +174,28 @@ def _phases(m: Mapping) -> Iterator[tuple]:
             yield where, row["delta"], known, f"phases.{row['mode']}.heads"
 
 
-def _places(m: Mapping, mode: str) -> list[list[int]]:
+def _there(m: Data, path: str) -> Any:
+    """What is read at a path; None for a section or a row that is not there."""
+    try:
+        return lookup(m, path)
+    except NotThere:
+        return None
+
+
+def _places(m: Data, mode: str) -> list[list[int]]:
     shape = m["setup"]["model"]
     first = 0 if mode in ("zero", "mean") else 1
     return [[layer, head] for layer in range(first, shape["n_layer"]) for head in range(shape["n_head"])]
 
 
-def _ladder(rows, where: str, key: str, base: float, name: str) -> Iterator[tuple]:
+def _ladder(rows, where: str, key: str, base: float, name: str) -> Iterator[Relation]:
     for row in rows or ():
         yield f"{where}[{key}={row[key]}].ratio", row["ratio"], row["ppl"] / base, f"ppl / {name}"
         if row[key] == 0:
             yield f"{where}[{key}=0].ppl", row["ppl"], base, name
 
 
-def _thresholds(value: Mapping, where: str, rows: list, key: str) -> Iterator[tuple]:
+def _thresholds(value: Mapping, where: str, rows: list, key: str) -> Iterator[Relation]:
     expected = head_effects.thresholds(
         [row[key] for row in rows], [row["ratio"] for row in rows], [float(k) for k in value]
     )
@@ -185,7 +203,7 @@ def _thresholds(value: Mapping, where: str, rows: list, key: str) -> Iterator[tu
         yield f"{where}[{limit}]", n, expected[str(float(limit))], "the ratios of the ladder"
 
 
-def _v1(m: Mapping) -> Iterator[tuple]:
+def _v1(m: Data) -> Iterator[Relation]:
     v1 = m["V1"]
     yield "V1.change", v1["change"], v1["ppl_full"] / v1["ppl_2k"] - 1, "ppl_full / ppl_2k - 1"
     setup = m.get("setup", {})
@@ -201,13 +219,13 @@ def _v1(m: Mapping) -> Iterator[tuple]:
         chunks = np.log(v1["chunk_ppl"])[:, None]
         for key, n in (("ppl_full", len(chunks)), ("ppl_2k", v1["n_chunks_2k"])):
             yield f"V1.{key}", v1[key], perplexity.ppl(chunks[:n]), "V1.chunk_ppl"
-        sampling = quick_vs_full.sampling(chunks, v1["n_chunks_2k"], lookup(setup, "parameters.seed") or 0)
+        sampling = quick_vs_full.sampling(chunks, v1["n_chunks_2k"], m["setup"]["parameters"]["seed"])
         for key, value in v1["sampling"].items():
             if key in sampling:
                 yield f"V1.sampling.{key}", value, sampling[key], "V1.chunk_ppl"
 
 
-def _v2(m: Mapping) -> Iterator[tuple]:
+def _v2(m: Data) -> Iterator[Relation]:
     top = m["V2"]["top10"]
     for span in ("2k", "full"):
         ranks = head_effects.ranks([row[f"delta_ppl_{span}"] for row in top])
@@ -220,14 +238,21 @@ def _v2(m: Mapping) -> Iterator[tuple]:
     if len(top) > 1:
         both = ([row[f"delta_ppl_{span}"] for row in top] for span in ("2k", "full"))
         yield "V2.spearman", m["V2"]["spearman"], head_effects.spearman(*both), "V2.top10"
-    single = {(r["layer"], r["head"]): r["delta"] for r in lookup(m, "phases.zero.heads") or ()}
+    by_full = sorted(top, key=lambda row: row["rank_full"])
+    moved = [row for row in top if row["rank_2k"] != row["rank_full"]]
+    yield "V2.first_full", m["V2"]["first_full"], by_full[0], "V2.top10"
+    yield "V2.moved", m["V2"]["moved"], moved, "V2.top10"
+    yield "V2.same_top", m["V2"]["same_top"], top[0]["rank_full"] == 1, "V2.top10"
+    if len(top) > 1 and by_full[1]["delta_ppl_full"] > 0:
+        yield "V2.lead", m["V2"]["lead"], by_full[0]["delta_ppl_full"] / by_full[1]["delta_ppl_full"], "V2.top10"
+    single = {(r["layer"], r["head"]): r["delta"] for r in _there(m, "phases.zero.heads") or ()}
     for row in top:
         if (row["layer"], row["head"]) in single:
             where = f"V2.top10 L{row['layer']}H{row['head']} delta_ppl_2k"
             yield where, row["delta_ppl_2k"], single[row["layer"], row["head"]], "phases.zero.heads"
 
 
-def _v3(m: Mapping) -> Iterator[tuple]:
+def _v3(m: Data) -> Iterator[Relation]:
     v3 = m["V3"]
     for span in ("2k", "full"):
         zero, mean = v3[f"zero_delta_ppl_{span}"], v3[f"mean_delta_ppl_{span}"]
@@ -242,25 +267,25 @@ def _v3(m: Mapping) -> Iterator[tuple]:
         if share is not None:
             yield f"V3.constant_share_{span}", share, 1 - mean / zero, "1 - mean / zero"
     for mode in ("zero", "mean"):
-        known = lookup(m, f"phases.{mode}.heads[layer={v3['layer']},head={v3['head']}].delta")
+        known = _there(m, f"phases.{mode}.heads[layer={v3['layer']},head={v3['head']}].delta")
         if known is not None:
             where = f"V3.{mode}_delta_ppl_2k"
             yield where, v3[f"{mode}_delta_ppl_2k"], known, f"phases.{mode}.heads"
-    for row in lookup(m, "V2.top10") or ():
+    for row in _there(m, "V2.top10") or ():
         if (row["layer"], row["head"]) == (v3["layer"], v3["head"]):
             where = "V3.zero_delta_ppl_full"
             yield where, v3["zero_delta_ppl_full"], row["delta_ppl_full"], "V2.top10"
 
 
-def _v4(m: Mapping) -> Iterator[tuple]:
-    v4, ladder = m["V4"], lookup(m, "setup.ladder")
+def _v4(m: Data) -> Iterator[Relation]:
+    v4, ladder = m["V4"], _there(m, "setup.ladder")
     for span, table in (("2k", "cumulative_2k"), ("full", "cumulative")):
         if "V1" in m:
             yield from _ladder(v4[table], f"V4.{table}", "n_linearized", m["V1"][f"ppl_{span}"], f"V1.ppl_{span}")
         if ladder:
             yield f"V4.{table} n_linearized", [row["n_linearized"] for row in v4[table]], ladder, "setup.ladder"
         yield from _thresholds(v4[f"thresholds_{span}"], f"V4.thresholds_{span}", v4[table], "n_linearized")
-    known = {row["n"]: row["ppl"] for row in lookup(m, "phases.relu.cumulative") or ()}
+    known = {row["n"]: row["ppl"] for row in _there(m, "phases.relu.cumulative") or ()}
     for row in v4["cumulative_2k"]:
         if row["n_linearized"] in known:
             where = f"V4.cumulative_2k[n_linearized={row['n_linearized']}].ppl"
@@ -269,7 +294,7 @@ def _v4(m: Mapping) -> Iterator[tuple]:
         yield from _ladder(v4.get("factored"), "V4.factored", "n_linearized", m["V1"]["ppl_full"], "V1.ppl_full")
 
 
-def _v5(m: Mapping) -> Iterator[tuple]:
+def _v5(m: Data) -> Iterator[Relation]:
     if all(name in m for name in ("V1", "V2", "V3", "V4")):
         v5, expected = m["V5"], quick_vs_full.compare(m["V1"], m["V2"], m["V3"], m["V4"])
         known = {row["what"]: row for row in expected["comparisons"]}
@@ -283,11 +308,12 @@ def _v5(m: Mapping) -> Iterator[tuple]:
                 yield f"V5.{key}", v5[key], expected[key], "sections V1 to V4"
 
 
-def _p1(m: Mapping) -> Iterator[tuple]:
+def _p1(m: Data) -> Iterator[Relation]:
     for row in m["P1"]["rows"]:
         where = f"P1.rows[condition={row['condition']},protocol={row['protocol']}].ms_per_tok"
         yield where, row["ms_per_tok"], 1000 / row["tok_per_s"], "1000 / tok_per_s"
-    shape = lookup(m, "setup.model")
+    yield "P1.published_theory", m["P1"]["published_theory"], PUBLISHED_THEORY, "the cost model for GPT-2 small"
+    shape = _there(m, "setup.model")
     if shape and "n_embd" in shape:
         for row in m["P1"].get("theory", ()):
             n = row["n_linearized"]
@@ -295,7 +321,7 @@ def _p1(m: Mapping) -> Iterator[tuple]:
             yield f"P1.theory[n_linearized={n}].speedup", row["speedup"], value, "the cost model"
 
 
-def _p3(m: Mapping) -> Iterator[tuple]:
+def _p3(m: Data) -> Iterator[Relation]:
     for row in m["P3"]["conditions"]:
         for key in ("first_n", "expected"):
             values = row[key]
@@ -310,7 +336,7 @@ def _p3(m: Mapping) -> Iterator[tuple]:
             yield where, row["extra_attention"], extra, "ratio_attention"
 
 
-def _p4(m: Mapping) -> Iterator[tuple]:
+def _p4(m: Data) -> Iterator[Relation]:
     base = next((row for row in m["P4"]["conditions"] if row["condition"] == "baseline"), None)
     for row in m["P4"]["conditions"]:
         for i, (ratio, ppl) in enumerate(zip(row["ratio"], row["ppl"], strict=True)):
@@ -319,8 +345,8 @@ def _p4(m: Mapping) -> Iterator[tuple]:
                 yield where, ratio, ppl / base["ppl"][i], "ppl / the baseline's"
 
 
-def _conclusions(m: Mapping) -> Iterator[tuple]:
-    known = {claim["id"]: claim for claim in evaluate(m)}
+def _conclusions(m: Data) -> Iterator[Relation]:
+    known = {claim["id"]: claim for claim in evaluate(cast(Results, m))}
     for claim in m["conclusions"]["claims"]:
         if claim["id"] in known:
             where, rule = f"conclusions.claims[id={claim['id']}]", "the claim's rule"
@@ -343,7 +369,7 @@ _SECTIONS = {
 }
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.8g}"
     text = json.dumps(value, ensure_ascii=False)

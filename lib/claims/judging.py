@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from scipy.stats import binomtest
+
 from lib.errors import InputError
 from lib.results.sections import Results, Verdict
 
@@ -89,11 +91,10 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts or not verdicts else HOLDS
 
 
-def wilson(k: int, n: int, z: float = 1.959964) -> Ends:
+def wilson(k: int, n: int) -> Ends:
     """Wilson's 95 % interval of the share k / n."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return centre - half, centre + half
+    ends = binomtest(k, n).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def known(figure: float | None) -> float:

@@ -7,7 +7,8 @@ the measured figures contradict each other.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from lib.analysis import flops
 from lib.claims.audit import audit, unlike
@@ -15,22 +16,28 @@ from lib.errors import InputError
 from lib.results import io
 from lib.results.diff import data_folder
 from lib.results.published import published
-from lib.results.query import evaluate, lookup
+from lib.results.query import NotThere, evaluate, lookup
+from lib.results.sections import Results, Scorecard, ScoreRow
+
+COST_AS: dict[str | None, Callable[[float], float]] = {
+    None: lambda ratio: ratio,
+    "1 - x": lambda ratio: 1 - ratio,
+    "extra_tokens": flops.extra_tokens,
+}
 
 
-def by_arithmetic(figure: Mapping) -> float:
+def by_arithmetic(figure: Mapping[str, Any]) -> float:
     """A figure of the cost model, computed for GPT-2 small's shape whatever was measured."""
     name, *arguments = figure["cost"]
-    value = getattr(flops, name)(*arguments)
-    return {"1 - x": lambda x: 1 - x, "extra_tokens": flops.extra_tokens}.get(figure.get("cost_as"), lambda x: x)(value)
+    return COST_AS[figure.get("cost_as")](getattr(flops, name)(*arguments))
 
 
-def score(measured: Mapping) -> dict:
-    """`{rows, reproduced, total, missing, differing, counts, reason}` for a `Results` dict.
+def score(measured: Results) -> Scorecard:
+    """Every published figure beside the measured one.
 
-    Row: id, section, printed, published, measured, difference, tolerance, kind, reason, verdict. `total` counts the
-    rows that were reproduced, differ or are missing. Without GPT-2 small on WikiText-2 (`counts` false) only the cost
-    model is compared, for GPT-2's shape; `reason` is then "model" or "corpus".
+    `total` counts the rows that were reproduced, differ or are missing: not measured, or null. Without GPT-2 small on
+    WikiText-2 (`counts` false) only the cost model is compared, for GPT-2's shape; `reason` is then "model" or
+    "corpus". Raises `InputError` for a key that the results should have.
     """
     reason = _why_not(measured)
     rows = [_row(figure, measured, reason is None) for figure in published()["figures"]]
@@ -46,38 +53,56 @@ def score(measured: Mapping) -> dict:
     }
 
 
-def _why_not(measured: Mapping) -> str | None:
-    if not lookup(measured, "setup.model.is_gpt2_small"):
+def _why_not(measured: Results) -> Literal["model", "corpus"] | None:
+    if not measured["setup"]["model"]["is_gpt2_small"]:
         return "model"
-    tokens = lookup(measured, "setup.corpus.n_tokens")
-    return None if tokens in (None, published()["corpus_tokens"]) else "corpus"
+    return None if measured["setup"]["corpus"]["n_tokens"] == published()["corpus_tokens"] else "corpus"
 
 
-def _row(figure: Mapping, measured: Mapping, counts: bool) -> dict:
-    tolerance = figure["tolerance"]
-    value = None
+def _row(figure: Mapping[str, Any], measured: Results, counts: bool) -> ScoreRow:
+    tolerance: float | None = figure["tolerance"]
+    value: float | None = None
     if counts and figure["path"]:
-        value = evaluate(measured, figure["path"])
+        value = _there(evaluate, measured, figure["path"])
     elif "cost" in figure:
         value = by_arithmetic(figure)
     if figure["kind"] == "sampled" and counts:
-        ends = lookup(measured, figure["ci"])
+        ends = _there(lookup, measured, figure["ci"])
         tolerance = None if not ends or None in ends else ends[1] - ends[0]
     difference = None if value is None else value - figure["published"]
+    verdict: Literal["reproduced", "differs", "missing", "not comparable"]
     if figure["kind"] == "machine" or not (counts or "cost" in figure) or (counts and not _fits(figure, measured)):
         verdict = "not comparable"
-    elif value is None or tolerance is None:
+    elif difference is None or tolerance is None:
         verdict = "missing"
     else:
         verdict = "reproduced" if abs(difference) <= tolerance * (1 + 1e-9) + 1e-12 else "differs"
-    shared = {key: figure[key] for key in ("id", "section", "printed", "published", "kind", "reason")}
-    return {**shared, "measured": value, "difference": difference, "tolerance": tolerance, "verdict": verdict}
+    return {
+        "id": figure["id"],
+        "section": figure["section"],
+        "printed": figure["printed"],
+        "published": figure["published"],
+        "kind": figure["kind"],
+        "reason": figure["reason"],
+        "measured": value,
+        "difference": difference,
+        "tolerance": tolerance,
+        "verdict": verdict,
+    }
 
 
-def _fits(figure: Mapping, measured: Mapping) -> bool:
+def _there(read: Callable[[Mapping[str, Any], str], Any], measured: Results, path: str) -> Any:
+    """What is read at a path; None for a section or a row that this run does not have."""
+    try:
+        return read(measured, path)
+    except NotThere:
+        return None
+
+
+def _fits(figure: Mapping[str, Any], measured: Results) -> bool:
     """Whether the run has the tokens and lengths that the figure was published for."""
     for path, wanted in published()["needs"].get(figure.get("needs"), {}).items():
-        value = lookup(measured, path)
+        value = _there(lookup, measured, path)
         if isinstance(wanted, Mapping):
             if value is None or value < wanted["min"]:
                 return False
@@ -86,11 +111,11 @@ def _fits(figure: Mapping, measured: Mapping) -> bool:
     return True
 
 
-def _number(value, sign: str = "") -> str:
+def _number(value: float | None, sign: str = "") -> str:
     return "—" if value is None else f"{value:{sign}.6g}"
 
 
-def table(card: Mapping) -> str:
+def table(card: Scorecard) -> str:
     """The scorecard as text: one line a figure, and the count."""
     lines = [f"{'figure':34} {'published':>12} {'measured':>12} {'difference':>12} {'tolerance':>11}  verdict"]
     lines += [
@@ -102,10 +127,10 @@ def table(card: Mapping) -> str:
     return "\n".join([*lines, headline(card)])
 
 
-def headline(card: Mapping) -> str:
+def headline(card: Scorecard) -> str:
     """The one line: k of n reproduced, or why the card does not count."""
     k, n = card["reproduced"], card["total"]
-    if card["counts"]:
+    if card["reason"] is None:
         return f"{k} of {n} reproduced"
     why = {
         "model": "the model is not GPT-2 small",
@@ -126,8 +151,8 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    kept = lookup(measured, "conclusions.scorecard")
-    if kept:
+    if "conclusions" in measured:
+        kept = measured["conclusions"]["scorecard"]
         wrong += [f"sections: {line}" for line in unlike(io.plain(card), kept, "conclusions.scorecard")]
     print(table(card))
     for line in wrong:

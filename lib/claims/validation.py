@@ -74,10 +74,8 @@ def _thresholds(m: Results, limits: Limits) -> Finding:
 def _optimistic(m: Results, limits: Limits) -> Finding:
     average, limit = m["V5"]["mean_diff_pct"] / 100, limits["average"]
     low, high = ends(m["V1"]["change_ci"])
-    if average > limit:
-        verdict = HOLDS if low > 0 else OPEN
-    else:
-        verdict = FAILS if average < -limit or high < limit else OPEN
+    below = FAILS if average < -limit or high < limit else OPEN
+    verdict = (HOLDS if low > 0 else OPEN) if average > limit else below
     return verdict, {
         "mean_diff_pct": 100 * average,
         "change": m["V1"]["change"],

@@ -1,4 +1,4 @@
-"""JSON schemas from the types of `lib.results.sections`: `python -m lib.results.describe` writes `schema/sections.json`."""
+"""The JSON schema of the sections, from their types: `python -m lib.results.describe` writes `schema/sections.json`."""
 
 import json
 from types import NoneType, UnionType
@@ -58,9 +58,7 @@ def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         if all(part.keys() == {"type"} for part in parts):
             return {"type": [part["type"] for part in parts]}
         return {"anyOf": parts}
-    raise InputError(
-        f"lib/results/sections.py: no schema for {hint}; use float, int, str, bool, list, dict, a TypedDict"
-    )
+    raise InputError(f"lib/results/sections.py: no schema for {hint}; use numbers, str, bool, list, dict, a TypedDict")
 
 
 def main() -> None:

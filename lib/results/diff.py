@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from lib.errors import InputError
 from lib.layout import build_root
@@ -35,8 +36,8 @@ class Figure:
     path: str
     a: object
     b: object
-    a_ci: list | None = None
-    b_ci: list | None = None
+    a_ci: list[float | None] | None = None
+    b_ci: list[float | None] | None = None
 
     @property
     def differs(self) -> bool:
@@ -72,18 +73,18 @@ class Figure:
 class Comparison:
     """What `compare` finds: `settings` and `claims` map a name to the two runs' values."""
 
-    settings: dict
-    figures: list
-    claims: dict
-    only_a: list
-    only_b: list
+    settings: dict[str, tuple[Any, Any]]
+    figures: list[Figure]
+    claims: dict[str, tuple[str | None, str | None]]
+    only_a: list[str]
+    only_b: list[str]
 
     @property
-    def changed_claims(self) -> list:
+    def changed_claims(self) -> list[str]:
         return [name for name, sides in self.claims.items() if None not in sides and sides[0] != sides[1]]
 
 
-def compare(a: Mapping, b: Mapping) -> Comparison:
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
     """Compares two `{section: data}`; generated texts are left out."""
     found = Comparison({}, [], {}, [], [])
     for name in dict.fromkeys((*ORDER, *sorted({*a, *b}))):
@@ -104,7 +105,7 @@ def compare(a: Mapping, b: Mapping) -> Comparison:
     return found
 
 
-def walk(path: str, a, b, a_ci=None, b_ci=None) -> Iterator[Figure]:
+def walk(path: str, a: Any, b: Any, a_ci: Any = None, b_ci: Any = None) -> Iterator[Figure]:
     """Every leaf of two results as a `Figure`; rows of a list meet by what names them, not by their place."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in dict.fromkeys((*a, *b)):
@@ -125,7 +126,7 @@ def walk(path: str, a, b, a_ci=None, b_ci=None) -> Iterator[Figure]:
         yield Figure(path, a, b, pair(a_ci), pair(b_ci))
 
 
-def naming(a: list, b: list) -> tuple[str, ...] | None:
+def naming(a: list[Any], b: list[Any]) -> tuple[str, ...] | None:
     """The fewest of `NAMING` that tell the rows of both lists apart; None for lists that are told by their index."""
     rows = a + b
     if not rows or not all(isinstance(row, Mapping) for row in rows):
@@ -139,7 +140,7 @@ def naming(a: list, b: list) -> tuple[str, ...] | None:
     return None
 
 
-def keyed(rows, keys) -> dict:
+def keyed(rows: Any, keys: tuple[str, ...] | None) -> dict[str, Any]:
     """`{"[n_linearized=30]": row without that key}`, or `{"[2]": item}` without keys."""
     if not isinstance(rows, list):
         return {}
@@ -151,11 +152,11 @@ def keyed(rows, keys) -> dict:
     }
 
 
-def pair(ci) -> list | None:
+def pair(ci: Any) -> list[float | None] | None:
     return ci if isinstance(ci, list) and len(ci) == 2 and all(end is None or is_number(end) for end in ci) else None
 
 
-def is_number(value) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -179,13 +180,16 @@ def measured_profiles() -> list[str]:
 
 def table(found: Comparison, a: str, b: str, everything: bool = False) -> str:
     """The comparison as text: settings that differ, figures, claims, and one line that counts."""
-    settings = [("setting", a, b), *((name, *map(shown, sides)) for name, sides in found.settings.items())]
-    figures = [("figure", a, b, f"{b} / {a} - 1", "intervals")]
+    settings: list[tuple[str, ...]] = [
+        ("setting", a, b),
+        *((name, *map(shown, sides)) for name, sides in found.settings.items()),
+    ]
+    figures: list[tuple[str, ...]] = [("figure", a, b, f"{b} / {a} - 1", "intervals")]
     for figure in found.figures:
         if everything or figure.differs and figure.is_headline:
             relative = "" if figure.relative is None else f"{figure.relative:+.2%}"
             figures.append((figure.path, shown(figure.a), shown(figure.b), relative, figure.intervals or ""))
-    claims = [("claim", a, b, "")]
+    claims: list[tuple[str, ...]] = [("claim", a, b, "")]
     changed = found.changed_claims
     claims += [(name, *map(shown, sides), "changed" * (name in changed)) for name, sides in found.claims.items()]
     parts = ["\n".join(columns(rows)) for rows in (settings, figures, claims) if len(rows) > 1]
@@ -210,14 +214,14 @@ def some(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def columns(rows: list[tuple]) -> list[str]:
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows of words as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return ["  ".join(words).rstrip() for words in padded]
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     if value is None or value is NOT_THERE:
         return "—"
     if isinstance(value, float):

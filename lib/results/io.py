@@ -46,10 +46,8 @@ def _validate(value: Any, reference: str, where: str, source: str) -> None:
 
 @cache
 def _validator(reference: str) -> jsonschema.protocols.Validator:
-    def retrieve(name: str):
-        return DRAFT202012.create_resource(schema(name.removesuffix(".json")))
-
-    return jsonschema.Draft202012Validator({"$ref": reference}, registry=Registry(retrieve=retrieve))
+    files = {path.name: DRAFT202012.create_resource(schema(path.stem)) for path in SCHEMAS.glob("*.json")}
+    return jsonschema.Draft202012Validator({"$ref": reference}, registry=Registry().with_resources(files.items()))
 
 
 def plain(value: Any) -> Any:

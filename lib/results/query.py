@@ -1,4 +1,4 @@
-"""Places in results, written as text: `V4.cumulative[n_linearized=30].ratio`. The one parser and the one reader of them.
+"""Places in results, written as text, `V4.cumulative[n_linearized=30].ratio`: the one parser and reader of them.
 
     V1.ppl_full                              a section and its keys
     V2.top10[0]  V4.cumulative[-1].ratio     an item of a list, from the front or from the end
