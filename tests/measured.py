@@ -2,13 +2,18 @@
 
 import numpy as np
 
-from lib.analysis import best_of_n, bootstrap, flops, head_effects, perplexity, quick_vs_full
+from lib.analysis import bootstrap, flops, generated, head_effects, perplexity, quick_vs_full
 from lib.engine.interventions import Plan
 from lib.results import assembled, io
 
 SHAPE = flops.Shape(n_layer=3, n_head=4, n_kv_head=4, d_head=16, n_embd=64, n_inner=256, vocab_size=512)
 QUICK, FULL, N_CTX, SEED, DRAWS = 2, 20, 64, 7, 200
 LADDER, COUNTS, LENGTHS = [0, 2, 5, 8], [2, 5], [16, 64]
+
+
+JUDGE = {
+    "name": "judge", "place": "judge", "fingerprint": "1" * 64, "n_layer": 2, "n_head": 2, "n_params": 50_000,
+}  # fmt: skip
 
 
 class Scores:
@@ -139,8 +144,13 @@ def _setup():
     corpus = {
         "name": "drawn", "split": "all", "fingerprint": "0" * 64, "n_tokens": FULL * N_CTX, "n_chunks": FULL,
     }  # fmt: skip
+    resampled = {"unit": "chunks", "length": 1, "n_units": FULL, "n_effective": 20.0, "scope": "corpus"}
+    documents = {"unit": "module", "n": 20, "n_quick": 2, "longest": 64, "median": 64.0} | {
+        "resampled": resampled, "resampled_quick": resampled | {"n_units": QUICK},
+    }  # fmt: skip
     return {
-        "model": model, "corpus": corpus, "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
+        "model": model, "corpus": corpus, "documents": documents, "judge": JUDGE,
+        "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
         "full_chunks": FULL, "quick_tokens": QUICK * N_CTX, "full_tokens": FULL * N_CTX, "ladder": LADDER,
         "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8, "parameters": {"seed": SEED},
     }  # fmt: skip
@@ -148,60 +158,82 @@ def _setup():
 
 def _recovery(scores):
     rng, conditions = scores.rng, {"baseline": 0} | {f"relu_{n}": n for n in COUNTS}
-    p1, p2, p3, p4, samples = [], [], [], [], {}
+    p1, p2, p4, iterated, sampled = [], [], [], {}, {"model": {}, "judge": {}}
     for i, (condition, n) in enumerate(conditions.items()):
         shared = {"condition": condition, "n_linearized": n}
         rate, rate_ci = bootstrap.median_ci(rng.normal(50 - i, 1, 9), SEED, DRAWS)
         p1.append(shared | {
             "protocol": "recomputed", "backend": "naive", "tok_per_s": rate, "tok_per_s_ci": rate_ci,
             "ms_per_tok": 1000 / rate, "relative": -0.01 * i, "relative_ci": [-0.01 * i - 0.02, -0.01 * i + 0.02],
+            "against_control": None, "against_control_ci": None,
         })  # fmt: skip
-        means = [bootstrap.mean_ci(rng.normal(level, 0.1, 20), SEED, DRAWS) for level in (2.4, 1.7, 1.4)]
-        p2.append(shared | {
-            "ppl": [m[0] for m in means], "ppl_ci": [m[1] for m in means], "distinct_2": [0.5, 0.4, 0.3],
-            "longest_repeat": [20.0, 40.0, 60.0], "repeated_4gram_share": [0.5, 0.7, 0.8],
-            "repeated_4gram_share_ci": [[0.4, 0.6], [0.6, 0.8], [0.7, 0.9]],
+        iterated[condition] = np.stack([rng.normal(level + 0.1 * i, 0.1, 20) for level in (2.4, 1.7, 1.4)])
+        p2.append(shared | generated.by_iteration(iterated[condition], SEED, DRAWS) | {
+            "distinct_2": [0.5, 0.4, 0.3], "longest_repeat": [20.0, 40.0, 60.0],
+            "repeated_4gram_share": [0.5, 0.7, 0.8], "repeated_4gram_share_ci": [[0.4, 0.6], [0.6, 0.8], [0.7, 0.9]],
         })  # fmt: skip
-        ppl = np.exp(rng.normal(2.6 + 0.05 * i, 0.4, (20, 5)))
-        expected, expected_ci = best_of_n.expected_best_of_ci(ppl, [1, 2, 5], SEED, DRAWS)
-        first = best_of_n.first_best_of(ppl, [1, 2, 5])
-        p3.append(shared | {"first_n": first, "expected": expected, "expected_ci": expected_ci})
-        samples[condition] = ppl
+        sampled["model"][condition] = np.exp(rng.normal(2.6 + 0.05 * i, 0.4, (20, 5)))
+        sampled["judge"][condition] = sampled["model"][condition] * np.exp(rng.normal(0.2, 0.3, (20, 5)))
         ratios = [1 + 0.05 * i, 1 + 0.04 * i]
         p4.append(shared | {
             "ppl": [30 * ratios[0], 20 * ratios[1]], "ppl_ci": [[20.0, 50.0], [15.0, 40.0]], "ratio": ratios,
             "ratio_ci": [[ratio - 0.01, ratio + 0.01] for ratio in ratios],
         })  # fmt: skip
-    theory = [
-        {"n_linearized": n, "speedup": flops.published_speedup(n, SHAPE.n_heads, N_CTX, SHAPE.d_head)} for n in COUNTS
-    ]
-    published_theory = [{"n_linearized": n, "speedup": flops.published_speedup(n, 144)} for n in (30, 70)]
-    against = []
-    for condition, n in list(conditions.items())[1:]:
-        value, ends = best_of_n.best_of_difference(samples[condition], 5, samples["baseline"], 1, SEED, DRAWS)
-        own = {"condition": condition, "n_linearized": n, "best_of": 5}
-        against.append(own | {"difference": value, "difference_ci": ends})
-    human = {
-        "distinct_2": 0.9, "longest_repeat": 3.0, "repeated_4gram_share": 0.1, "repeated_4gram_share_ci": [0.0, 0.2],
-    }  # fmt: skip
-    rises = [
-        {
-            "condition": row["condition"], "n_linearized": row["n_linearized"], "before": 16, "longest": 64,
-            "difference": row["ratio"][1] - row["ratio"][0], "is_noise": False,
-            "difference_ci": [row["ratio"][1] - row["ratio"][0] - 0.005, row["ratio"][1] - row["ratio"][0] + 0.005],
-        }
-        for row in p4[1:]
-    ]  # fmt: skip
+    theory, published_theory = (
+        [{"n_linearized": n, "speedup": flops.published_speedup(n, *shape)} for n in counts]
+        for counts, shape in ((COUNTS, (SHAPE.n_heads, N_CTX, SHAPE.d_head)), ((30, 70), (144,)))
+    )
+    human = np.stack([rng.normal(level, 0.2, 20) for level in (9.0, 8.0, 7.0)])
+    found = generated.best_of(sampled["model"], conditions, [1, 2, 5], SEED, DRAWS)
+    for row in found["conditions"]:
+        row["judged_by_sample"] = sampled["judge"][row["condition"]].tolist()
     texts = [{"condition": condition, "text": "def f(x):"} for condition in conditions]
     return {
         "P1": {"rows": p1, "theory": theory, "published_theory": published_theory},
-        "P2": {"iterations": 3, "n_prompts": 20, "conditions": p2, "human": human, "samples": texts},
-        "P3": {
-            "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, "conditions": p3,
-            "against_baseline": against, "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS],
+        "P2": {
+            "iterations": 3, "n_prompts": 20, "conditions": p2,
+            **generated.refinement(iterated, conditions, human, SEED, DRAWS),
+            "human": generated.by_iteration(human, SEED, DRAWS) | {
+                "distinct_2": 0.9, "longest_repeat": 3.0,
+                "repeated_4gram_share": 0.1, "repeated_4gram_share_ci": [0.0, 0.2],
+            },
             "samples": texts,
         },
-        "P4": {"lengths": LENGTHS, "n_tokens": FULL * N_CTX, "conditions": p4, "rise_at_longest": rises},
+        "P3": {
+            "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, **found,
+            "human": _human(human[0]), "judge": JUDGE | {"human": _human(human[1])},
+            "judged": generated.judged(sampled, conditions, [2, 5], SEED, DRAWS),
+            "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS], "samples": texts,
+        },
+        "P4": _context(p4),
+    }  # fmt: skip
+
+
+def _human(ppl):
+    mean, ends = bootstrap.mean_ci(ppl, SEED, DRAWS)
+    return {"ppl": mean, "ppl_ci": ends, "ppl_by_prompt": ppl.tolist()}
+
+
+def _context(rows):
+    rises, changes, excesses = [], [], []
+    for row in rows[1:]:
+        named = {key: row[key] for key in ("condition", "n_linearized")}
+        first, last = row["ratio"]
+        gap = {"difference": last - first, "difference_ci": [last - first - 0.005, last - first + 0.005]}
+        rises.append(named | {"before": 16, "longest": 64, "is_noise": False} | gap)
+        changes.append(named | {"shortest": 16, "longest": 64} | gap)
+        quotient = (last - 1) / (first - 1)
+        ends = [quotient - 0.1, quotient + 0.1]
+        excesses.append(named | {"shorter": 16, "longer": 64, "ratio": quotient, "ratio_ci": ends})
+    targets = [
+        row | {"placed": placed} | {key: gap[key] for key in ("difference", "difference_ci")}
+        for placed in ("start", "in place") for row, gap in zip(rows[1:], changes, strict=True)
+    ]  # fmt: skip
+    return {
+        "lengths": LENGTHS, "n_tokens": FULL * N_CTX, "conditions": rows, "rise_at_longest": rises,
+        "longest_against_shortest": changes, "excess_ratios": excesses,
+        "by_position": {"n_tokens": FULL * N_CTX, "bins": [[1, 31], [32, 63]], "conditions": rows},
+        "same_targets": {"n_targets": 4 * FULL, "contexts": [4, 60], "conditions": targets}, "training": None,
     }  # fmt: skip
 
 

@@ -22,6 +22,10 @@ HOSTILE = (
 )
 
 
+JUDGE = {"name": "judge", "place": "judge", "fingerprint": "fed", "n_layer": 6, "n_head": 6, "n_params": 900_000}
+RESAMPLED = {"unit": "documents", "length": 1, "n_units": 40, "n_effective": 22.0, "scope": "corpus"}
+
+
 def _wave(i, low, high):
     return low + (high - low) * (0.5 + 0.5 * math.sin(1.7 * i + 0.3))
 
@@ -80,6 +84,8 @@ def _pile(ladder, steepness):
         "cumulative": [row | {"ppl_ci": _interval(row["ppl"])} for row in _curve(ladder, steepness)],
         "thresholds": {"1.1": 20, "1.5": 60, "2.0": 90},
         "thresholds_ci": {"1.1": [20, 20], "1.5": [50, 60], "2.0": [90, 90]},
+        "crossings": {"1.1": 24.0, "1.5": 62.0, "2.0": 95.0},
+        "crossings_ci": {"1.1": [22.0, 26.0], "1.5": [60.0, 64.0], "2.0": [91.0, 98.0]},
     }
 
 
@@ -99,6 +105,31 @@ def _equal_flops(n, extra):
     for kind in kinds:
         row |= {f"ratio_model_prefill{kind}": 0.99, f"ratio_model_decode{kind}": 0.99, f"extra_model{kind}": 0}
     return row
+
+
+GAP = ("condition", "n_linearized", "difference", "difference_ci")
+
+
+def _paired(condition, n, difference):
+    named = {"condition": condition, "n_linearized": n}
+    share = {"relative": difference / 25, "relative_ci": _interval(difference / 25, 0.2)}
+    return named | {"difference": difference, "difference_ci": _interval(difference, 0.2)} | share
+
+
+def _human(ppl):
+    return {"ppl": ppl, "ppl_ci": _interval(ppl, 0.1), "ppl_by_prompt": [ppl] * 20}
+
+
+def _by_length(condition, n):
+    ratios = [1 + n / 100 + 0.02 * i for i in range(4)]
+    return {
+        "condition": condition,
+        "n_linearized": n,
+        "ppl": [55.0, 42.0, 34.0, 29.0],
+        "ppl_ci": [_interval(v) for v in (55.0, 42.0, 34.0, 29.0)],
+        "ratio": ratios,
+        "ratio_ci": [_interval(ratio, 0.03) for ratio in ratios],
+    }
 
 
 def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    return x\n"):
@@ -158,6 +189,16 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 "fingerprint": "def",
                 "n_tokens": 370_000,
                 "n_chunks": 361,
+            },
+            "judge": JUDGE,
+            "documents": {
+                "unit": "module",
+                "n": 40,
+                "n_quick": 2,
+                "longest": 9000,
+                "median": 3000.0,
+                "resampled": RESAMPLED,
+                "resampled_quick": RESAMPLED | {"n_units": 2, "n_effective": 1.8},
             },
             "device": "cpu",
             "backend": "naive",
@@ -295,6 +336,8 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                     "ms_per_tok": 1000 / s,
                     "relative": -n / 900,
                     "relative_ci": _interval(-n / 900, 0.2),
+                    "against_control": None,
+                    "against_control_ci": None,
                 }
                 for p, s in speeds
                 for c, n in conditions
@@ -311,6 +354,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                     "n_linearized": n,
                     "ppl": [2.4 + n / 300, 1.65, 1.42],
                     "ppl_ci": [_interval(2.4 + n / 300, 0.1), _interval(1.65), _interval(1.42)],
+                    "ppl_by_prompt": [[2.4 + n / 300] * 20, [1.65] * 20, [1.42] * 20],
                     "repeated_4gram_share": [0.4, 0.6, 0.8],
                     "repeated_4gram_share_ci": [[0.3, 0.5], [0.5, 0.7], [0.7, 0.9]],
                     "distinct_2": [0.5, 0.4, 0.3],
@@ -318,7 +362,22 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 }
                 for c, n in conditions
             ],
+            "falls": [
+                _paired(c, n, fall) | {"iteration": k, "lower": 20, "of": 20, "lag1": 0.1}
+                for c, n in conditions
+                for k, fall in ((2, -0.75), (3, -0.98))
+            ],
+            "gaps": [
+                _paired(c, n, gap) | {"iteration": k, "lower": 4, "of": 20, "lag1": 0.1}
+                for c, n in conditions[1:]
+                for k, gap in ((1, n / 300), (2, 0.01), (3, 0.01))
+            ],
+            "closings": [{key: _paired(c, n, -n / 300)[key] for key in GAP} for c, n in conditions[1:]],
+            "against_human": [_paired(c, n, -20.0) | {"lower": 20, "of": 20, "lag1": None} for c, n in conditions],
             "human": {
+                "ppl": [23.9, 20.0, 16.7],
+                "ppl_ci": [_interval(v, 0.1) for v in (23.9, 20.0, 16.7)],
+                "ppl_by_prompt": [[23.9] * 20, [20.0] * 20, [16.7] * 20],
                 "distinct_2": 0.9,
                 "longest_repeat": 4.0,
                 "repeated_4gram_share": 0.1,
@@ -338,18 +397,23 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                     "first_n": [13.6 + n / 8, 11.1 + n / 9, 10.2 + n / 20, 8.0 + n / 25],
                     "expected": [13.9 + n / 8, 11.0 + n / 9, 10.0 + n / 20, 8.0 + n / 25],
                     "expected_ci": [_interval(v + n / 15, 0.1) for v in (13.9, 11.0, 10.0, 8.0)],
+                    "ppl_by_sample": [[18.0 + n / 8, 16.0, 14.0, 12.0, 8.0 + n / 25]] * 20,
+                    "judged_by_sample": [[19.0 + n / 8, 18.0, 15.0, 13.0, 9.0 + n / 25]] * 20,
                 }
                 for c, n in conditions
             ],
-            "against_baseline": [
-                {
-                    "condition": c,
-                    "n_linearized": n,
-                    "best_of": 5,
-                    "difference": -5.9 + n / 25,
-                    "difference_ci": [-7.0 + n / 25, -4.8 + n / 25],
-                }
-                for c, n in conditions[1:]
+            "against_baseline": [_paired(c, n, -5.9 + n / 25) | {"best_of": 5} for c, n in conditions[1:]],
+            "equal_n": [_paired(c, n, n / 20) | {"n": k} for c, n in conditions[1:] for k in (1, 2, 3, 5)],
+            "selection": [_paired(c, n, -1.5 * k) | {"n": k} for c, n in conditions for k in (2, 3, 5)],
+            "human": _human(23.9),
+            "judge": JUDGE | {"human": _human(29.0)},
+            "judged": [
+                _paired(c, n, -5.0 + n / 25)
+                | {"chosen_by": chooser, "scored_by": scorer, "n": 5, "value": 9.0, "value_ci": [8.0, 10.0]}
+                | {"gain": -0.4, "gain_ci": [-0.5, -0.3]}
+                for scorer in ("model", "judge")
+                for chooser in ("model", "judge")
+                for c, n in conditions
             ],
             "equal_flops": [_equal_flops(30, 6), _equal_flops(70, 16)],
             "samples": samples,
@@ -357,17 +421,37 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
         "P4": {
             "lengths": [128, 256, 512, 1024],
             "n_tokens": 50_000,
-            "conditions": [
+            "conditions": [_by_length(c, n) for c, n in conditions],
+            "longest_against_shortest": [
+                {key: _paired(c, n, 0.06)[key] for key in GAP} | {"shortest": 128, "longest": 1024}
+                for c, n in conditions[1:]
+            ],
+            "excess_ratios": [
                 {
                     "condition": c,
                     "n_linearized": n,
-                    "ppl": [55.0, 42.0, 34.0, 29.0],
-                    "ppl_ci": [_interval(v) for v in (55.0, 42.0, 34.0, 29.0)],
-                    "ratio": [1 + n / 100 + 0.02 * i for i in range(4)],
-                    "ratio_ci": [_interval(1 + n / 100 + 0.02 * i, 0.03) for i in range(4)],
+                    "shorter": 128,
+                    "longer": 1024,
+                    "ratio": 1.2,
+                    "ratio_ci": [1.1, 1.3],
                 }
-                for c, n in conditions
+                for c, n in conditions[1:]
             ],
+            "by_position": {
+                "n_tokens": 65536,
+                "bins": [[1, 127], [128, 255], [256, 511], [512, 1023]],
+                "conditions": [_by_length(c, n) for c, n in conditions],
+            },
+            "same_targets": {
+                "n_targets": 64 * 64,
+                "contexts": [64, 128, 512, 960],
+                "conditions": [
+                    _by_length(c, n) | {"placed": placed, "difference": 0.06, "difference_ci": [0.04, 0.08]}
+                    for placed in ("start", "in place")
+                    for c, n in conditions[1:]
+                ],
+            },
+            "training": {"seed": 10, "batch_tokens": 8192, "stages": [{"context": 128, "tokens": 9_000_000}]},
             "rise_at_longest": [
                 {
                     "condition": c,

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from lib import params
+from lib.claims import scorecard
 from lib.errors import InputError
 from lib.layout import ROOT
 from lib.model import corpus, loading
@@ -255,8 +256,9 @@ def test_the_twins_say_the_same():
 def run(build, tmp_path):
     """A run of the profile `drawn`, and copies of the READMEs to write to."""
     data = io.plain(measured.build())
-    data["conclusions"] = {"counts": {"holds": 3, "fails": 2, "open": 1}}
-    data["P3"]["against_baseline"] = [{"difference": -1.25, "difference_ci": [-2.0, 0.5]}]
+    counts = {"holds": 3, "fails": 2, "open": 1, "not measured": 0}
+    data["conclusions"] = {"claims": [], "counts": counts, "scorecard": scorecard.score(data)}
+    data["P3"]["against_baseline"][0] |= {"difference": -1.25, "difference_ci": [-2.0, 0.5]}
     names = [{"name": "drawn", "fingerprint": "0" * 64}] * 2
     origin = provenance.provenance("drawn", {}, 1, *names, "cpu", "naive", 0.0, 60.0)
     for name, section in data.items():

@@ -105,7 +105,7 @@ def harmless(m: Results, limits: Limits) -> Finding:
 
 def _best_of_three(m: Results, limits: Limits) -> Finding:
     phases = m["phases"]
-    summaries = {mode: phases[mode]["summary"] for mode in ("relu", "l1", "identity")}  # type: ignore[literal-required]
+    summaries = {mode: phases[mode]["summary"] for mode in ("relu", "l1", "identity")}
     means = {mode: summary["mean"] for mode, summary in summaries.items()}
     medians = {mode: summary["median"] for mode, summary in summaries.items()}
     counts = phases["mix"]["counts"]

@@ -18,12 +18,13 @@ class Keep:
 Positive = Annotated[float, Keep(exclusiveMinimum=0)]
 Count = Annotated[int, Keep(minimum=0)]
 Interval = Annotated[list[float | None], Keep(minItems=2, maxItems=2)]
-HeadPair = Annotated[list[Count], Keep(minItems=2, maxItems=2)]
+Pair = Annotated[list[Count], Keep(minItems=2, maxItems=2)]
 Condition = Annotated[str, Keep(pattern="^(baseline|relu_\\d+)$")]
 Figures = Annotated[list[float | None], Keep(minItems=1)]
 LIMITS = Keep(propertyNames={"pattern": "^\\d+\\.\\d+$"}, required=["1.1", "1.5", "2.0"])
 Thresholds = Annotated[dict[str, Count], LIMITS]
 ThresholdIntervals = Annotated[dict[str, Interval], LIMITS]
+Crossings = Annotated[dict[str, float], LIMITS]
 
 
 class Model(TypedDict):
@@ -51,10 +52,45 @@ class Corpus(TypedDict):
     n_chunks: int
 
 
+class Judge(TypedDict):
+    """The second judge of P3."""
+
+    name: str
+    place: str
+    fingerprint: str
+    n_layer: int
+    n_head: int
+    n_params: int
+
+
+class Resampled(TypedDict):
+    """What the bootstrap resamples."""
+
+    unit: str
+    length: int
+    n_units: int
+    n_effective: float
+    scope: str
+
+
+class Documents(TypedDict):
+    """The documents of the scored tokens; lengths in tokens."""
+
+    unit: str
+    n: int
+    n_quick: int
+    longest: int
+    median: float
+    resampled: Resampled
+    resampled_quick: Resampled
+
+
 class Setup(TypedDict):
     parameters: dict[str, Any]
     model: Model
+    judge: Judge | None
     corpus: Corpus
+    documents: Documents
     n_ctx: int
     quick_chunks: int
     full_chunks: int
@@ -104,6 +140,8 @@ class Pile(TypedDict):
     cumulative: Annotated[list[PileStep], Keep(minItems=1)]
     thresholds: Thresholds
     thresholds_ci: ThresholdIntervals
+    crossings: Crossings
+    crossings_ci: ThresholdIntervals
 
 
 class RankLaw(TypedDict):
@@ -169,7 +207,7 @@ class Phases(TypedDict):
     identity: Scan
     mix: Mix
     factored: Pile
-    ranking: list[HeadPair]
+    ranking: list[Pair]
     flops_saved: list[Saving]
 
 
@@ -304,6 +342,8 @@ class V5(TypedDict):
 
 
 class SpeedRow(TypedDict):
+    """Generation under one protocol; `relative` against its baseline, `against_control` against softmax in hooks."""
+
     condition: Condition
     n_linearized: Count
     protocol: str
@@ -313,6 +353,8 @@ class SpeedRow(TypedDict):
     ms_per_tok: Positive
     relative: float
     relative_ci: Interval
+    against_control: float | None
+    against_control_ci: Interval | None
 
 
 class Speedup(TypedDict):
@@ -326,13 +368,49 @@ class P1(TypedDict):
     published_theory: list[Speedup]
 
 
-class Refinement(TypedDict):
+class Paired(TypedDict):
+    """Two conditions over the same prompts: mean of the differences, and of one mean over the other, less 1."""
+
+    condition: Condition
+    n_linearized: Count
+    difference: float
+    difference_ci: Interval
+    relative: float
+    relative_ci: Interval
+
+
+class PairedPrompts(Paired):
+    """`lower` is the number of prompts, `of` so many, in which the first is below; `lag1` that of the differences."""
+
+    lower: Count
+    of: Count
+    lag1: float | None
+
+
+class PairedIteration(PairedPrompts):
+    iteration: int
+
+
+class Difference(TypedDict):
+    condition: Condition
+    n_linearized: Count
+    difference: float
+    difference_ci: Interval
+
+
+class ByIteration(TypedDict):
+    """PPLs by iteration: means over prompts, and `[iterations][prompts]`."""
+
+    ppl: Figures
+    ppl_ci: list[Interval]
+    ppl_by_prompt: list[list[float]]
+
+
+class Refinement(ByIteration):
     """A condition of P2; lists are by iteration, means over prompts."""
 
     condition: Condition
     n_linearized: Count
-    ppl: Figures
-    ppl_ci: list[Interval]
     distinct_2: Figures
     longest_repeat: Figures
     repeated_4gram_share: Figures
@@ -346,6 +424,10 @@ class Repetition(TypedDict):
     repeated_4gram_share_ci: Interval
 
 
+class Human(Repetition, ByIteration):
+    """The true continuation of the prompts, of as many tokens."""
+
+
 class Sample(TypedDict):
     condition: Condition
     text: str
@@ -355,7 +437,11 @@ class P2(TypedDict):
     iterations: Annotated[int, Keep(minimum=1)]
     n_prompts: Annotated[int, Keep(minimum=1)]
     conditions: Annotated[list[Refinement], Keep(minItems=1)]
-    human: Repetition
+    falls: list[PairedIteration]
+    gaps: list[PairedIteration]
+    closings: list[Difference]
+    against_human: list[PairedPrompts]
+    human: Human
     samples: list[Sample]
 
 
@@ -367,16 +453,43 @@ class BestOf(TypedDict):
     first_n: Figures
     expected: Figures
     expected_ci: list[Interval]
+    ppl_by_sample: list[list[float]]
+    judged_by_sample: NotRequired[list[list[float]]]
 
 
-class AgainstBaseline(TypedDict):
+class AgainstBaseline(Paired):
     """Best of `best_of` samples minus one sample of the baseline, paired by prompt."""
 
-    condition: Condition
-    n_linearized: Count
     best_of: int
-    difference: float
-    difference_ci: Interval
+
+
+class AtN(Paired):
+    n: int
+
+
+class Judged(Paired):
+    """Best of `n` by one judge, scored by one: the mean, its change against one sample of the same condition, and its
+    difference to one of the baseline's."""
+
+    chosen_by: str
+    scored_by: str
+    n: int
+    value: float
+    value_ci: Interval
+    gain: float
+    gain_ci: Interval
+
+
+class HumanText(TypedDict):
+    """The true continuation's PPL, mean over prompts."""
+
+    ppl: float
+    ppl_ci: Interval
+    ppl_by_prompt: list[float]
+
+
+class JudgeAtWork(Judge):
+    human: HumanText
 
 
 class EqualFlops(TypedDict):
@@ -403,6 +516,11 @@ class P3(TypedDict):
     temperature: float
     conditions: Annotated[list[BestOf], Keep(minItems=1)]
     against_baseline: list[AgainstBaseline]
+    equal_n: list[AtN]
+    selection: list[AtN]
+    human: HumanText
+    judge: JudgeAtWork | None
+    judged: list[Judged]
     equal_flops: Annotated[list[EqualFlops], Keep(minItems=1)]
     samples: list[Sample]
 
@@ -430,11 +548,67 @@ class Rise(TypedDict):
     is_noise: bool
 
 
+class LongestAgainstShortest(Difference):
+    shortest: int
+    longest: int
+
+
+class ExcessRatio(TypedDict):
+    """The excess (PPL ratio − 1) at the longer context over that at the shorter."""
+
+    condition: Condition
+    n_linearized: Count
+    shorter: int
+    longer: int
+    ratio: float | None
+    ratio_ci: Interval
+
+
+class ByPosition(TypedDict):
+    """What a condition costs by the length of context before a token; lists go with `bins`, `[from, to]`."""
+
+    n_tokens: int
+    bins: list[Pair]
+    conditions: list[ByLength]
+
+
+class OnSameTargets(ByLength):
+    """Lists go with `SameTargets.contexts`; `difference` is the last ratio minus the first."""
+
+    placed: Literal["start", "in place"]
+    difference: float
+    difference_ci: Interval
+
+
+class SameTargets(TypedDict):
+    n_targets: int
+    contexts: list[int]
+    conditions: list[OnSameTargets]
+
+
+class Stage(TypedDict):
+    context: int
+    tokens: int
+
+
+class Training(TypedDict):
+    """How the model was trained, by lengths of context."""
+
+    seed: int
+    batch_tokens: int
+    stages: list[Stage]
+
+
 class P4(TypedDict):
     lengths: list[Annotated[int, Keep(minimum=2)]]
     n_tokens: int
     conditions: Annotated[list[ByLength], Keep(minItems=1)]
     rise_at_longest: list[Rise]
+    longest_against_shortest: list[LongestAgainstShortest]
+    excess_ratios: list[ExcessRatio]
+    by_position: ByPosition
+    same_targets: SameTargets
+    training: Training | None
 
 
 class KernelRow(TypedDict):
