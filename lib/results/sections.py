@@ -67,7 +67,7 @@ class Resampled(TypedDict):
     """What the bootstrap resamples."""
 
     unit: str
-    length: int
+    length: int | None
     n_units: int
     n_effective: float
     scope: str
