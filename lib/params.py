@@ -3,8 +3,10 @@
 import difflib
 import math
 import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib import profile_file
 from lib.errors import InputError
@@ -23,12 +25,12 @@ class Whole:
     high: int | None = None
 
     @property
-    def allowed(self):
+    def allowed(self) -> str:
         return f"a whole number {'from' if self.high is None else 'between'} {self.low}" + (
             "" if self.high is None else f" and {self.high}"
         )
 
-    def read(self, value):
+    def read(self, value: Any) -> int:
         if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value.strip()):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
@@ -44,10 +46,10 @@ class Real:
     high: float
 
     @property
-    def allowed(self):
+    def allowed(self) -> str:
         return f"a number above {self.above:g} and at most {self.high:g}"
 
-    def read(self, value):
+    def read(self, value: Any) -> float:
         value = float(value) if not isinstance(value, bool) else math.nan
         if not self.above < value <= self.high:
             raise ValueError
@@ -59,10 +61,10 @@ class Choice:
     names: tuple[str, ...]
 
     @property
-    def allowed(self):
+    def allowed(self) -> str:
         return "one of " + ", ".join(self.names)
 
-    def read(self, value):
+    def read(self, value: Any) -> str:
         if value not in self.names:
             raise ValueError
         return value
@@ -73,7 +75,7 @@ class Text:
     pattern: str
     allowed: str
 
-    def read(self, value):
+    def read(self, value: Any) -> str:
         value = str(value) if isinstance(value, (str, Path)) or type(value) is int else None
         if value is None or not re.fullmatch(self.pattern, value):
             raise ValueError
@@ -84,7 +86,7 @@ _counts = Text(r"auto|(all|\d+)( (all|\d+))*", 'auto, or whole numbers and "all"
 _lengths = Text(r"auto|\d+( \d+)*", "auto, or whole numbers parted by spaces")
 _place = "a folder, or the name of something on the hub"
 
-RULES = {
+RULES: dict[str, Whole | Real | Choice | Text] = {
     "model": Text(r"\S.*", _place),
     "tokenizer": Text(r".*", _place + ", or nothing"),
     "dataset": Text(r"\S.*", "cpython-stdlib, " + _place),
@@ -118,13 +120,13 @@ RULES = {
 }
 
 
-def near(word, names):
+def near(word: object, names: Iterable[str]) -> str:
     """` (did you mean x?)`, or nothing."""
     close = difflib.get_close_matches(str(word), list(names), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def check(name, value, source="parameter"):
+def check(name: str, value: Any, source: str = "parameter") -> int | float | str:
     """The value, coerced to its type; an `InputError` names the key, what was given and what is allowed."""
     if name not in RULES:
         unknown = profile_file.short(str(name))
@@ -136,16 +138,16 @@ def check(name, value, source="parameter"):
         raise InputError(f"{source} {name}: given {given}, allowed: {RULES[name].allowed}") from None
 
 
-def profile_names():
+def profile_names() -> list[str]:
     """The profiles that may be chosen, sorted."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml") if is_profile_name(path.stem))
 
 
-def is_profile_name(name):
+def is_profile_name(name: str) -> bool:
     return bool(PROFILE_NAME.fullmatch(name)) and name not in TAKEN
 
 
-def check_profile_name(name):
+def check_profile_name(name: str) -> None:
     """`InputError` for what is no name of a profile; whether there is such a profile is not asked."""
     if name in TAKEN:
         raise InputError(f"profile: given {name!r}, the name of a folder under build/; choose another name")
@@ -155,12 +157,12 @@ def check_profile_name(name):
         raise InputError(f"profile: given {shown}{near_by}, allowed: a name of letters, digits, - and _, as in params/")
 
 
-def load_profile(name, overrides=None):
+def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All parameters of a profile, checked: the base profile's, the profile's own over them, `overrides` last."""
     check_profile_name(name)
     if name not in profile_names():
         raise InputError(f"profile: given {name!r}{near(name, profile_names())}, allowed: {', '.join(profile_names())}")
-    values = {}
+    values: dict[str, Any] = {}
     for stem in (BASE_PROFILE, name):
         loaded = profile_file.read(PROFILES / f"{stem}.yaml", f"params/{stem}.yaml")
         values |= {k: check(k, v, f"params/{stem}.yaml,") for k, v in loaded.items()}
@@ -170,7 +172,7 @@ def load_profile(name, overrides=None):
     return values
 
 
-def fit_to_corpus(values, given):
+def fit_to_corpus(values: dict[str, Any], given: Collection[str]) -> None:
     """Bounds that hang on other parameters: one that was given must keep them, a profile's own is cut to them."""
     bounds = {
         "quick_chunks": ("full_chunks", values["full_chunks"]),
@@ -199,7 +201,7 @@ def fit_to_corpus(values, given):
             )
 
 
-def counts(name, value, n_rankable, auto):
+def counts(name: str, value: str, n_rankable: int, auto: list[int]) -> list[int]:
     """Numbers of heads, ascending: `auto`'s where they fit, else what was given, `all` being `n_rankable`."""
     if value == "auto":
         return auto
@@ -210,7 +212,7 @@ def counts(name, value, n_rankable, auto):
     return sorted(set(given))
 
 
-def resolve_for_model(values, n_layer, n_head, n_positions):
+def resolve_for_model(values: Mapping[str, Any], n_layer: int, n_head: int, n_positions: int) -> dict[str, Any]:
     """The parameters that depend on the model's shape: `ladder`, `relu_counts`, `context_lengths`, as lists.
 
     `auto` gives the write-up's values where the model is as large as GPT-2 small, else the same shares of its heads.
@@ -241,9 +243,11 @@ def resolve_for_model(values, n_layer, n_head, n_positions):
     }
 
 
-def read_head(text, n_layer, n_head):
+def read_head(text: str, n_layer: int, n_head: int) -> tuple[int, int]:
     """`L3H1` as (3, 1)."""
-    layer, head = map(int, HEAD.fullmatch(text).groups())
+    found = HEAD.fullmatch(text)
+    assert found is not None, "`check` lets no other text through"
+    layer, head = map(int, found.groups())
     if layer >= n_layer or head >= n_head:
         raise InputError(f"focus_head: given {text}, allowed: L0H0 to L{n_layer - 1}H{n_head - 1}")
     return layer, head

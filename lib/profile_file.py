@@ -1,6 +1,7 @@
 """Reads a profile's file strictly: one mapping of names to plain values, YAML 1.2's scalars, nothing taken silently."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -52,7 +53,7 @@ def decoded(path: Path, name: str) -> str:
         raise InputError(f"{name}, line {where}: not in UTF-8 ({first_line(error)}); save it as UTF-8") from None
 
 
-def entries(events, name: str) -> dict[str, Value]:
+def entries(events: Iterable[yaml.Event], name: str) -> dict[str, Value]:
     found: dict[str, Value] = {}
     key = None
     documents = depth = 0

@@ -6,7 +6,7 @@ import sys
 from tqdm import tqdm
 
 
-def progress(label, total, unit):
+def progress(label: str, total: int, unit: str) -> tqdm:
     """A `tqdm` bar over `total` of `unit`; rarely redrawn where every redraw would be a new line, as in a log file."""
     by_hand = "ipykernel" in sys.modules and "EXPERIMENT10_PIPELINE" not in os.environ
     live = sys.stderr.isatty() or by_hand or os.environ.get("EXPERIMENT10_TERMINAL") == "1"

@@ -77,15 +77,17 @@ def _path(name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Source:
-    """What a module's file says: the modules that it imports, a digest, and the names of data files in it."""
+    """What a module's file says: its imports of ours, a digest, the names of data files in it, and its folder."""
 
     imports: tuple[str, ...]
     digest: str
     data: tuple[str, ...]
+    folder: Path
 
 
 def _read(name: str) -> Source:
     path = _path(name)
+    assert path is not None, name
     stat = path.stat()
     return _parsed(name, path, stat.st_mtime_ns, stat.st_size)
 
@@ -100,7 +102,8 @@ def _parsed(name: str, path: Path, mtime: int, size: int) -> Source:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     data = sorted(word for word in words if DATA_NAME.fullmatch(word) and word.strip("*."))
-    return Source(tuple(imports(tree, package)), hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(data))
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return Source(tuple(imports(tree, package)), digest, tuple(data), path.parent)
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
@@ -109,15 +112,16 @@ def _drop_docstrings(tree: ast.Module) -> None:
     if any(isinstance(node, ast.Name) and node.id == "__doc__" for node in nodes):
         return
     for node in nodes:
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
 
 
 def _digest(name: str) -> str:
-    source, folder = _read(name), _path(name).parent
+    source = _read(name)
     state = hashlib.sha256(source.digest.encode())
-    for file in _data(source.data, folder):
+    for file in _data(source.data, source.folder):
         state.update(f"\n{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
     return state.hexdigest()
 

@@ -11,9 +11,12 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lib.layout import build_root
 
@@ -22,7 +25,7 @@ LEFTOVER_AGE = 600  # seconds after which a temporary file has no writer any mor
 KINDS = "fiu"
 
 
-def digest(*parts):
+def digest(*parts: object) -> str:
     """Hex digest of strings, numbers, None, bytes and arrays, in order; the same on every machine."""
     state = hashlib.blake2b(digest_size=20)
     for part in parts:
@@ -43,14 +46,14 @@ class Store:
     and the run goes on without keeping.
     """
 
-    def __init__(self, folder, limit_bytes=LIMIT):
+    def __init__(self, folder: Path | str, limit_bytes: int = LIMIT) -> None:
         self.folder = Path(folder)
         self.limit_bytes = limit_bytes
         self._warned = False
         self._remove_leftovers()
         self._size = self.size_bytes()
 
-    def get(self, key):
+    def get(self, key: str) -> np.ndarray | None:
         """The array kept under `key`, or None; a damaged entry is named on stderr, removed, and None."""
         path = self._path(key)
         try:
@@ -67,7 +70,7 @@ class Store:
             os.utime(path)
         return array
 
-    def put(self, key, array):
+    def put(self, key: str, array: ArrayLike) -> bool:
         """Keeps `array` (integers or floats) under `key`; returns whether it could."""
         content = _encode(key, np.asarray(array))
         path = self._path(key)
@@ -84,27 +87,27 @@ class Store:
             self._evict()
         return True
 
-    def clear(self):
+    def clear(self) -> None:
         """Removes every entry."""
         for path in self._files():
             path.unlink(missing_ok=True)
         self._size = 0
 
-    def size_bytes(self):
+    def size_bytes(self) -> int:
         return sum(size for size, _, _ in self._stats())
 
-    def __str__(self):
+    def __str__(self) -> str:
         entries = self._stats()
         size = sum(size for size, _, _ in entries)
         return f"{len(entries):,} entries, {size / 1e6:,.1f} MB of at most {self.limit_bytes / 1e6:,.0f} MB"
 
-    def _path(self, key):
+    def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.entry"
 
-    def _files(self):
+    def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*/*.entry"))
 
-    def _stats(self):
+    def _stats(self) -> list[tuple[int, int, Path]]:
         """[(size, time of last use, path)]; files that vanish meanwhile are left out."""
         found = []
         for path in self._files():
@@ -115,7 +118,7 @@ class Store:
             found.append((stat.st_size, stat.st_mtime_ns, path))
         return found
 
-    def _evict(self):
+    def _evict(self) -> None:
         """Removes the entries unused for longest until a tenth of the limit is free."""
         entries = sorted(self._stats(), key=lambda entry: entry[1])
         self._size = sum(size for size, _, _ in entries)
@@ -125,7 +128,7 @@ class Store:
             path.unlink(missing_ok=True)
             self._size -= size
 
-    def _remove_leftovers(self):
+    def _remove_leftovers(self) -> None:
         """Takes away what a killed writer left behind."""
         for path in self.folder.glob("*/*.partial"):
             try:
@@ -135,7 +138,7 @@ class Store:
                 continue
 
 
-def _encode(key, array):
+def _encode(key: str, array: np.ndarray) -> bytes:
     if array.dtype.kind not in KINDS:
         raise TypeError(f"the store keeps integers and floats, not {array.dtype}")
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
@@ -145,7 +148,7 @@ def _encode(key, array):
     return json.dumps(header).encode() + b"\n" + body
 
 
-def _decode(key, content):
+def _decode(key: str, content: bytes) -> np.ndarray:
     line, newline, body = content.partition(b"\n")
     if not newline:
         raise ValueError("no header")
@@ -160,11 +163,11 @@ def _decode(key, content):
     return np.frombuffer(bytearray(body), dtype=header["dtype"]).reshape(header["shape"])
 
 
-def _checksum(header, body):
+def _checksum(header: Mapping[str, Any], body: bytes) -> str:
     return digest(header["key"], header["dtype"], str(header["shape"]), body)
 
 
-def _write_whole(path, content):
+def _write_whole(path: Path, content: bytes) -> None:
     """Writes beside, flushes to the disk, moves into place; nothing is left behind on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{os.getpid()}-", suffix=".partial", dir=path.parent)
@@ -179,7 +182,7 @@ def _write_whole(path, content):
         raise
 
 
-def _is_running(pid):
+def _is_running(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
@@ -189,6 +192,6 @@ def _is_running(pid):
     return True
 
 
-def open_store():
+def open_store() -> Store:
     """The store of scores and generations that all profiles share."""
     return Store(build_root() / "store")
