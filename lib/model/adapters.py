@@ -12,10 +12,15 @@ modules called in the model's own order:
 The first use of a matrix packs it (`lib.model.packed_linear`); a model keeps its adapter until its weights change.
 """
 
+from abc import ABC, abstractmethod
 from threading import Lock
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
+from torch.nn import Module
+from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lib.errors import InputError
@@ -26,20 +31,20 @@ LOGITS_ROWS = 128
 LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
-_ADAPTERS = WeakKeyDictionary()
+_ADAPTERS: "WeakKeyDictionary[PreTrainedModel, tuple[list, Decoder]]" = WeakKeyDictionary()
 
 
-def adapter(model):
+def adapter(model: PreTrainedModel) -> "Decoder":
     """The adapter of a causal language model; `InputError` for a family that is neither GPT-2 nor Llama-type."""
     weights = [(p.data_ptr(), None if p.is_inference() else p._version) for p in model.parameters()]
-    made_for, made = _ADAPTERS.get(model, (None, None))
-    if made_for != weights:
-        made = _make_adapter(model)
-        _ADAPTERS[model] = weights, made
-    return made
+    known = _ADAPTERS.get(model)
+    if known is None or known[0] != weights:
+        known = weights, _make_adapter(model)
+        _ADAPTERS[model] = known
+    return known[1]
 
 
-def _make_adapter(model):
+def _make_adapter(model: Any) -> "Decoder":
     kind = model.config.model_type
     if kind in GPT2_TYPES:
         return GPT2(model)
@@ -49,7 +54,7 @@ def _make_adapter(model):
     raise InputError(f"model type '{kind}' is not supported: choose a model of type {allowed}")
 
 
-class Decoder:
+class Decoder(ABC):
     """Sizes and steps of a decoder. B batch, T positions, E `n_embd`, H `n_head`, d `d_head`; z is [B, T, H * d].
 
     `n_positions` is the longest sequence with full causal attention: the trained length, or the sliding window
@@ -59,8 +64,9 @@ class Decoder:
     n_kv_head: int
     d_head: int
     n_positions: int
+    body: Any  # the model without its unembedding
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         config = model.config
         self.config = config
         self.n_layer = config.num_hidden_layers
@@ -68,23 +74,51 @@ class Decoder:
         self.n_embd = config.hidden_size
         self.vocab_size = config.vocab_size
         self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
-        self._value_bias = {}
-        self._linears = {}
+        self._value_bias: dict[int, Tensor] = {}
+        self._linears: dict[str | tuple[Module, ...], Linear] = {}
         self._lock = Lock()  # several threads share an adapter
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.unembed.device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.unembed.dtype
 
-    def scale(self, layer):
+    @abstractmethod
+    def attention(self, layer: int) -> Any:
+        """The layer's attention module."""
+
+    @abstractmethod
+    def output_projection(self, layer: int) -> Module:
+        """The module whose input is z."""
+
+    @abstractmethod
+    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1."""
+
+    @abstractmethod
+    def qkv(self, layer: int, resid: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, H, T, d], k and v [B, H_kv, T, d] at positions `start` ... `start` + T - 1."""
+
+    @abstractmethod
+    def mlp(self, layer: int, resid: Tensor) -> Tensor:
+        """resid after the layer's MLP."""
+
+    @abstractmethod
+    def final(self, resid: Tensor) -> Tensor:
+        """resid after the last norm: what is multiplied by the unembedding."""
+
+    @abstractmethod
+    def _make_value_bias(self, layer: int) -> Tensor:
+        """v̄ [n_head, d_head] before it takes the model's dtype."""
+
+    def scale(self, layer: int) -> float:
         """The factor of q kᵀ in the attention scores."""
         return self.attention(layer).scaling
 
-    def value_bias(self, layer):
+    def value_bias(self, layer: int) -> Tensor:
         """v̄ [n_head, d_head]: the part of every value vector that does not depend on the input.
 
         Folding it into the output bias is exact for attention whose rows sum to 1: the values become v - v̄ and
@@ -98,11 +132,11 @@ class Decoder:
                 self._value_bias[layer] = self._make_value_bias(layer).to(self.dtype).to(self.device)
             return self._value_bias[layer]
 
-    def attention_out(self, layer, resid, z):
+    def attention_out(self, layer: int, resid: Tensor, z: Tensor) -> Tensor:
         """resid + z W_O + b_O, [B, T, E]."""
         return self._linear(self.output_projection(layer)).add(z, resid)
 
-    def logits(self, final):
+    def logits(self, final: Tensor) -> Tensor:
         """Logits [..., vocab_size] of `final(resid)`; in bfloat16 every row less its mean, which moves no softmax."""
         with self._lock:
             if "unembed" not in self._linears:
@@ -113,7 +147,7 @@ class Decoder:
             product = self._linears["unembed"]
         return product(final)
 
-    def _linear(self, *modules):
+    def _linear(self, *modules: Any) -> Linear:
         """One `Linear` for the modules' matrices side by side."""
         with self._lock:
             if modules not in self._linears:
@@ -129,7 +163,7 @@ class Decoder:
 class GPT2(Decoder):
     """`GPT2LMHeadModel`: learned positions, LayerNorm with biases, one fused matrix for q, k and v."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         if model.config.add_cross_attention:
             raise InputError("this GPT-2 has cross-attention: only decoder-only models are supported")
@@ -139,35 +173,36 @@ class GPT2(Decoder):
         self.n_positions = model.config.n_positions
         self.gelu_new = model.config.activation_function == "gelu_new"
 
-    def attention(self, layer):
+    def attention(self, layer: int) -> Any:
         return self.body.h[layer].attn
 
-    def output_projection(self, layer):
+    def output_projection(self, layer: int) -> Module:
         """The module whose input is z."""
         return self.body.h[layer].attn.c_proj
 
-    def embed(self, tokens, start=0):
+    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
         """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1."""
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         return self.body.wte(tokens) + self.body.wpe(positions)
 
-    def qkv(self, layer, resid, start=0):
+    def qkv(self, layer: int, resid: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v, each [B, H, T, d]; `start` plays no part once the positions are embedded."""
         block = self.body.h[layer]
         fused = self._linear(block.attn.c_attn)(block.ln_1(resid))
-        return tuple(x.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for x in fused.split(self.n_embd, dim=-1))
+        q, k, v = (x.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for x in fused.split(self.n_embd, dim=-1))
+        return q, k, v
 
-    def mlp(self, layer, resid):
+    def mlp(self, layer: int, resid: Tensor) -> Tensor:
         """resid after the layer's MLP; `gelu_new` is done with the product instead of in eight steps of its own."""
         block = self.body.h[layer]
         up, normed = self._linear(block.mlp.c_fc), block.ln_2(resid)
         hidden = up.gelu(normed) if self.gelu_new else block.mlp.act(up(normed))
         return self._linear(block.mlp.c_proj).add(hidden, resid)
 
-    def final(self, resid):
+    def final(self, resid: Tensor) -> Tensor:
         return self.body.ln_f(resid)
 
-    def _make_value_bias(self, layer):
+    def _make_value_bias(self, layer: int) -> Tensor:
         block = self.body.h[layer]
         weight, bias = block.attn.c_attn.weight[:, -self.n_embd :], block.attn.c_attn.bias[-self.n_embd :]
         norm_bias, weight, bias = (x.cpu().double() for x in (block.ln_1.bias, weight, bias))
@@ -177,7 +212,7 @@ class GPT2(Decoder):
 class Llama(Decoder):
     """`LlamaForCausalLM` and its kind: RMSNorm, rotary positions, grouped keys and values, biases optional."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         config = model.config
         self.body = model.model
@@ -185,20 +220,20 @@ class Llama(Decoder):
         self.d_head = getattr(config, "head_dim", None) or self.n_embd // self.n_head
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         self.n_positions = min(config.max_position_embeddings, window or config.max_position_embeddings)
-        self._rotation = None
+        self._rotation: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 
-    def attention(self, layer):
+    def attention(self, layer: int) -> Any:
         return self.body.layers[layer].self_attn
 
-    def output_projection(self, layer):
+    def output_projection(self, layer: int) -> Module:
         """The module whose input is z."""
         return self.body.layers[layer].self_attn.o_proj
 
-    def embed(self, tokens, start=0):
+    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
         """resid [B, T, E] of token ids [B, T]; positions enter in `qkv`."""
         return self.body.embed_tokens(tokens)
 
-    def qkv(self, layer, resid, start=0):
+    def qkv(self, layer: int, resid: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions `start` ... `start` + T - 1."""
         block = self.body.layers[layer]
         attn, sizes = block.self_attn, [n * self.d_head for n in (self.n_head, self.n_kv_head, self.n_kv_head)]
@@ -209,24 +244,24 @@ class Llama(Decoder):
         q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *self._cos_sin(resid, start))
         return q, k, v.transpose(1, 2)
 
-    def mlp(self, layer, resid):
+    def mlp(self, layer: int, resid: Tensor) -> Tensor:
         """resid after the layer's MLP."""
         block = self.body.layers[layer]
         mlp = block.mlp
         gate, up = self._linear(mlp.gate_proj, mlp.up_proj)(block.post_attention_layernorm(resid)).chunk(2, dim=-1)
         return self._linear(mlp.down_proj).add(mlp.act_fn(gate) * up, resid)
 
-    def final(self, resid):
+    def final(self, resid: Tensor) -> Tensor:
         return self.body.norm(resid)
 
-    def _cos_sin(self, resid, start):
+    def _cos_sin(self, resid: Tensor, start: int) -> tuple[Tensor, Tensor]:
         span, known = (start, start + resid.shape[1]), self._rotation
         if known is None or known[0] != span:
             known = span, self.body.rotary_emb(resid, torch.arange(*span, device=resid.device)[None])
             self._rotation = known
         return known[1]
 
-    def _make_value_bias(self, layer):
+    def _make_value_bias(self, layer: int) -> Tensor:
         proj = self.attention(layer).v_proj
         bias = torch.zeros_like(proj.weight[:, 0]) if proj.bias is None else proj.bias
         return bias.view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)

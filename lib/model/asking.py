@@ -7,6 +7,8 @@ from typing import Any
 
 from lib.errors import InputError
 from lib.model import problems, word_problems
+from lib.model.problems import Problem
+from lib.model.word_problems import Story
 
 SPARE = 4  # tokens of room beyond a right completion
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*")
@@ -31,19 +33,19 @@ class OwnWords:
     )
     unreadable = "0"
 
-    def prompt(self, problem, instruction, draft=None):
+    def prompt(self, problem: Problem, instruction: str, draft: str | None = None) -> str:
         return problems.prompt(problem, instruction, draft)
 
-    def completion(self, problem, instruction):
+    def completion(self, problem: Problem, instruction: str) -> str:
         return problems.completion(problem, instruction)
 
-    def said(self, text, instruction):
+    def said(self, text: str, instruction: str) -> str:
         return problems.said(text, instruction)
 
-    def room(self, problem, instruction):
+    def room(self, problem: Problem, instruction: str) -> int:
         return len(self.completion(problem, instruction).split()) + SPARE
 
-    def problems(self, level, count, seed):
+    def problems(self, level: Level, count: int, seed: int) -> list[Problem]:
         """`count` different held-out problems of a `Level`."""
         shares = [count // len(level.kinds) + (i < count % len(level.kinds)) for i in range(len(level.kinds))]
         return [
@@ -66,31 +68,31 @@ class Chat:
     )
     unreadable = "?"
 
-    def prompt(self, problem, instruction, draft=None):
+    def prompt(self, problem: Story, instruction: str, draft: str | None = None) -> str:
         messages = [{"role": "user", "content": word_problems.request(problem, instruction, draft)}]
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             raise InputError(f"tokenizer: its chat template fails ({type(error).__name__}: {error})") from None
 
-    def completion(self, problem, instruction):
+    def completion(self, problem: Story, instruction: str) -> str:
         return word_problems.completion(problem, instruction)
 
-    def said(self, text, instruction):
+    def said(self, text: str, instruction: str) -> str:
         """The last whole number of the text, "" where it holds none."""
         found = NUMBER.findall(text)
         return found[-1].replace(",", "") if found else ""
 
-    def room(self, problem, instruction):
+    def room(self, problem: Story, instruction: str) -> int:
         return 32 + 32 * problem.length if instruction == "think" else 12
 
-    def problems(self, level, count, seed):
+    def problems(self, level: Level, count: int, seed: int) -> list[Story]:
         ((_, length),) = level.kinds
         rng = random.Random(f"{seed} {length}")
         return [word_problems.draw(rng, length) for _ in range(count)]
 
 
-def manner(tokenizer):
+def manner(tokenizer: Any) -> OwnWords | Chat:
     """How to ask the model of this tokenizer; `InputError` where it has neither a chat template nor the own words."""
     if tokenizer.chat_template:
         return Chat(tokenizer)

@@ -11,12 +11,16 @@ import platform
 import re
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
 
 from lib.errors import InputError, first_line
 from lib.model.loading import fetch, split_revision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STDLIB = "cpython-stdlib"
 RAW_NAMES = {"validation": "valid"}
@@ -29,7 +33,7 @@ SKIPPED_PACKAGES = {"test", "tests", "site-packages", "dist-packages", "__pycach
 TRAINING_ONLY = {"idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "distutils", "encodings", "pydoc_data"}
 
 
-def split_of(module_name):
+def split_of(module_name: str) -> str:
     """`train` or `heldout`, by a hash of the module's dotted name: stable across machines and versions."""
     if module_name.split(".")[0] in TRAINING_ONLY:
         return "train"
@@ -37,7 +41,7 @@ def split_of(module_name):
     return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
 
 
-def stdlib_sources(split):
+def stdlib_sources(split: str) -> list[tuple[str, str]]:
     """`(dotted name, source)` of the running interpreter's own library, in the order of the names' hashes."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
@@ -51,13 +55,13 @@ def stdlib_sources(split):
     return [(name, path.read_text(encoding="utf-8", errors="replace")) for _, name, path in sorted(found)]
 
 
-def stdlib_dataset(split):
+def stdlib_dataset(split: str) -> Dataset:
     """The library's modules of one split as a `datasets.Dataset` (`name`, `text`)."""
     names, texts = zip(*stdlib_sources(split), strict=True)
     return Dataset.from_dict({"name": list(names), "text": list(texts)})
 
 
-def docstrings(package):
+def docstrings(package: str) -> Dataset:
     """The documentation strings of an installed package's modules, functions and classes, read, never imported.
 
     One text a module that has any, in the order of the modules' names: prose about code, another domain than code.
@@ -80,7 +84,7 @@ def docstrings(package):
     return Dataset.from_dict({"text": texts})
 
 
-def load_rows(dataset, config, split):
+def load_rows(dataset: str, config: str, split: str) -> tuple[Dataset, str]:
     """`(rows, name)`: a `datasets.Dataset` with a column `text`, and what it is called in the report.
 
     `dataset` is `cpython-stdlib`, a folder (with `wiki.<split>.raw` or the hub's parquet files), or a hub id.
@@ -112,7 +116,7 @@ def load_rows(dataset, config, split):
     return rows, split_revision(dataset)[0]
 
 
-def raw_rows(path):
+def raw_rows(path: Path) -> list[str]:
     """The hub dataset's rows, rebuilt from a raw file: a blank line is the row `""`, any other keeps its line end."""
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
@@ -121,12 +125,12 @@ def raw_rows(path):
         raise InputError(f"dataset: {path} is no UTF-8 text ({error}); pass -p dataset DIR") from None
 
 
-def encode(rows, tokenizer):
+def encode(rows: Dataset, tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:
     """Token ids of the joined rows, int32 [N], without any special token added."""
     return _tokenized(rows["text"], tokenizer)[0]
 
 
-def encode_documents(rows, tokenizer):
+def encode_documents(rows: Dataset, tokenizer: "PreTrainedTokenizerBase") -> tuple[np.ndarray, np.ndarray, str]:
     """`(ids, documents, unit)`: `encode`'s ids, each token's document, int32 [N], counted from 0, and what one is.
 
     A document is a `module` of a library (rows that have a name), an `article` of WikiText (from one title to the next;
@@ -143,15 +147,17 @@ def encode_documents(rows, tokenizer):
     return ids, (np.searchsorted(starts, places, side="right") - 1).astype(np.int32), unit
 
 
-def _tokenized(texts, tokenizer, **options):
-    """`(ids, where each begins or None)` of the joined texts."""
+def _tokenized(
+    texts: list[str], tokenizer: "PreTrainedTokenizerBase", **options: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(ids, where each begins, nothing unless asked)` of the joined texts."""
     tokenizer.model_max_length = int(1e12)
     found = tokenizer(SEPARATOR.join(texts), add_special_tokens=False, **options)
-    places = np.array([start for start, _ in found["offset_mapping"]]) if options else None
-    return np.asarray(found["input_ids"], dtype=np.int32), places
+    places = [start for start, _ in found["offset_mapping"]] if options else []
+    return np.asarray(found["input_ids"], dtype=np.int32), np.array(places)
 
 
-def chunk(ids, n_ctx, n_chunks, what="full_chunks"):
+def chunk(ids: np.ndarray, n_ctx: int, n_chunks: int, what: str = "full_chunks") -> np.ndarray:
     """The first `n_chunks` chunks of `n_ctx` ids, [n_chunks, n_ctx]; no overlap, the remainder dropped.
 
     Raises `InputError` where the corpus is too short.
@@ -164,18 +170,18 @@ def chunk(ids, n_ctx, n_chunks, what="full_chunks"):
     return np.ascontiguousarray(ids[: n_chunks * n_ctx].reshape(n_chunks, n_ctx))
 
 
-def spread(ids, n_ctx, n_chunks):
+def spread(ids: np.ndarray, n_ctx: int, n_chunks: int) -> np.ndarray:
     """`n_chunks` chunks of `n_ctx` ids at even distances over the whole text, so that they share few documents."""
     whole = chunk(ids, n_ctx, max(n_chunks, len(ids) // n_ctx), "chunks")
     return np.ascontiguousarray(whole[np.arange(n_chunks) * len(whole) // n_chunks])
 
 
-def rechunk(chunks, n_ctx, n_tokens):
+def rechunk(chunks: np.ndarray, n_ctx: int, n_tokens: int) -> np.ndarray:
     """The first `n_tokens` of the stream that `chunks` holds, cut anew at `n_ctx`; the remainder dropped."""
     ids = chunks.reshape(-1)[:n_tokens]
     return chunk(ids, n_ctx, len(ids) // n_ctx)
 
 
-def fingerprint(ids):
+def fingerprint(ids: np.ndarray) -> str:
     """sha256 of the token ids."""
     return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()

@@ -22,7 +22,7 @@ HEADS = ("n_head", "num_attention_heads")
 
 def shapes(folder: Path) -> dict[str, list[int]]:
     """`{name: shape}` of all weights. Raises `InputError` for a damaged or truncated file."""
-    found = {}
+    found: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "np") as file:
@@ -52,7 +52,7 @@ def check(folder: Path) -> None:
             f"model: {folder}'s config.json asks for {heads:,} heads, allowed: at most its width {width:,}"
         )
     for what, asked, key in (("query", heads, "q_proj"), ("key", kv_heads, "k_proj")):
-        held = next((shape for name, shape in weights.items() if name.endswith(f"{key}.weight")), None)
+        held = next((shape for name, shape in weights.items() if name.endswith(f"{key}.weight")), [])
         if held and asked and d_head:
             same(folder, f"width of all {what} heads", asked * d_head, held[0])
 

@@ -4,19 +4,23 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lib.errors import InputError, first_line
 from lib.layout import ROOT
 from lib.model import header
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-def split_revision(name):
+
+def split_revision(name: str) -> tuple[str, str | None]:
     """`owner/name@revision` as `(owner/name, revision or None)`."""
     name, _, revision = name.partition("@")
     return name, revision or None
 
 
-def local_folder(name):
+def local_folder(name: str) -> Path | None:
     """The folder that `name` means, seen from here or from the project's root; None where it is not one."""
     for path in (Path(name).expanduser(), ROOT / name):
         if path.is_dir():
@@ -24,11 +28,11 @@ def local_folder(name):
     return None
 
 
-def looks_like_hub_id(name):
+def looks_like_hub_id(name: str) -> bool:
     return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not (ROOT / name.split("/")[0]).is_dir()
 
 
-def fetch(kind, key, name, patterns):
+def fetch(kind: str, key: str, name: str, patterns: list[str]) -> Path:
     """A folder with the files of `name`: a local one as it is, a hub repository as a snapshot.
 
     Raises `InputError`, saying what to pass instead, where there is neither.
@@ -48,7 +52,7 @@ def fetch(kind, key, name, patterns):
         raise InputError(f"{key}: {repo!r} can't be had from the hub ({type(error).__name__}); {instead}") from None
 
 
-def model_folder(name, key="model"):
+def model_folder(name: str, key: str = "model") -> Path:
     """The folder of a model, the value of parameter `key`, checked to be loadable without running anybody's code."""
     folder = fetch("model", key, name, ["*.json", "*.txt", "*.safetensors", "*.model"])
     if not (folder / "config.json").is_file():
@@ -58,12 +62,12 @@ def model_folder(name, key="model"):
     return folder
 
 
-def tokenizer_folder(name, model):
+def tokenizer_folder(name: str, model: Path) -> Path:
     """The tokenizer's folder: the model's own unless `name` says another."""
     return fetch("model", "tokenizer", name, ["*.json", "*.txt", "*.model"]) if name else model
 
 
-def training_record(folder):
+def training_record(folder: Path) -> dict[str, Any] | None:
     """What `training.json` says of how the model was trained, `{seed, batch_tokens, stages: [{context, tokens}]}`.
 
     None where there is none; a damaged one is an `InputError`.
@@ -79,7 +83,7 @@ def training_record(folder):
         raise InputError(f"model: {path} can't be read ({first_line(error)}); delete it or train again") from None
 
 
-def load_config(folder):
+def load_config(folder: Path) -> "PretrainedConfig":
     """The configuration, once its sizes are known to be those of the weights; `InputError` where they are not."""
     header.check(folder)
     from transformers import AutoConfig
@@ -90,11 +94,11 @@ def load_config(folder):
         raise InputError(f"model: {folder} has a config.json that can't be read ({first_line(error)})") from None
 
 
-def n_positions(config):
+def n_positions(config: "PretrainedConfig") -> int:
     return getattr(config, "n_positions", None) or config.max_position_embeddings
 
 
-def shape(config):
+def shape(config: "PretrainedConfig") -> tuple[int, int, int]:
     """`n_layer, n_head, n_positions` of a configuration; `InputError` for a family that the engine does not know."""
     from lib.model.adapters import GPT2_TYPES, LLAMA_TYPES
 
@@ -104,7 +108,7 @@ def shape(config):
     return config.num_hidden_layers, config.num_attention_heads, n_positions(config)
 
 
-def load_model(folder, dtype="float32", device="cpu"):
+def load_model(folder: Path, dtype: str = "float32", device: str = "cpu") -> "PreTrainedModel":
     """The model in evaluation mode.
 
     Weights that are damaged, that do not fit the configuration or that are not finite are an `InputError`.
@@ -115,7 +119,7 @@ def load_model(folder, dtype="float32", device="cpu"):
     logging.set_verbosity_error()  # what its report would say of the weights is checked below
     logging.disable_progress_bar()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
@@ -126,6 +130,7 @@ def load_model(folder, dtype="float32", device="cpu"):
         )
     except Exception as error:
         raise InputError(f"model: {folder} can't be loaded ({first_line(error)})") from None
+    model, info = loaded
     tied = getattr(model.config, "tie_word_embeddings", True)
     missing = [key for key in info["missing_keys"] if not (tied and key.startswith("lm_head"))]
     lacking = sorted(missing) or sorted(key for key, *_ in info["mismatched_keys"])
@@ -140,14 +145,14 @@ def load_model(folder, dtype="float32", device="cpu"):
     return model.to(device).eval()
 
 
-def load_tokenizer(folder):
-    from transformers import AutoTokenizer, GPT2TokenizerFast
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer, GPT2Tokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise InputError(f"tokenizer: {folder} holds none (no tokenizer.json, no vocab.json); pass -p tokenizer DIR")
     try:
         if not (folder / "tokenizer_config.json").is_file() and (folder / "merges.txt").is_file():
-            return GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+            return GPT2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise InputError(
@@ -155,7 +160,7 @@ def load_tokenizer(folder):
         ) from None
 
 
-def fingerprint(folder):
+def fingerprint(folder: Path) -> str:
     """sha256 over the configuration and the weights, file by file."""
     digest = hashlib.sha256()
     for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
@@ -164,13 +169,13 @@ def fingerprint(folder):
     return digest.hexdigest()
 
 
-def slug(name):
+def slug(name: str) -> str:
     """The model's name in file names: the last part of its path, revision left out."""
     last = split_revision(name)[0].rstrip("/").rsplit("/", 1)[-1]
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in last) or "model"
 
 
-def count_parameters(folder, config):
+def count_parameters(folder: Path, config: "PretrainedConfig") -> int:
     """Parameters of the model, tied ones once, read from the safetensors' headers."""
     from safetensors import safe_open
 
@@ -196,7 +201,7 @@ GPT2_SMALL = {
 }
 
 
-def is_gpt2_small(folder, name):
+def is_gpt2_small(folder: Path, name: str) -> bool:
     """Whether the numbers may be held against the published ones: GPT-2 small's shape, from its own repository.
 
     A local folder counts when its weights are those of `openai-community/gpt2`, told by the safetensors' sha256.
@@ -210,7 +215,7 @@ def is_gpt2_small(folder, name):
 GPT2_WEIGHTS = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
 
 
-def weights_digest(folder):
+def weights_digest(folder: Path) -> str | None:
     path = folder / "model.safetensors"
     if not path.is_file():
         return None

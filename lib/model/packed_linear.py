@@ -6,11 +6,12 @@ activation or the residual while the result is still in cache. float32 stays flo
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 PACKABLE = (torch.float32, torch.bfloat16)
 
 
-def can_pack(weight):
+def can_pack(weight: Tensor) -> bool:
     """Whether this installation packs a matrix of this kind."""
     return (
         weight.device.type == "cpu"
@@ -23,24 +24,24 @@ def can_pack(weight):
 class Linear:
     """y = x Wᵀ + b for W [n_out, n_in]; `n_rows` is the usual number of rows of x, packed for."""
 
-    def __init__(self, weight, bias=None, n_rows=1024):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, n_rows: int = 1024) -> None:
         self.bias = bias
         self.packed = can_pack(weight)
         weight = weight.contiguous()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, n_rows) if self.packed else weight
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         if not self.packed:
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
-    def gelu(self, x):
+    def gelu(self, x: Tensor) -> Tensor:
         """The tanh form of GELU applied to the product."""
         if not self.packed:
             return F.gelu(self(x), approximate="tanh")
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
 
-    def add(self, x, resid):
+    def add(self, x: Tensor, resid: Tensor) -> Tensor:
         """resid plus the product."""
         if not self.packed:
             return resid + self(x)

@@ -28,18 +28,18 @@ class Problem:
     parts: tuple[str, ...]
 
     @property
-    def length(self):
+    def length(self) -> int:
         """Steps of a chain, digits of a sum."""
         return len(self.parts) - 1 if self.kind == "chain" else len(self.parts[0])
 
     @property
-    def text(self):
+    def text(self) -> str:
         if self.kind == "chain":
             return " ".join(("start", *self.parts))
         return " + ".join(" ".join(number) for number in self.parts)
 
     @property
-    def steps(self):
+    def steps(self) -> list[str]:
         """What thinking writes: a chain's value after each step; a sum's digit and carry, column by column."""
         if self.kind == "chain":
             value, values = int(self.parts[0]), []
@@ -54,23 +54,23 @@ class Problem:
         return written
 
     @property
-    def answer(self):
+    def answer(self) -> str:
         if self.kind == "chain":
             return self.steps[-1]
         return " ".join(str(sum(map(int, self.parts))))
 
     @property
-    def held_out(self):
+    def held_out(self) -> bool:
         """Whether the problem, however it is put, belongs to the evaluation: told by a hash of its text."""
         return sha256(self.text.encode()).digest()[0] < HELD_OUT_BYTES
 
 
-def _applied(operation, value):
+def _applied(operation: str, value: int) -> int:
     n = int(operation[1:])
     return {"+": value + n, "-": value - n, "*": value * n}[operation[0]] % MODULUS
 
 
-def draw(rng, kind, length):
+def draw(rng: random.Random, kind: str, length: int) -> Problem:
     """A problem of `length` steps or digits, from a `random.Random`."""
     if kind not in KINDS or length < 1:
         raise InputError(f"problem {kind!r} of length {length}: allowed are {', '.join(KINDS)} of 1 or more")
@@ -79,16 +79,17 @@ def draw(rng, kind, length):
     return Problem(kind, tuple(str(rng.randrange(10 ** (length - 1), 10**length)) for _ in range(2)))
 
 
-def draw_split(rng, kind, length, held_out):
+def draw_split(rng: random.Random, kind: str, length: int, held_out: bool) -> Problem:
     """`draw`, until the problem belongs to the wanted side."""
     while (problem := draw(rng, kind, length)).held_out != held_out:
         pass
     return problem
 
 
-def distinct(seed, kind, length, count):
+def distinct(seed: int, kind: str, length: int, count: int) -> list[Problem]:
     """`count` different held-out problems."""
-    rng, found = random.Random(f"{seed} {kind} {length}"), {}
+    rng = random.Random(f"{seed} {kind} {length}")
+    found: dict[str, Problem] = {}
     for _ in range(200 * count):
         problem = draw_split(rng, kind, length, True)
         found[problem.text] = problem
@@ -97,7 +98,7 @@ def distinct(seed, kind, length, count):
     raise InputError(f"{count} different problems, {kind} of length {length}: there are no more than {len(found)}")
 
 
-def corrupted(rng, problem):
+def corrupted(rng: random.Random, problem: Problem) -> str:
     """A wrong draft: another value of the chain, or the sum with one or two digits changed."""
     if problem.kind == "chain":
         return rng.choice([str(n) for n in range(MODULUS) if str(n) != problem.answer])
@@ -107,7 +108,7 @@ def corrupted(rng, problem):
     return " ".join(digits)
 
 
-def prompt(problem, instruction, draft=None):
+def prompt(problem: Problem, instruction: str, draft: str | None = None) -> str:
     """The text that the model continues; `revise` needs a draft."""
     if instruction not in INSTRUCTIONS or (draft is None) == (instruction == "revise"):
         raise InputError(
@@ -117,13 +118,13 @@ def prompt(problem, instruction, draft=None):
     return f"{instruction} : {problem.text}{given} ="
 
 
-def completion(problem, instruction):
+def completion(problem: Problem, instruction: str) -> str:
     """The right continuation, its end included."""
     steps = [*problem.steps, "="] if instruction == "think" else []
     return " ".join([*steps, problem.answer, END])
 
 
-def said(output, instruction):
+def said(output: str, instruction: str) -> str:
     """The answer that a model's `output` gives: all of it; for `think` what follows the last `=`, "" without one."""
     if instruction == "think":
         output = output.rpartition("=")[2] if "=" in output else ""

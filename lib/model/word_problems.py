@@ -1,5 +1,6 @@
 """Short stories of arithmetic with exact answers, for models that were tuned to follow instructions."""
 
+import random
 from dataclasses import dataclass
 
 from lib.errors import InputError
@@ -20,11 +21,11 @@ class Story:
     steps: tuple[tuple[str, int], ...]
 
     @property
-    def length(self):
+    def length(self) -> int:
         return len(self.steps)
 
     @property
-    def values(self):
+    def values(self) -> list[int]:
         """How many there are after each step."""
         value, found = self.start, []
         for sign, n in self.steps:
@@ -33,11 +34,11 @@ class Story:
         return found
 
     @property
-    def answer(self):
+    def answer(self) -> str:
         return str(self.values[-1])
 
     @property
-    def text(self):
+    def text(self) -> str:
         told = {
             "+": "Then {name} gets {n} more.",
             "-": "Then {name} gives away {n}.",
@@ -48,12 +49,13 @@ class Story:
         return " ".join([*sentences, f"How many {self.things} does {self.name} have now?"])
 
 
-def draw(rng, length):
+def draw(rng: random.Random, length: int) -> Story:
     """A `Story` of `length` steps in which nothing falls below 1 or rises above `LARGEST`, from a `random.Random`."""
     if length < 1:
         raise InputError(f"story of {length} steps; allowed: 1 or more")
     start = rng.randint(2, 20)
-    value, steps = start, []
+    value = start
+    steps: list[tuple[str, int]] = []
     while len(steps) < length:
         sign, n = rng.choice("++--*"), rng.randint(2, 19)
         if sign == "*":
@@ -65,7 +67,7 @@ def draw(rng, length):
     return Story(rng.choice(NAMES), rng.choice(THINGS), start, tuple(steps))
 
 
-def request(story, instruction, draft=None):
+def request(story: Story, instruction: str, draft: str | None = None) -> str:
     """What the user asks; `revise` needs a draft."""
     if instruction not in INSTRUCTIONS or (draft is None) == (instruction == "revise"):
         raise InputError(
@@ -79,7 +81,7 @@ def request(story, instruction, draft=None):
     return f"{story.text} {wanted[instruction]}"
 
 
-def completion(story, instruction):
+def completion(story: Story, instruction: str) -> str:
     """A right reply, without the end."""
     if instruction != "think":
         return story.answer
