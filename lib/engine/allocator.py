@@ -14,7 +14,7 @@ KEPT_IN_ALL = 2**29
 
 
 @cache
-def keep_freed():
+def keep_freed() -> bool:
     """Whether this process now keeps freed blocks; only glibc is asked to."""
     if sys.platform != "linux":
         return False

@@ -1,14 +1,17 @@
 """Prompts answered in text by a model under a plan; everything that was written is kept in the store."""
 
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.generation import continuation_nll, generate
 from lib.engine.interventions import Plan
-from lib.store import digest
+from lib.store import Store, digest
 
 SOURCES = sources_digest("lib.engine.generation")
 SEED_STRIDE = 1_000_003
@@ -22,35 +25,47 @@ class Written:
     the plan that wrote them.
     """
 
-    texts: list
+    texts: list[list[str]]
     n_tokens: np.ndarray
     log_likelihood: np.ndarray
 
     @property
-    def first(self):
+    def first(self) -> list[str]:
         return [row[0] for row in self.texts]
 
 
 class Respondent:
     """A model, named by its weights' `fingerprint`, and its tokenizer, asked in texts."""
 
-    def __init__(self, model, tokenizer, store, fingerprint, backend="auto"):
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, store: Store, fingerprint: str, backend: str = "auto"
+    ) -> None:
         self.model, self.tokenizer, self.store, self.backend = model, tokenizer, store, backend
         device = torch.device(model.device)
         self.identity = (device.type, *computed_by(SOURCES, device), fingerprint, str(model.dtype))
         self.ends = _end_ids(model, tokenizer)
 
-    def ids(self, text):
+    def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def write(self, prompts, rooms, plan=None, n_samples=1, temperature=0.0, seed=0, label=""):
+    def write(
+        self,
+        prompts: Sequence[str],
+        rooms: Sequence[int],
+        plan: Plan | None = None,
+        n_samples: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+        label: str = "",
+    ) -> Written:
         """`Written` to `prompts`, each within its room of new tokens: greedy at temperature 0, else sampled.
 
         Samples are drawn from seeds of their own, the same ones under every plan.
         """
         plan = Plan() if plan is None else plan
         ids = [self.ids(prompt) for prompt in prompts]
-        texts, counts, scores = [None] * len(ids), *(np.empty((len(ids), n_samples)) for _ in range(2))
+        texts: list[list[str]] = [[]] * len(ids)
+        counts, scores = (np.empty((len(ids), n_samples)) for _ in range(2))
         for rows in _alike([(len(own), room) for own, room in zip(ids, rooms, strict=True)]):
             given = np.array([ids[i] for i in rows], dtype=np.int32)
             seeds = [seed + SEED_STRIDE * i + k for i in rows for k in range(n_samples)] if temperature else None
@@ -65,7 +80,7 @@ class Respondent:
                 scores[i] = [-row[:n].sum() for row, n in zip(own_nll.astype(np.float64), lengths, strict=True)]
         return Written(texts, counts.astype(int), scores)
 
-    def nll(self, prompts, completions, plan=None):
+    def nll(self, prompts: Sequence[str], completions: Sequence[str], plan: Plan | None = None) -> np.ndarray:
         """Summed negative log-likelihood of each completion after its prompt under `plan`, float64 `[n_prompts]`."""
         plan = Plan() if plan is None else plan
         pairs = [
@@ -83,7 +98,16 @@ class Respondent:
             total[rows] = nll.astype(np.float64).sum(1)
         return total
 
-    def _sampled(self, given, room, plan, n_samples, temperature, seeds, label):
+    def _sampled(
+        self,
+        given: np.ndarray,
+        room: int,
+        plan: Plan,
+        n_samples: int,
+        temperature: float,
+        seeds: list[int] | None,
+        label: str,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and their NLLs, both `[n_prompts, n_samples, room]`."""
         asked = np.repeat(given, n_samples, axis=0)
         key = digest(
@@ -101,16 +125,16 @@ class Respondent:
         shape = (len(given), n_samples, room)
         return tokens.reshape(shape), nll.reshape(shape)
 
-    def _kernel(self, plan):
+    def _kernel(self, plan: Plan) -> str | None:
         return self.backend if plan.needs_kernel else None
 
-    def _length(self, tokens):
+    def _length(self, tokens: np.ndarray) -> int:
         """Tokens up to and with the first end, all of them where there is none."""
         ends = np.flatnonzero(np.isin(tokens, self.ends))
         return int(ends[0]) + 1 if len(ends) else len(tokens)
 
 
-def _end_ids(model, tokenizer):
+def _end_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     """Ids that end a text: the tokenizer's and those of the model's generation settings."""
     settings = getattr(model, "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
@@ -118,9 +142,9 @@ def _end_ids(model, tokenizer):
     return sorted(ends - {None})
 
 
-def _alike(shapes):
+def _alike(shapes: Iterable[Hashable]) -> list[list[int]]:
     """Lists of the places that hold equal shapes."""
-    found = {}
+    found: dict[Hashable, list[int]] = {}
     for i, shape in enumerate(shapes):
         found.setdefault(shape, []).append(i)
     return list(found.values())

@@ -25,7 +25,7 @@ def computed_by(sources_digest: str, device: torch.device) -> tuple[str, ...]:
     return sources_digest, torch.__version__, version("transformers"), _processor(device)
 
 
-def _processor(device):
+def _processor(device: torch.device) -> str:
     """The GPU's name, or the vector instructions that torch uses on this CPU: what decides how sums are rounded."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -6,18 +6,23 @@ model may name the next token too seldom to be counted; what the repetition gain
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from lib.engine.interventions import apply
+from lib.engine.interventions import Plan, apply
 
 
-def sequences(ids, n_sequences, length, seed):
+def sequences(ids: ArrayLike, n_sequences: int, length: int, seed: int) -> np.ndarray:
     """int64 [n_sequences, 2 * length]: tokens drawn from the text `ids` [N], each in its own frequency, twice over."""
     once = np.random.default_rng(seed).choice(np.asarray(ids, dtype=np.int64), (n_sequences, length))
     return np.concatenate([once, once], axis=1)
 
 
 @torch.inference_mode()
-def probe(model, plan, twice, means=None, backend="auto"):
+def probe(
+    model: PreTrainedModel, plan: Plan, twice: ArrayLike, means: Tensor | None = None, backend: str = "auto"
+) -> dict[str, list[float]]:
     """`{first, second, gain}`, one figure a sequence: accuracy on either copy, and the NLL that the second saves.
 
     The first token of a copy is not counted, so that both copies are of the same targets.

@@ -6,7 +6,7 @@ text does not depend on the rows beside it. Without the cache it is the publishe
 sequence again for every token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lib.engine import dispatch
 from lib.engine.interventions import Plan, apply
-from lib.engine.modes import by_weights, constants, heads_z, look_up
+from lib.engine.modes import by_weights, constants, heads_z, weights
 from lib.errors import InputError
-from lib.model.adapters import adapter
+from lib.model.adapters import Decoder, adapter
 from lib.progress import progress
 
 CACHE_BYTES = 15 * 2**25  # keys and values held at once
@@ -103,12 +104,12 @@ def continuation_nll(
 class _Cache:
     """Keys and folded values [n_rows, n_kv_head, n_max, d_head] of every layer; `length` positions are filled."""
 
-    def __init__(self, arch, n_rows, n_max):
+    def __init__(self, arch: Decoder, n_rows: int, n_max: int) -> None:
         shape = (arch.n_layer, 2, n_rows, arch.n_kv_head, n_max, arch.d_head)
         self.content = torch.empty(shape, dtype=arch.dtype, device=arch.device)
         self.length = 0
 
-    def append(self, layer, k, v):
+    def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
         """Adds k, v [B, H_kv, T, d] behind the filled positions; returns all keys and values up to there."""
         stop = self.length + k.shape[2]
         for content, new in zip(self.content[layer], (k, v), strict=True):
@@ -119,14 +120,14 @@ class _Cache:
 class _Decoder:
     """A model under a plan, with a cache: the values lie in the folded basis, for every head and mode."""
 
-    def __init__(self, arch, plan, means, backend):
+    def __init__(self, arch: Decoder, plan: Plan, means: Tensor | None, backend: str) -> None:
         self.arch, self.backend = arch, backend
         self.layers = [
             self._layer(plan.layer(layer), layer, None if means is None else means[layer])
             for layer in range(arch.n_layer)
         ]
 
-    def groups(self, n_rows, n_max):
+    def groups(self, n_rows: int, n_max: int) -> list[slice]:
         """Slices of rows, as equal as can be, whose caches of `n_max` positions fit `CACHE_BYTES`."""
         arch = self.arch
         row_bytes = 2 * arch.n_layer * arch.n_kv_head * arch.d_head * n_max * arch.dtype.itemsize
@@ -134,7 +135,7 @@ class _Decoder:
         ends = [n_rows * i // n_groups for i in range(n_groups + 1)]
         return [slice(*pair) for pair in pairwise(ends)]
 
-    def generate(self, prompts, n_new, temperature, draws, bar):
+    def generate(self, prompts: Tensor, n_new: int, temperature: float, draws: Tensor, bar: tqdm) -> Tensor:
         cache, logits = self.prefill(prompts, prompts.shape[1] + n_new)
         tokens = torch.empty(len(prompts), n_new, dtype=torch.long, device=prompts.device)
         for step in range(n_new):
@@ -144,7 +145,7 @@ class _Decoder:
                 logits = self.logits(self.advance(tokens[:, step : step + 1], cache)[:, -1])
         return tokens
 
-    def judge(self, sequences, n_scored):
+    def judge(self, sequences: Tensor, n_scored: int) -> Tensor:
         n_prompt = sequences.shape[1] - n_scored
         cache, logits = self.prefill(sequences[:, :n_prompt], sequences.shape[1])
         first = F.cross_entropy(logits.float(), sequences[:, n_prompt], reduction="none")
@@ -159,7 +160,7 @@ class _Decoder:
         ]
         return torch.cat([first[:, None], torch.cat(rest).view(len(sequences), -1)], dim=1)
 
-    def prefill(self, prompts, n_max):
+    def prefill(self, prompts: Tensor, n_max: int) -> tuple[_Cache, Tensor]:
         """(cache of `n_max` positions filled with `prompts` [B, P], logits [B, vocab_size] after them)."""
         unique, row_of = torch.unique(prompts, dim=0, return_inverse=True)
         cache = _Cache(self.arch, len(prompts), n_max)
@@ -174,7 +175,7 @@ class _Decoder:
         cache.length = prompts.shape[1]
         return cache, torch.cat(logits)[row_of]
 
-    def advance(self, tokens, cache):
+    def advance(self, tokens: Tensor, cache: _Cache) -> Tensor:
         """Residuals [B, T, E] after the last layer for T further tokens, which the cache then holds."""
         arch, start = self.arch, cache.length
         resid = arch.embed(tokens, start)
@@ -189,18 +190,22 @@ class _Decoder:
         cache.length = start + tokens.shape[1]
         return resid
 
-    def logits(self, resid):
+    def logits(self, resid: Tensor) -> Tensor:
         logits = self.arch.logits(self.arch.final(resid))
         if not torch.isfinite(logits).all():
             raise InputError("the logits are not finite while generating: check the model's weights")
         return logits
 
-    def _layer(self, edits, layer, means):
+    def _layer(
+        self, edits: Mapping[int, str], layer: int, means: Tensor | None
+    ) -> tuple[dict[str, list[int]], dict[int, Tensor], Tensor, Tensor]:
         """({mode: heads} of changed weights, {head: z} of constants, v̄ [H, d], v̄ of the kv heads [H_kv, 1, d])."""
         bias, group = self.arch.value_bias(layer), self.arch.n_head // self.arch.n_kv_head
         return by_weights(edits.items()), constants(edits, bias, means), bias, bias[::group, None]
 
-    def _many_queries(self, q, keys, values, changed, scale):
+    def _many_queries(
+        self, q: Tensor, keys: Tensor, values: Tensor, changed: Mapping[str, list[int]], scale: float
+    ) -> Tensor:
         """Folded z [B, H, T, d] for T queries at the end of the S cached positions."""
         group, n_queries, n_keys = q.shape[1] // keys.shape[1], q.shape[2], keys.shape[2]
         mask = None
@@ -213,13 +218,15 @@ class _Decoder:
             z[:, heads] = heads_z(name, heads, q, keys, values, scale=scale, backend=self.backend)
         return z
 
-    def _one_query(self, q, keys, values, changed, scale):
+    def _one_query(
+        self, q: Tensor, keys: Tensor, values: Tensor, changed: Mapping[str, list[int]], scale: float
+    ) -> Tensor:
         """Folded z [B, H, 1, d] of the newest position.
 
         On a CPU all heads' scores at once, then each head's own weights; elsewhere the backend's decoding kernel.
         """
         n_head, n_kv_head = q.shape[1], keys.shape[1]
-        if self.backend not in dispatch.FOR_CPU and changed and all(look_up(name).is_relu for name in changed):
+        if self.backend not in dispatch.FOR_CPU and changed and all(weights(name).is_relu for name in changed):
             relu = {head for heads in changed.values() for head in heads}
             is_relu = [head in relu for head in range(n_head)]
             return dispatch.mixed_attention(q, keys, values, is_relu, scale=scale, backend=self.backend)
@@ -228,7 +235,7 @@ class _Decoder:
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         pattern = scores.softmax(-1)
         for name, heads in changed.items():
-            mode, own = look_up(name), scores[:, heads]
+            mode, own = weights(name), scores[:, heads]
             if mode.features is not None:
                 kv = [head // (n_head // n_kv_head) for head in heads]
                 queries, own_keys = mode.featured(q[:, heads]) * scale, mode.featured(keys[:, kv])
@@ -237,7 +244,16 @@ class _Decoder:
         return torch.matmul(pattern.to(values.dtype).view(*grouped.shape[:3], -1), values).view_as(q)
 
 
-def _recompute(model, prompts, n_new, plan, means, temperature, draws, backend):
+def _recompute(
+    model: PreTrainedModel,
+    prompts: Tensor,
+    n_new: int,
+    plan: Plan,
+    means: Tensor | None,
+    temperature: float,
+    draws: Tensor,
+    backend: str,
+) -> np.ndarray:
     tokens = prompts
     with apply(model, plan, means, backend):
         for step in range(n_new):
@@ -246,7 +262,7 @@ def _recompute(model, prompts, n_new, plan, means, temperature, draws, backend):
     return tokens[:, prompts.shape[1] :].to(torch.int32).numpy(force=True)
 
 
-def _draws(n_rows, n_new, temperature, seeds):
+def _draws(n_rows: int, n_new: int, temperature: float, seeds: Sequence[int] | None) -> Tensor:
     """Uniform numbers [B, n_new], float64, row by row from the row's own generator."""
     if temperature < 0:
         raise InputError(f"temperature {temperature}: allowed are 0 (greedy) and above")
@@ -259,7 +275,7 @@ def _draws(n_rows, n_new, temperature, seeds):
     return torch.stack(rows)
 
 
-def _choose(logits, temperature, draws):
+def _choose(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
     """Token ids [B] for logits [B, vocab_size]: the largest, or the one on which the row's draw falls."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -271,8 +287,8 @@ def _choose(logits, temperature, draws):
     return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1).to(device)
 
 
-def _checked_sequences(sequences, arch):
-    sequences = torch.as_tensor(np.asarray(sequences), dtype=torch.long, device=arch.device)
+def _checked_sequences(texts: ArrayLike, arch: Decoder) -> Tensor:
+    sequences = torch.as_tensor(np.asarray(texts), dtype=torch.long, device=arch.device)
     if sequences.ndim != 2 or 0 in sequences.shape:
         raise InputError(f"sequences have the shape {list(sequences.shape)}: give [B, L], both 1 or more")
     low, high = int(sequences.min()), int(sequences.max())

@@ -7,14 +7,16 @@
 What a mode is stands in `lib.engine.modes`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Module
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
@@ -32,7 +34,7 @@ class Plan:
 
     heads: tuple[tuple[int, int, str], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         heads = tuple(sorted((int(layer), int(head), mode) for layer, head, mode in self.heads))
         for _, _, mode in heads:
             look_up(mode)
@@ -99,12 +101,21 @@ class LayerEdits:
     backend: str
 
 
-def planned_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+def planned_attention(
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
     """The attention function of `transformers` that reads the plan from the module: `([B, T, H, d], None)`."""
     if attention_mask is None:
         raise RuntimeError(f"attention '{IMPLEMENTATION}' was handed no mask: it would see the future")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    edits = vars(module).get("_head_edits")
+    edits: LayerEdits | None = vars(module).get("_head_edits")
     changed = by_weights(edits.modes.items()) if edits else {}
     causal = _is_causal(attention_mask)
     n_head, group = query.shape[1], query.shape[1] // key.shape[1]
@@ -125,22 +136,23 @@ def planned_attention(module, query, key, value, attention_mask, scaling=None, d
             scale=scaling,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-    for mode, heads in changed.items():
-        z[:, heads] = heads_z(
-            mode,
-            heads,
-            query,
-            key,
-            value,
-            value_bias=edits.value_bias,
-            scale=scaling,
-            mask=None if causal else attention_mask,
-            backend=edits.backend,
-        )
+    if edits is not None:
+        for mode, heads in changed.items():
+            z[:, heads] = heads_z(
+                mode,
+                heads,
+                query,
+                key,
+                value,
+                value_bias=edits.value_bias,
+                scale=scaling,
+                mask=None if causal else attention_mask,
+                backend=edits.backend,
+            )
     return z.transpose(1, 2), None
 
 
-def _is_causal(mask):
+def _is_causal(mask: Tensor) -> bool:
     """Whether bool `mask` [B, 1, T, S] is the causal one, aligned at the bottom right."""
     rows = mask[:1] if mask.stride(0) == 0 else mask
     n_queries, n_keys = mask.shape[-2:]
@@ -150,7 +162,7 @@ def _is_causal(mask):
     return bool((rows == causal).all())
 
 
-def _full_mask(*args, **kwargs):
+def _full_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """`sdpa_mask` that always makes the mask; the stock one leaves it out where SDPA could infer it."""
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
@@ -182,7 +194,7 @@ def apply(
         yield model
 
 
-def _attach(arch, layer, edits, undo):
+def _attach(arch: Decoder, layer: int, edits: LayerEdits, undo: ExitStack) -> None:
     """Leaves `edits`, added to an outer block's, on the layer's attention module, and the hook that reads them."""
     module = arch.attention(layer)
     outer = vars(module).get("_head_edits")
@@ -198,8 +210,8 @@ def _attach(arch, layer, edits, undo):
         undo.callback(handle.remove)
 
 
-def _set_constants(module, d_head):
-    def set_constants(_, args):
+def _set_constants(module: Any, d_head: int) -> Callable[[Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def set_constants(_: Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         z = args[0].clone()
         for head, constant in module._head_edits.constants.items():
             z[..., head * d_head : (head + 1) * d_head] = constant
@@ -208,7 +220,7 @@ def _set_constants(module, d_head):
     return set_constants
 
 
-def _switch_attention(arch, undo):
+def _switch_attention(arch: Decoder, undo: ExitStack) -> None:
     """Points every config that the model's attention reads at `planned_attention`."""
     configs = [arch.config, arch.body.config, *(arch.attention(layer).config for layer in range(arch.n_layer))]
     for config in {id(config): config for config in configs}.values():

@@ -106,6 +106,14 @@ def look_up(name: str) -> Mode:
     return MODES[name]
 
 
+def weights(name: str) -> Weights:
+    """The mode of that name, one that changes attention weights; `TypeError` for a constant one."""
+    mode = look_up(name)
+    if not isinstance(mode, Weights):
+        raise TypeError(f"mode '{name}' has no attention weights")
+    return mode
+
+
 def constants(modes: Mapping[int, str], value_bias: Tensor, means: Tensor | None = None) -> dict[int, Tensor]:
     """{head: z [d]} of a layer's constant heads, from {head: mode}, v̄ [H, d] and, where needed, means [H, d]."""
     found = {}
@@ -151,7 +159,7 @@ def heads_z(
     kv_heads = [head // group for head in heads]
     q, k, v = pick(q, heads), pick(k, kv_heads), pick(v, kv_heads)  # [B, n, T, d], [B, n, S, d], [B, n, S, d]
     bias = None if value_bias is None else value_bias[heads, None]  # [n, 1, d]
-    z = _folded_z(look_up(name), q, k, v if bias is None else v - bias, scale, mask, backend)
+    z = _folded_z(weights(name), q, k, v if bias is None else v - bias, scale, mask, backend)
     return z if bias is None else z + bias
 
 
@@ -160,7 +168,9 @@ def pick(x: Tensor, heads: Iterable[int]) -> Tensor:
     return torch.stack([x[:, head] for head in heads], dim=1)
 
 
-def _folded_z(mode, q, k, v, scale, mask, backend):
+def _folded_z(
+    mode: Weights, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, backend: str
+) -> Tensor:
     if mask is None and mode.kernel:
         return dispatch.relu_attention(mode.featured(q), mode.featured(k), v, scale=scale, backend=backend)
     z = torch.empty_like(q)
@@ -170,7 +180,7 @@ def _folded_z(mode, q, k, v, scale, mask, backend):
     return z
 
 
-def _weighted(mode, q, k, v, scale, mask):
+def _weighted(mode: Weights, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     """pattern v [T, d] of one head, in at least float32, for q [T, d] and k, v [S, d], a block of queries at a time."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     q, k, v = mode.featured(q.to(dtype)) * scale, mode.featured(k.to(dtype)), v.to(dtype)

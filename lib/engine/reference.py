@@ -10,18 +10,19 @@ not written here is an error.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
 
 # mode: z, [T, d] or [d], of a head from its own z [T, d] and its mean [d], in the folded basis
-CONSTANTS = {
+CONSTANTS: dict[str, Callable] = {
     "zero": lambda z, mean: torch.zeros_like(z),
     "mean": lambda z, mean: mean,
 }
 # mode: weights [T, T] of a head from its scores [T, T], the future -inf in them, and q and k [T, d]. The future is set
 # to 0 afterwards, and each row divided by the sum of its absolute weights.
-PATTERNS = {
+PATTERNS: dict[str, Callable] = {
     "relu": lambda s, q, k: s.relu(),
     "l1": lambda s, q, k: s.abs(),
     "identity": lambda s, q, k: s,
@@ -34,7 +35,7 @@ PATTERNS = {
 class Reference:
     """A GPT-2 or Llama-type Hugging Face model, its weights copied to `dtype`."""
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float64):
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float64) -> None:
         config = model.config
         self.dtype = dtype
         self.n_layer, self.n_head = config.num_hidden_layers, config.num_attention_heads
@@ -134,12 +135,12 @@ class Reference:
             return torch.zeros(self.n_head, self.d_head, dtype=self.dtype)
         return w[name].view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
 
-    def _embed(self, tokens):
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         if not self.is_gpt2:
             return self.weights["model.embed_tokens.weight"][tokens]
         return self.weights["transformer.wte.weight"][tokens] + self.weights["transformer.wpe.weight"][: len(tokens)]
 
-    def _attention_parts(self, layer, resid):
+    def _attention_parts(self, layer: int, resid: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """q, k, v [n_head, T, d_head] with folded values, the output weight [H * d, E] and the folded output bias."""
         w = self.weights
         if self.is_gpt2:
@@ -159,7 +160,7 @@ class Reference:
         value_bias = self.value_bias(layer)
         return q, k, v - value_bias[:, None], output_weight, output_bias + value_bias.flatten() @ output_weight
 
-    def _mlp(self, layer, resid):
+    def _mlp(self, layer: int, resid: torch.Tensor) -> torch.Tensor:
         w = self.weights
         if self.is_gpt2:
             at = f"transformer.h.{layer}."
@@ -171,30 +172,30 @@ class Reference:
         gate = self._linear(normed, at + "mlp.gate_proj")
         return self._linear(gate * gate.sigmoid() * self._linear(normed, at + "mlp.up_proj"), at + "mlp.down_proj")
 
-    def _final(self, resid):
+    def _final(self, resid: torch.Tensor) -> torch.Tensor:
         if self.is_gpt2:
             return self._layer_norm(resid, "transformer.ln_f")
         return self._rms_norm(resid, self.weights["model.norm.weight"])
 
-    def _heads(self, x):
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (-1, self.d_head)).transpose(0, 1)
 
-    def _linear(self, x, name):
+    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         y = x @ self.weights[name + ".weight"].T
         return y + self.weights[name + ".bias"] if name + ".bias" in self.weights else y
 
-    def _layer_norm(self, x, name):
+    def _layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         centred = x - x.mean(-1, keepdim=True)
         normed = centred / (centred.square().mean(-1, keepdim=True) + self.eps).sqrt()
         return normed * self.weights[name + ".weight"] + self.weights[name + ".bias"]
 
-    def _rms_norm(self, x, weight):
+    def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt() * weight
 
-    def _head_norm(self, x, name):
+    def _head_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return self._rms_norm(x, self.weights[name + ".weight"]) if name + ".weight" in self.weights else x
 
-    def _rotate(self, x):
+    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
         half = self.d_head // 2
         frequency = self.theta ** -(torch.arange(half, dtype=self.dtype) / half)
         angle = torch.arange(x.shape[1], dtype=self.dtype)[:, None] * frequency

@@ -12,17 +12,18 @@ are cores, each by a thread of its own: small products gain more from that than 
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lib.engine import dispatch
@@ -31,7 +32,7 @@ from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.interventions import Plan
 from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
-from lib.model.adapters import adapter
+from lib.model.adapters import Decoder, adapter
 from lib.progress import progress
 from lib.store import Store, digest
 
@@ -40,13 +41,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 LOGITS_BLOCK = 2**22  # logits held at once by one worker
 MAX_WORKERS = 8
 
+Edit = tuple[tuple[int, str], ...]  # (head, mode) of one layer
+
 
 class Job(NamedTuple):
     """One score to be computed: plain data, so that it can be sent anywhere the model and the tokens are."""
 
     key: str
     chunk: int
-    heads: tuple
+    heads: tuple[tuple[int, int, str], ...]
 
 
 class Evaluator:
@@ -68,10 +71,12 @@ class Evaluator:
         dtype: str | torch.dtype = "float32",
         backend: str = "auto",
         start: int = 0,
-    ):
+    ) -> None:
         keep_freed()
         self.dtype = _dtype(dtype)
-        model = model if model.dtype == self.dtype else copy.deepcopy(model).to(self.dtype)
+        if model.dtype != self.dtype:
+            copied: Any = copy.deepcopy(model)  # transformers' decorator hides what `to` takes
+            model = copied.to(self.dtype)
         self.arch = adapter(model.eval())
         self.start = start
         self.tokens = _checked_tokens(tokens, self.arch, start)
@@ -135,7 +140,9 @@ class Evaluator:
         total = np.sum([self._z_sums[chunk] for chunk in range(n_chunks)], axis=0)
         return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.dtype).to(self.arch.device)
 
-    def _run_all(self, tasks, means, bar, n_workers, n_threads):
+    def _run_all(
+        self, tasks: Sequence[Sequence[Job]], means: Tensor | None, bar: tqdm, n_workers: int, n_threads: int
+    ) -> Iterator[tuple[Job, np.ndarray]]:
         before, stop = torch.get_num_threads(), Event()
         pool = _pool(n_workers, n_threads, os.getpid())
         futures = [pool.submit(self._run, task, means, bar, stop) for task in tasks]
@@ -149,7 +156,9 @@ class Evaluator:
             wait(futures)
             torch.set_num_threads(before)
 
-    def _run(self, task, means, bar, stop=None):
+    def _run(
+        self, task: Sequence[Job], means: Tensor | None, bar: tqdm, stop: Event | None = None
+    ) -> list[tuple[Job, np.ndarray]]:
         """`[(job, nll)]` of one chunk's jobs, each in the store as soon as it is there."""
         chunk, jobs = task[0].chunk, {Plan(job.heads): job for job in task}
         done = []
@@ -161,11 +170,14 @@ class Evaluator:
                 break
         return done
 
-    def _look_up(self, plans, n_chunks, means):
+    def _look_up(
+        self, plans: Sequence[Plan], n_chunks: int, means: Tensor | None
+    ) -> tuple[dict[Plan, np.ndarray], list[Job]]:
         """({plan: scores, NaN where missing}, jobs of the missing ones)."""
         if not 1 <= n_chunks <= len(self.tokens):
             raise InputError(f"{n_chunks} chunks asked for: the corpus has 1 to {len(self.tokens)}")
-        scores, jobs = {}, []
+        scores: dict[Plan, np.ndarray] = {}
+        jobs: list[Job] = []
         for plan in plans:
             plan.check(self.arch, means)
             scores[plan] = np.full((n_chunks, self.tokens.shape[1] - 1), np.nan, dtype=np.float32)
@@ -178,16 +190,16 @@ class Evaluator:
                     scores[plan][chunk] = nll
         return scores, jobs
 
-    def _key(self, plan, chunk, means):
+    def _key(self, plan: Plan, chunk: int, means: Tensor | None) -> str:
         needed = [(layer, head) for layer, head, mode in plan.heads if look_up(mode).needs_means]
-        used = [torch.as_tensor(means[layer][head]).tolist() for layer, head in needed]
+        used = [] if means is None else [torch.as_tensor(means[layer][head]).tolist() for layer, head in needed]
         kernel = self.backend if plan.needs_kernel else None
         return digest(*self._base_key("score", chunk), kernel, plan.key(), np.array(used))
 
-    def _z_key(self, chunk):
+    def _z_key(self, chunk: int) -> str:
         return digest(*self._base_key("z sums", chunk))
 
-    def _base_key(self, kind, chunk):
+    def _base_key(self, kind: str, chunk: int) -> tuple[str | int, ...]:
         if chunk not in self._chunk_digests:
             self._chunk_digests[chunk] = digest(self.tokens[chunk].numpy(force=True))
         softmax = self.backend if dispatch.computes_softmax(self.backend) else "sdpa"
@@ -195,10 +207,10 @@ class Evaluator:
         return (*key, "start", self.start) if self.start else key
 
     @torch.inference_mode()
-    def _walk_chunk(self, chunk, plans, means):
+    def _walk_chunk(self, chunk: int, plans: Sequence[Plan], means: Tensor | None) -> Iterator[tuple[Plan, np.ndarray]]:
         """Yields `(plan, nll)` of one chunk; keeps the chunk's z sums when the baseline is among the plans."""
         tokens = self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
-        z_sums = []
+        z_sums: list[np.ndarray] = []
         for plan, resid in self._walk(0, self.arch.embed(tokens, self.start), plans, means, z_sums):
             if not plan:
                 self._z_sums[chunk] = np.stack(z_sums)
@@ -212,7 +224,14 @@ class Evaluator:
                 )
             yield plan, nll
 
-    def _walk(self, layer, resid, plans, means, z_sums):
+    def _walk(
+        self,
+        layer: int,
+        resid: Tensor,
+        plans: Sequence[Plan],
+        means: Tensor | None,
+        z_sums: list[np.ndarray] | None,
+    ) -> Iterator[tuple[Plan, Tensor]]:
         """Yields `(plan, resid after the last layer)`; `plans` agree on all layers before `layer`.
 
         `z_sums` receives each layer's sum of z over positions, float64, as long as nothing is changed; it is None
@@ -221,7 +240,7 @@ class Evaluator:
         if layer == self.arch.n_layer:
             yield plans[0], resid
             return
-        by_edit = {}
+        by_edit: dict[Edit, list[Plan]] = {}
         for plan in plans:
             by_edit.setdefault(tuple(plan.layer(layer).items()), []).append(plan)
         z, changed = self._layer_z(layer, resid, by_edit)
@@ -233,7 +252,9 @@ class Evaluator:
             below = self.arch.mlp(layer, self.arch.attention_out(layer, resid, edited))
             yield from self._walk(layer + 1, below, by_edit[edit], means, None if edit else z_sums)
 
-    def _layer_z(self, layer, resid, by_edit):
+    def _layer_z(
+        self, layer: int, resid: Tensor, by_edit: Iterable[Edit]
+    ) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:
         """(softmax z [1, T, H * d], {(head, mode): z [T, d]} of every head whose weights some edit changes).
 
         Heads that every edit changes have no softmax z: theirs is left undefined.
@@ -250,14 +271,21 @@ class Evaluator:
             kv = [head // group for head in heads]
             parts = pick(q, heads), pick(k, kv), pick(v, kv)
             z[:, heads] = dispatch.softmax_attention(*parts, scale=scale, backend=self.backend)
-        changed = {}
+        changed: dict[tuple[int, str], Tensor] = {}
         for mode, heads in by_weights({change for edit in by_edit for change in edit}).items():
-            settings = {"value_bias": arch.value_bias(layer), "scale": scale, "backend": self.backend}
-            found = heads_z(mode, heads, q, k, v, **settings)
+            bias = arch.value_bias(layer)
+            found = heads_z(mode, heads, q, k, v, value_bias=bias, scale=scale, backend=self.backend)
             changed |= {(head, mode): found[0, i] for i, head in enumerate(heads)}
         return z.transpose(1, 2).flatten(2), changed
 
-    def _edited(self, z, layer, edit, changed, means):
+    def _edited(
+        self,
+        z: Tensor,
+        layer: int,
+        edit: Edit,
+        changed: Mapping[tuple[int, str], Tensor],
+        means: Tensor | None,
+    ) -> Tensor:
         if not edit:
             return z
         z = z.clone()
@@ -267,7 +295,7 @@ class Evaluator:
             heads[0, :, head] = constant[head] if head in constant else changed[head, mode]
         return z
 
-    def _nll(self, resid, tokens):
+    def _nll(self, resid: Tensor, tokens: Tensor) -> np.ndarray:
         """float32 [T - 1] of the residual [1, T, E] after the last layer."""
         hidden, targets = self.arch.final(resid)[0, :-1], tokens[0, 1:]
         step = max(1, LOGITS_BLOCK // self.arch.vocab_size)
@@ -278,7 +306,7 @@ class Evaluator:
         return torch.cat(blocks).numpy(force=True)
 
 
-def _workers(device):
+def _workers(device: torch.device) -> tuple[int, int]:
     """(chunks worked on at once, threads for each): fixed by the machine, never by the work, which decides no bit."""
     n_threads = torch.get_num_threads() if device.type == "cpu" else 1
     n_workers = min(n_threads, MAX_WORKERS)
@@ -286,7 +314,7 @@ def _workers(device):
 
 
 @lru_cache(maxsize=4)
-def _pool(n_workers, n_threads, process_id):
+def _pool(n_workers: int, n_threads: int, process_id: int) -> ThreadPoolExecutor:
     """Threads that last: the memory that the allocator and the matrix library keep for a thread is not freed with it.
 
     A forked process inherits no threads, hence `process_id`.
@@ -294,9 +322,9 @@ def _pool(n_workers, n_threads, process_id):
     return ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,))
 
 
-def _tasks(jobs, n_workers):
+def _tasks(jobs: Iterable[Job], n_workers: int) -> list[list[Job]]:
     """Jobs grouped by chunk, and a chunk's plans in as many parts as it takes to keep every worker busy."""
-    by_chunk = {}
+    by_chunk: dict[int, list[Job]] = {}
     for job in jobs:
         by_chunk.setdefault(job.chunk, []).append(job)
     n_parts = -(-n_workers // max(1, len(by_chunk)))
@@ -307,7 +335,7 @@ def _tasks(jobs, n_workers):
     return tasks
 
 
-def _dtype(dtype):
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
@@ -315,8 +343,8 @@ def _dtype(dtype):
     return DTYPES[dtype]
 
 
-def _checked_tokens(tokens, arch, start):
-    tokens = torch.as_tensor(np.asarray(tokens), dtype=torch.int32)
+def _checked_tokens(given: ArrayLike, arch: Decoder, start: int) -> Tensor:
+    tokens = torch.as_tensor(np.asarray(given), dtype=torch.int32)
     if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
         raise InputError(f"tokens have the shape {list(tokens.shape)}: give [n_chunks, n_ctx] with n_ctx of 2 or more")
     if not 0 <= start <= arch.n_positions - tokens.shape[1]:
