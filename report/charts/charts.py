@@ -13,6 +13,7 @@ from report.charts.style import (
     NAMES,
     PUBLISHED,
     PUBLISHED_LITERAL,
+    WIDTH,
     ZOOM,
     beyond,
     chart_of,
@@ -520,6 +521,46 @@ def opening(rows, limits=(1.1, 1.5)):
             base.mark_point(filled=True, size=60, color=ink, opacity=1, clip=True).encode(y=y, tooltip=tips),
         ),
         height=220,
+    )
+
+
+def method_diagram():
+    """What is replaced in a head: from scores to weights to z, softmax on one way and its replacements on the other."""
+    boxes = [
+        {"x": 0, "y": 55, "text": "scores s = q·k / √d", "kind": "step"},
+        {"x": 235, "y": 10, "text": "softmax", "kind": "kept"},
+        {"x": 235, "y": 55, "text": "ReLU, L1, identity, uniform", "kind": "replaced"},
+        {"x": 235, "y": 100, "text": "zero or mean instead of z", "kind": "replaced"},
+        {"x": 470, "y": 55, "text": "z = weights · v", "kind": "step"},
+    ]
+    arrows = [(160, 70, 235, 25), (160, 70, 235, 70), (425, 25, 470, 70), (425, 70, 470, 70), (425, 115, 470, 78)]
+    plane = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, WIDTH], nice=False))}
+    plane["y"] = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[140, 0], nice=False))
+    widths = {"step": 160, "kept": 190, "replaced": 190}
+    boxes = [b | {"x2": b["x"] + widths[b["kind"]], "y2": b["y"] + 30} for b in boxes]
+    boxes = [b | {"mx": (b["x"] + b["x2"]) / 2, "my": b["y"] + 15} for b in boxes]
+    base = chart_of(boxes)
+    ink = alt.Color(
+        "kind:N",
+        legend=None,
+        scale=alt.Scale(domain=list(widths), range=[COLOURS["published"], COLOURS["baseline"], COLOURS["relu"]]),
+    )
+    lines = [{"x": x, "y": y, "x2": x2, "y2": y2} for x, y, x2, y2 in arrows]
+    return house(
+        alt.layer(
+            chart_of(lines)
+            .mark_rule(strokeWidth=1.5, color=COLOURS["published"])
+            .encode(**plane, x2="x2:Q", y2="y2:Q"),
+            base.mark_rect(filled=False, strokeWidth=2, cornerRadius=4).encode(
+                **plane, x2="x2:Q", y2="y2:Q", stroke=ink
+            ),
+            base.mark_text(fontSize=12, color="currentColor").encode(
+                x=alt.X("mx:Q", axis=None, scale=alt.Scale(domain=[0, WIDTH], nice=False)),
+                y=alt.Y("my:Q", axis=None, scale=alt.Scale(domain=[140, 0], nice=False)),
+                text="text:N",
+            ),
+        ),
+        height=140,
     )
 
 
