@@ -27,7 +27,7 @@ DRAWN = """(() => {
 JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
 # Words that are the same in both languages: numbers, names, code, and the names of the languages themselves.
 NEUTRAL = re.compile(
-    r"日本語|English|[^A-Za-zぁ-んァ-ヶ一-龠]*|\d+[GTMk]|PPL|(ReLU|L1)|L\d+H\d+.*|"
+    r"日本語|English|[^A-Za-zぁ-んァ-ヶ一-龠]*|\d+[GTMk]|PPL|(ReLU|L1)( · [^A-Za-z]*)?|L\d+H\d+.*|"
     r"(phases|setup|conclusions|[VPK]\d?)( · \d+)?|"
     r"Experiment 10.*|(baseline|relu_\d+)|attention|SDPA|The Experiment 10 authors"
 )
