@@ -10,6 +10,7 @@ the batch, the number of threads or the layout of the inputs.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +18,7 @@ from itertools import pairwise
 from threading import get_ident
 
 import torch
+from torch import Tensor
 
 from kernels import by_head
 from kernels.inputs import CLAMP, checked, output_like, without_gradients
@@ -27,8 +29,18 @@ BUFFER_BYTES = 2**19  # scores of as many heads at once as this holds, so that t
 THREADED_WORK = 2**24  # multiplications under which starting threads costs more than it saves
 ALIGNMENT = 64  # bytes
 
+Task = tuple[int, tuple[int, int], tuple[int, int]]  # batch, (first head, end head), (first row, end row)
 
-def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
+
+def relu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; see `kernels.naive`. No gradients.
 
     float16 is computed in float32, where relu(q kᵀ) cannot overflow.
@@ -36,16 +48,16 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     scale, n_visible = checked(q, k, v, scale, n_visible)
     without_gradients("cpu", q, k, v)
     z = output_like(q, out)
-    n_visible, n_threads = int(n_visible), torch.get_num_threads()
-    if q.numel() * n_visible < THREADED_WORK:
+    n_seen, n_threads = int(n_visible), torch.get_num_threads()
+    if q.numel() * n_seen < THREADED_WORK:
         n_threads = 1
-    tasks = iter(_tasks(q, n_visible, n_threads))
+    tasks = iter(_tasks(q, n_seen, n_threads))
 
-    def work():
+    def work() -> None:
         with torch.inference_mode():
             scratch = _Scratch(torch.float32 if q.dtype == torch.float16 else q.dtype)
             for task in tasks:
-                _compute(q, k, v, z, scale, n_visible, task, scratch)
+                _compute(q, k, v, z, scale, n_seen, task, scratch)
 
     with _one_thread_each():
         others = [_pool(n_threads - 1, os.getpid(), get_ident()).submit(work) for _ in range(n_threads - 1)]
@@ -58,13 +70,22 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     return z
 
 
-def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
+def mixed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    is_relu: Sequence[bool] | Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
     without_gradients("cpu", q, k, v)
     return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
 
 
-def _tasks(q, n_keys, n_threads):
+def _tasks(q: Tensor, n_keys: int, n_threads: int) -> list[Task]:
     """`(batch, (first head, end head), (first row, end row))`, longest first: enough of them for every thread.
 
     Heads of one task share each of its operations. Blocks of query rows are the same however they are dealt out.
@@ -83,22 +104,25 @@ def _tasks(q, n_keys, n_threads):
 class _Scratch:
     """Buffers [heads, rows, columns] that are reused, each head at the same alignment."""
 
-    def __init__(self, dtype):
-        self.dtype, self.flat = dtype, {}
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.flat: dict[str, Tensor] = {}
         self.unit = ALIGNMENT // dtype.itemsize
 
-    def take(self, name, n_heads, n_rows, n_columns):
+    def take(self, name: str, n_heads: int, n_rows: int, n_columns: int) -> Tensor:
         step = -(-n_rows * n_columns // self.unit) * self.unit
         if name not in self.flat or self.flat[name].numel() < n_heads * step:
             self.flat[name] = torch.empty(n_heads * step, dtype=self.dtype)
         return self.flat[name].as_strided((n_heads, n_rows, n_columns), (step, n_columns, 1))
 
-    def packed(self, name, matrices):
+    def packed(self, name: str, matrices: Tensor) -> Tensor:
         """A copy of matrices [heads, rows, columns]."""
         return self.take(name, *matrices.shape).copy_(matrices)
 
 
-def _compute(q, k, v, z, scale, n_visible, task, scratch):
+def _compute(
+    q: Tensor, k: Tensor, v: Tensor, z: Tensor, scale: float, n_visible: int, task: Task, scratch: _Scratch
+) -> None:
     """Some rows of some heads of one batch entry; query row i sees keys 0 ... n_visible - T + i."""
     batch, (first_head, end_head), (first_row, end_row) = task
     rows, group, n_heads = ROWS.get(q.dtype, DEFAULT_ROWS), q.shape[1] // k.shape[1], end_head - first_head
@@ -120,14 +144,14 @@ def _compute(q, k, v, z, scale, n_visible, task, scratch):
         torch.mul(product, _normaliser(w, scale), out=z[batch, heads, start:stop])
 
 
-def _normaliser(w, scale):
+def _normaliser(w: Tensor, scale: float) -> Tensor:
     """scale / max(scale · row sum, 1e-8) of w [heads, rows, keys], summed in at least float32."""
     row_sum = w.sum(-1, keepdim=True, dtype=torch.promote_types(w.dtype, torch.float32))
     return scale / (scale * row_sum).clamp_(min=CLAMP)
 
 
 @lru_cache(maxsize=16)
-def _pool(n_threads, process_id, caller):
+def _pool(n_threads: int, process_id: int, caller: int) -> ThreadPoolExecutor:
     """Threads that last: new ones would make the matrix library allocate its own buffers again at each call.
 
     A forked process inherits no threads, and two callers shall not wait for each other: hence a pool for each.
@@ -136,7 +160,7 @@ def _pool(n_threads, process_id, caller):
 
 
 @contextmanager
-def _one_thread_each():
+def _one_thread_each() -> Iterator[None]:
     """PyTorch's own operations on the thread that calls them, alone."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,13 +1,16 @@
 """What every kernel accepts, said once."""
 
 import torch
+from torch import Tensor
 
 from lib.errors import InputError
 
 CLAMP = 1e-8
 
 
-def checked(q, k, v, scale=None, n_visible=None):
+def checked(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, n_visible: int | Tensor | None = None
+) -> tuple[float, int | Tensor]:
     """The scale as a float and the number of visible keys (int, or a one-element tensor), or `InputError`.
 
     q is [B, H, T, d]; k and v are [B, H_kv, S, d] with H a multiple of H_kv. `n_visible` counts the keys that
@@ -40,13 +43,13 @@ def checked(q, k, v, scale=None, n_visible=None):
     return scale, n_visible
 
 
-def without_gradients(name, *tensors):
+def without_gradients(name: str, *tensors: Tensor) -> None:
     """Refuse inputs that ask for a gradient which the kernel `name` would silently drop."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         raise InputError(f"backend '{name}' computes no gradients: use backend='naive', or torch.no_grad()")
 
 
-def output_like(q, out):
+def output_like(q: Tensor, out: Tensor | None) -> Tensor:
     """`out` if it fits q, a new tensor in q's order of strides if it is None."""
     if out is None:
         return torch.empty_like(q)

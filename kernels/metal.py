@@ -1,9 +1,12 @@
 """ReLU attention on Apple GPUs, through `torch.mps.compile_shader` and `relu_attention.metal`. No gradients."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kernels import by_head
 from kernels.inputs import CLAMP, checked, output_like, without_gradients
@@ -17,8 +20,18 @@ DECODE_KEYS, DECODE_THREADS = 64, 256  # the same of relu_decode
 DECODE_QUERIES = 4  # up to so many query rows, the keys are split
 DECODE_GROUPS = 64  # threadgroups that a decoding step aims for
 
+Arguments = tuple[Tensor | float, ...]
 
-def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
+
+def relu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; see `kernels.naive`.
 
     float32, float16 or bfloat16, d up to 128, on one MPS device; computed in float32.
@@ -46,18 +59,29 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     return z if target is z else z.copy_(target)
 
 
-def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
+def mixed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    is_relu: Sequence[bool] | Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
     without_gradients("metal", q, k, v)
     return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
 
 
-def source(dtype, d_head):
+def source(dtype: torch.dtype, d_head: int) -> str:
     """The Metal source for one type and head size."""
     return f"#define ELEMENT {ELEMENTS[dtype]}\n#define D_HEAD {d_head}\n{SOURCE.read_text()}"
 
 
-def forward_call(q, k, v, z, scale, n_visible):
+def forward_call(
+    q: Tensor, k: Tensor, v: Tensor, z: Tensor, scale: float, n_visible: int | Tensor
+) -> tuple[Arguments, tuple[int, int]]:
     """Arguments of `relu_forward` in order, and its grid (tiles of query rows, batch x heads)."""
     n_batch, n_head, n_queries, _ = q.shape
     visible = _visible(n_visible, q.device)
@@ -66,7 +90,9 @@ def forward_call(q, k, v, z, scale, n_visible):
     return (q, k, v, z, *visible, scale, *shape, *strides), (-(-n_queries // ROWS), n_batch * n_head)
 
 
-def decode_call(q, k, v, n_visible):
+def decode_call(
+    q: Tensor, k: Tensor, v: Tensor, n_visible: int | Tensor
+) -> tuple[Arguments, tuple[int, int], tuple[Tensor, Tensor]]:
     """Arguments of `relu_decode`, its grid (splits, batch x heads x query rows), and its float32 outputs."""
     n_batch, n_head, n_queries, d_head = q.shape
     rows, n_keys = n_batch * n_head * n_queries, k.shape[2]
@@ -77,16 +103,16 @@ def decode_call(q, k, v, n_visible):
     sums = torch.empty(rows, n_splits, dtype=torch.float32, device=q.device)
     shape = n_head, n_head // k.shape[1], n_queries
     strides = [step for x in (q, k, v) for step in x.stride()[:3]]
-    arguments = q, k, v, parts, sums, *_visible(n_visible, q.device), span, *shape, *strides
+    arguments: Arguments = (q, k, v, parts, sums, *_visible(n_visible, q.device), span, *shape, *strides)
     return arguments, (n_splits, rows), (parts, sums)
 
 
-def merged(parts, sums, scale):
+def merged(parts: Tensor, sums: Tensor, scale: float) -> Tensor:
     """z [rows, d] of the partial sums: they add up."""
     return parts.sum(1) * (scale / (scale * sums.sum(1, keepdim=True)).clamp(min=CLAMP))
 
 
-def _visible(n_visible, device):
+def _visible(n_visible: int | Tensor, device: torch.device) -> tuple[Tensor, int]:
     """The number of visible keys as `(int32 tensor, int)`; below 0 the tensor counts."""
     if isinstance(n_visible, torch.Tensor):
         return n_visible.to(device, torch.int32), -1
@@ -94,10 +120,10 @@ def _visible(n_visible, device):
 
 
 @lru_cache(maxsize=8)
-def _nothing(device):
+def _nothing(device: torch.device) -> Tensor:
     return torch.zeros(1, dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=32)
-def _library(dtype, d_head):
+def _library(dtype: torch.dtype, d_head: int) -> Any:
     return torch.mps.compile_shader(source(dtype, d_head))

@@ -7,13 +7,15 @@ float32 and rounded once, at the end. Memory is O(T S) per head.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from kernels.inputs import CLAMP, checked
 
 
-def tolerance(dtype, n_layers=1):
+def tolerance(dtype: torch.dtype, n_layers: int = 1) -> float:
     """Largest relative error in norm that a kernel may have against float64: rounding of its result and its sums.
 
     Through `n_layers` layers such errors, which do not depend on each other, add up in their squares.
@@ -22,21 +24,22 @@ def tolerance(dtype, n_layers=1):
     return (2 * torch.finfo(dtype).eps + 4 * torch.finfo(sums).eps) * n_layers**0.5
 
 
-def relative_error(value, reference):
+def relative_error(value: Tensor | list[Tensor], reference: Tensor | list[Tensor]) -> float:
     """‖value − reference‖ / ‖reference‖ of tensors, or lists of them, in float64; infinite where one is not finite."""
-    value, reference = (torch.stack(x) if isinstance(x, list) else x for x in (value, reference))
-    value, reference = value.double(), reference.double()
-    error = float((value - reference).norm() / reference.norm())
+    found, wanted = ((torch.stack(x) if isinstance(x, list) else x).double() for x in (value, reference))
+    error = float((found - wanted).norm() / wanted.norm())
     return error if math.isfinite(error) else math.inf
 
 
-def visible(n_queries, n_keys, n_visible, device=None):
+def visible(n_queries: int, n_keys: int, n_visible: int | Tensor, device: torch.device | str | None = None) -> Tensor:
     """Bool [T, S]: query i sees keys 0 ... n_visible - T + i (the causal mask, aligned at the bottom right)."""
     query_pos = torch.arange(n_queries, device=device)[:, None] + (n_visible - n_queries)
     return torch.arange(n_keys, device=device)[None, :] <= query_pos
 
 
-def relu_attention(q, k, v, *, scale=None, n_visible=None):
+def relu_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, n_visible: int | Tensor | None = None
+) -> Tensor:
     """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; a row without a positive score gives 0."""
     scale, n_visible = checked(q, k, v, scale, n_visible)
     scores, mask, values = _scores(q, k, v, scale, n_visible)
@@ -45,21 +48,32 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None):
     return (pattern @ values).to(q.dtype)
 
 
-def softmax_attention(q, k, v, *, scale=None, n_visible=None):
+def softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, n_visible: int | Tensor | None = None
+) -> Tensor:
     """The same with softmax in place of the row-normalised ReLU."""
     scale, n_visible = checked(q, k, v, scale, n_visible)
     scores, mask, values = _scores(q, k, v, scale, n_visible)
     return (scores.masked_fill(~mask, float("-inf")).softmax(-1) @ values).to(q.dtype)
 
 
-def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None):
+def mixed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    is_relu: Sequence[bool] | Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, softmax in the others."""
     chosen = torch.as_tensor(is_relu, dtype=torch.bool, device=q.device)[None, :, None, None]
-    settings = {"scale": scale, "n_visible": n_visible}
-    return torch.where(chosen, relu_attention(q, k, v, **settings), softmax_attention(q, k, v, **settings))
+    relu = relu_attention(q, k, v, scale=scale, n_visible=n_visible)
+    softmax = softmax_attention(q, k, v, scale=scale, n_visible=n_visible)
+    return torch.where(chosen, relu, softmax)
 
 
-def _scores(q, k, v, scale, n_visible):
+def _scores(q: Tensor, k: Tensor, v: Tensor, scale: float, n_visible: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """scores [B, H, T, S], the mask [T, S] and the values [B, H, S, d], in at least float32."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]

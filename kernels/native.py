@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kernels import cpu, naive
 from kernels.inputs import checked, output_like, without_gradients
@@ -35,12 +37,20 @@ LEAST_QUERIES = 8  # below that, as in a decoding step, the lanes would lie idle
 THREADED_WORK = 2**20  # multiplications under which starting a thread costs more than it saves
 
 
-def available():
+def available() -> bool:
     """Whether this machine has the compiled library: compiles it the first time."""
     return _library() is not None
 
 
-def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
+def relu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; see `kernels.naive`. No gradients.
 
     Computed in float32 and rounded once. What the library does not take (float64, d above 128, fewer than eight query
@@ -48,13 +58,21 @@ def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     """
     scale, n_visible = checked(q, k, v, scale, n_visible)
     without_gradients("native", q, k, v)
-    n_visible = int(n_visible)
+    n_seen = int(n_visible)
     if not suits(q, "relu"):
-        return cpu.relu_attention(q, k, v, scale=scale, n_visible=n_visible, out=out)
-    return _attention(q, k, v, scale, n_visible, output_like(q, out), softmax=False)
+        return cpu.relu_attention(q, k, v, scale=scale, n_visible=n_seen, out=out)
+    return _attention(q, k, v, scale, n_seen, output_like(q, out), softmax=False)
 
 
-def softmax_attention(q, k, v, *, scale=None, n_visible=None, out=None):
+def softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """The same with softmax, for inputs that `suits` says yes to; else `InputError`."""
     scale, n_visible = checked(q, k, v, scale, n_visible)
     without_gradients("native", q, k, v)
@@ -63,7 +81,16 @@ def softmax_attention(q, k, v, *, scale=None, n_visible=None, out=None):
     return _attention(q, k, v, scale, int(n_visible), output_like(q, out), softmax=True)
 
 
-def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
+def mixed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    is_relu: Sequence[bool] | Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
     from kernels import by_head
 
@@ -71,7 +98,7 @@ def mixed_attention(q, k, v, is_relu, *, scale=None, n_visible=None, out=None):
     return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
 
 
-def suits(q, form):
+def suits(q: Tensor, form: str) -> bool:
     """Whether the library takes q [B, H, T, d], and its `form` (relu or softmax) agrees with `naive` here."""
     return (
         q.device.type == "cpu"
@@ -84,13 +111,15 @@ def suits(q, form):
     )
 
 
-def _attention(q, k, v, scale, n_visible, z, softmax):
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, n_visible: int, z: Tensor, softmax: bool) -> Tensor:
     if q.dtype == torch.float16:
         return z.copy_(_attention(q.float(), k.float(), v.float(), scale, n_visible, z.float(), softmax))
     n_threads = torch.get_num_threads() if q.numel() * n_visible >= THREADED_WORK else 1
     sizes = (*q.shape[:2], q.shape[1] // k.shape[1], q.shape[2], n_visible, q.shape[3])
     strides = [step for x in (q, k, v, z) for step in x.stride()]
-    failed = _library().attention(
+    library = _library()
+    assert library is not None, "`suits` and `_agrees` ask first"
+    failed = library.attention(
         *(x.data_ptr() for x in (q, k, v, z)),
         (ctypes.c_int64 * 6)(*sizes),
         (ctypes.c_int64 * 16)(*strides),
@@ -105,7 +134,7 @@ def _attention(q, k, v, scale, n_visible, z, softmax):
 
 
 @cache
-def _agrees(form, dtype, d_head):
+def _agrees(form: str, dtype: torch.dtype, d_head: int) -> bool:
     """Whether the library gives what `naive` gives, on a shape with ragged blocks; says so in one line where not."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, 2, 75, d_head), (1, 1, 139, d_head), (1, 1, 139, d_head)]
@@ -126,7 +155,7 @@ def _agrees(form, dtype, d_head):
 
 
 @cache
-def _library():
+def _library() -> ctypes.CDLL | None:
     """The library, loaded; None where none can be compiled."""
     names = filter(None, (os.environ.get("CXX"), *COMPILERS))
     compiler = next(filter(None, map(shutil.which, names)), None)
@@ -145,7 +174,7 @@ def _library():
     return library
 
 
-def _built(compiler):
+def _built(compiler: str) -> Path:
     """Path of the compiled library, in the user's cache."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     made_of = (SOURCE.read_text(), compiler, version, *FLAGS, str(TARGETS), machine.instructions())
@@ -157,7 +186,7 @@ def _built(compiler):
     return path
 
 
-def _compile(compiler, path):
+def _compile(compiler: str, path: Path) -> None:
     for target in TARGETS:
         command = [compiler, *FLAGS, *target, str(SOURCE), "-o", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -166,7 +195,7 @@ def _compile(compiler, path):
     raise subprocess.SubprocessError(done.stderr or f"{compiler} ended with {done.returncode}")
 
 
-def _cache_folder():
+def _cache_folder() -> Path:
     """A folder of this user's own, that nobody else can write to."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "experiment10"
     try:
@@ -179,5 +208,5 @@ def _cache_folder():
 
 
 @cache
-def _own_folder():
+def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="experiment10-"))
