@@ -12,6 +12,7 @@ not written here is an error.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -53,7 +54,7 @@ class Reference:
     @torch.no_grad()
     def logits(
         self,
-        tokens: torch.Tensor | list[int],
+        tokens: torch.Tensor | np.ndarray | list[int],
         edits: dict[tuple[int, int], str] | None = None,
         means: torch.Tensor | None = None,
         seen_z: list[torch.Tensor] | None = None,
@@ -92,7 +93,7 @@ class Reference:
 
     def nll(
         self,
-        tokens: torch.Tensor | list[int],
+        tokens: torch.Tensor | np.ndarray | list[int],
         edits: dict[tuple[int, int], str] | None = None,
         means: torch.Tensor | None = None,
     ) -> torch.Tensor:

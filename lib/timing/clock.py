@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from lib.progress import progress
 
 Run = Callable[[], Any]
+Name = TypeVar("Name", bound=Hashable)
 ROUNDS = range(5, 201)  # how many turns a budget of seconds may buy
 
 
@@ -38,19 +40,19 @@ def timed(run: Callable, *arguments: Any, device: str = "cpu", **settings: Any) 
 
 
 def alternating(
-    contenders: Mapping[Hashable, Run],
+    contenders: Mapping[Name, Run],
     device: str,
     rounds: int | None = None,
     budget: float = 3.0,
     warm_up: int = 1,
     label: str | None = None,
-) -> dict[Hashable, np.ndarray]:
+) -> dict[Name, np.ndarray]:
     """`{name: seconds [rounds]}` of `{name: run}`, one call each in turn, so that a drift slows all of them alike.
 
     `warm_up` turns come first and are not counted. Without `rounds`, turns go on for about `budget` seconds, as many as
     `ROUNDS` allows. `label` names a progress bar.
     """
-    taken: dict[Hashable, list[float]] = {name: [] for name in contenders}
+    taken: dict[Name, list[float]] = {name: [] for name in contenders}
     total = (warm_up + (rounds or ROUNDS[0])) * len(contenders)
     with progress(label or "timing", total if label else 0, "run") as bar:
         end = None
@@ -93,8 +95,7 @@ def product_rate(
     best = 0.0
     for m, k, n in shapes or [(size, size, size)]:
         a, b = (torch.randn(rows, k, device=device).to(dtype) for rows in (m, n))
-        product = prepare(b, m)
-        seconds = alternating({"": lambda a=a, product=product: product(a)}, device, rounds)[""]
+        seconds = alternating({"": partial(prepare(b, m), a)}, device, rounds)[""]
         best = max(best, 2 * m * k * n / float(seconds.min()))
     return best
 

@@ -12,11 +12,15 @@ import resource
 import subprocess
 import sys
 import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from kernels import naive
@@ -39,7 +43,7 @@ SCAN_PLANS = 144 + 144 + 132
 P_PROMPTS, P_PROMPT, P_NEW, P_CONDITIONS = 20, 128, 64, (0, 30, 70)
 P1_RUNS, P1_PROMPT, P1_NEW = 10, 64, 128
 P4_TOKENS, P4_LENGTHS = 50_000, (128, 256, 512)  # 1,024 shares V's scores
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257},
     "tiny": {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": 512, "vocab_size": 97},
 }
@@ -52,19 +56,19 @@ class Row:
 
     name: str
     unit: str
-    published: list = field(default_factory=list)
-    engine: list = field(default_factory=list)
-    errors: list = field(default_factory=list)
+    published: list[float] = field(default_factory=list)
+    engine: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
     tolerance: float = TOLERANCE
     note: str = "measured"
     tokens: float = 0
 
-    def add(self, published, engine, error):
+    def add(self, published: float, engine: float, error: float) -> None:
         self.published.append(published)
         self.engine.append(engine)
         self.errors.append(error)
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         agrees = bool(self.errors) and max(self.errors) <= self.tolerance
         ratios = np.array(self.published) / np.array(self.engine)
         middle, low, high = np.quantile(ratios, (0.5, 0.2, 0.8)).tolist() if agrees else (None, None, None)
@@ -89,7 +93,7 @@ class Row:
 class EngineBench:
     """One model, both methods, and the timings so far."""
 
-    def __init__(self, shape, seed, dtype="float32"):
+    def __init__(self, shape: str, seed: int, dtype: str = "float32") -> None:
         torch.manual_seed(seed)
         config = GPT2Config(**SHAPES[shape], bos_token_id=0, eos_token_id=0)
         self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
@@ -102,23 +106,23 @@ class EngineBench:
         self.draw.shuffle(self.heads)
         self.n_workers = torch.get_num_threads()
 
-    def tokens(self, n_chunks, n_ctx=None):
+    def tokens(self, n_chunks: int, n_ctx: int | None = None) -> np.ndarray:
         return self.draw.integers(self.config.vocab_size, size=(n_chunks, n_ctx or self.n_ctx), dtype=np.int32)
 
-    def plan(self, n):
+    def plan(self, n: int) -> Plan:
         """`n` heads of 144, or as large a share of a smaller model, linearized."""
         n_heads = self.config.n_layer * self.config.n_head
         return Plan.of("relu", self.heads[: round(n * n_heads / 144)])
 
-    def evaluator(self, tokens, dtype=None):
+    def evaluator(self, tokens: np.ndarray, dtype: str | None = None) -> Evaluator:
         """On an empty store, its matrices packed: what a run pays once is not timed."""
         folder = tempfile.TemporaryDirectory()
         engine = Evaluator(self.model, tokens, Store(folder.name), model_key="bench", dtype=dtype or self.dtype)
-        engine.folder = folder
+        weakref.finalize(engine, folder.cleanup)
         list(engine.compute(engine.missing([Plan.of("zero", [(0, 0)])], 1)))
         return engine
 
-    def ladder_step(self, rounds, dtype="float32", name="ladder_step"):
+    def ladder_step(self, rounds: int, dtype: str = "float32", name: str = "ladder_step") -> Row:
         """A chunk of a step of V4's ladder; the engine works on as many chunks at once as there are cores."""
         row = Row(name, "chunk", tokens=self.n_ctx, tolerance=TOLERANCE if dtype == "float32" else DRIFT)
         n_at_once = 2 * self.n_workers
@@ -131,7 +135,7 @@ class EngineBench:
             row.add(published, seconds / n_at_once, ppl_error(scores[plan][0], expected))
         return row
 
-    def head_scan(self, rounds, heads_per_layer=2):
+    def head_scan(self, rounds: int, heads_per_layer: int = 2) -> Row:
         """Zero, mean and ReLU of every head on two chunks: measured on some heads of every layer."""
         row = Row("head_scan_2k", f"scan ({SCAN_PLANS} plans, {SCAN_CHUNKS} chunks)")
         row.note = f"engine measured on {heads_per_layer} heads a layer, published on 3 of those; scaled to all heads"
@@ -151,11 +155,11 @@ class EngineBench:
                 published.append(spent)
                 errors.append(ppl_error(scores[plan][0], expected))
             scale = SCAN_PLANS * SCAN_CHUNKS
-            row.add(np.mean(published) * scale, seconds / (len(plans) * SCAN_CHUNKS) * scale, max(errors))
+            row.add(float(np.mean(published)) * scale, seconds / (len(plans) * SCAN_CHUNKS) * scale, max(errors))
         row.tokens = SCAN_PLANS * SCAN_CHUNKS * self.n_ctx
         return row
 
-    def p2(self, rounds, model=None):
+    def p2(self, rounds: int, model: GPT2LMHeadModel | None = None) -> Row:
         """Self-refinement of one condition: 3 times 64 greedy tokens for 20 prompts, judged after each."""
         row = Row("p2_generation", "condition", tokens=3 * P_NEW * P_PROMPTS)
         row.note = "engine measured whole; published measured at lengths 128, 192, 256, 319 and scaled to all tokens"
@@ -172,7 +176,7 @@ class EngineBench:
             row.add(published, seconds, max(error, self.greedy_error(texts[0], 3 * P_NEW, plan)))
         return row
 
-    def p3(self, rounds, model=None):
+    def p3(self, rounds: int, model: GPT2LMHeadModel | None = None) -> Row:
         """Best-of-N of one condition: 5 samples of 64 tokens for each of 20 prompts, judged."""
         row = Row("p3_generation", "condition", tokens=5 * P_NEW * P_PROMPTS)
         row.note = "engine measured whole; published measured at lengths 128, 160, 191 and scaled to all tokens"
@@ -187,7 +191,7 @@ class EngineBench:
             row.add(published, seconds, max(error, self.sample_error(texts[0], plan, seed=0)))
         return row
 
-    def recompute_seconds(self, plan, lengths, n_new):
+    def recompute_seconds(self, plan: Plan, lengths: Sequence[int], n_new: int) -> float:
         """Seconds for `n_new` tokens by the published protocol, from forwards at `lengths` (trapezoid between)."""
         spent = []
         for length in lengths:
@@ -196,7 +200,7 @@ class EngineBench:
         share = np.diff(lengths) / (lengths[-1] - lengths[0])
         return n_new * float(np.sum(share * (np.array(spent[1:]) + spent[:-1]) / 2))
 
-    def greedy_error(self, text, n_new, plan):
+    def greedy_error(self, text: np.ndarray, n_new: int, plan: Plan) -> float:
         """0 where every greedy token is the published method's for the same text before it, else 1.
 
         A token counts as the same when its logit is the largest to within rounding.
@@ -205,7 +209,7 @@ class EngineBench:
         chosen = logits.gather(1, torch.as_tensor(text[-n_new:, None], dtype=torch.long))[:, 0]
         return float(((logits.amax(1) - chosen) > 1e-4).any())
 
-    def sample_error(self, text, plan, seed):
+    def sample_error(self, text: np.ndarray, plan: Plan, seed: int) -> float:
         """0 where every sampled token is the one on which the same draw falls under the published logits, else 1."""
         logits = self.reference.logits(text[:-1], edits_of(plan))[-P_NEW:]
         cumulative = (logits.double() / 0.8).softmax(-1).cumsum(-1)
@@ -215,7 +219,7 @@ class EngineBench:
         low = high - (logits.double() / 0.8).softmax(-1).gather(1, at)[:, 0]
         return float(((draws < low - 1e-5) | (draws > high + 1e-5)).any())
 
-    def parts_v_p(self, name, ladder, p2, p3, dtype="float32"):
+    def parts_v_p(self, name: str, ladder: Row, p2: Row, p3: Row, dtype: str = "float32") -> Row:
         """Parts V and P added up from measured pieces."""
         row = Row(name, "Parts V and P", tolerance=TOLERANCE if dtype == "float32" else DRIFT)
         row.note = (
@@ -237,9 +241,9 @@ class EngineBench:
             )
         return row
 
-    def p1(self, model):
+    def p1(self, model: GPT2LMHeadModel) -> tuple[float, float]:
         """Seconds of P1's three conditions: (published method, engine under both protocols)."""
-        published = engine = 0
+        published = engine = 0.0
         for n in P_CONDITIONS:
             plan, prompt = self.plan(n), self.tokens(1, P1_PROMPT)
             lengths = (P1_PROMPT, P1_PROMPT + P1_NEW // 2, P1_PROMPT + P1_NEW - 1)
@@ -250,9 +254,9 @@ class EngineBench:
             engine += P1_RUNS * (8 * (whole + late) / 2 + cached)
         return published, engine
 
-    def p4(self, dtype):
+    def p4(self, dtype: str) -> tuple[float, float]:
         """Seconds of P4's three conditions at the lengths that V has not scored: (published method, engine)."""
-        published = engine = 0
+        published = engine = 0.0
         for length in P4_LENGTHS:
             n_chunks = 2 * self.n_workers
             tokens = self.tokens(n_chunks, length)
@@ -263,13 +267,13 @@ class EngineBench:
                 engine += P4_TOKENS // length * seconds / n_chunks
         return published, engine
 
-    def copy(self, dtype):
+    def copy(self, dtype: str) -> GPT2LMHeadModel:
         """The same weights in another type."""
         model = GPT2LMHeadModel(self.config).to(getattr(torch, dtype)).eval().requires_grad_(False)
         model.load_state_dict(self.model.state_dict())
         return model
 
-    def growth(self):
+    def growth(self) -> dict[str, list[dict[str, float]]]:
         """How the engine's cost grows: `{table: [{...}]}`, seconds."""
         n = self.n_workers
         lengths = [length for length in (128, 256, 512, 1024) if length <= self.n_ctx]
@@ -292,29 +296,29 @@ class EngineBench:
         return {"tokens": by_tokens, "heads_in_plan": by_heads, "layers": by_layer}
 
 
-def refine(model, prompts, plan):
+def refine(model: GPT2LMHeadModel, prompts: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """The three iterations in one go, as `stored_generation` does it: greedy text is the same wherever it is cut."""
     texts = np.concatenate([prompts, generate(model, prompts, 3 * P_NEW, plan)], axis=1)
     return texts, continuation_nll(model, texts, 3 * P_NEW)
 
 
-def best_of_5(model, prompts, plan):
+def best_of_5(model: GPT2LMHeadModel, prompts: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     new = generate(model, prompts, P_NEW, plan, temperature=0.8, seeds=range(len(prompts)))
     texts = np.concatenate([prompts, new], axis=1)
     return texts, continuation_nll(model, texts, P_NEW)
 
 
-def edits_of(plan):
+def edits_of(plan: Plan) -> dict[tuple[int, int], str]:
     return {(layer, head): mode for layer, head, mode in plan.heads}
 
 
-def ppl_error(found, expected):
+def ppl_error(found: ArrayLike, expected: ArrayLike) -> float:
     """Relative difference of the PPLs of two rows of negative log-likelihoods."""
     expected = np.asarray(expected, dtype=np.float64)
     return abs(float(np.exp(np.asarray(found, dtype=np.float64).mean() - expected.mean())) - 1)
 
 
-def measured_on():
+def measured_on() -> dict[str, Any]:
     """The machine, and its best rates of products over squares and the model's own shapes."""
     shapes = [(2048, 2048, 2048), (1024, 768, 3072), (1024, 3072, 768), (4096, 4096, 4096)]
     rates = {
@@ -327,18 +331,18 @@ def measured_on():
     return known | versions | {"backend": dispatch.resolve("auto", "cpu")} | rates
 
 
-def packed_product(b, n_rows):
+def packed_product(b: torch.Tensor, n_rows: int) -> Linear:
     """a ↦ a bᵀ by the products with packed weights that the engine uses."""
     return Linear(b, n_rows=n_rows)
 
 
-def peak_memory(shape, n_chunks):
+def peak_memory(shape: str, n_chunks: int) -> int:
     """Peak resident bytes of a process in which the engine alone scores `n_chunks` chunks and generates P3."""
     command = [sys.executable, "-m", "lib.timing.engine_bench", "--shape", shape, "--memory", str(n_chunks)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def use_memory(shape, n_chunks):
+def use_memory(shape: str, n_chunks: int) -> None:
     bench = EngineBench(shape, seed=0)
     del bench.reference
     engine = bench.evaluator(bench.tokens(n_chunks))
@@ -348,7 +352,7 @@ def use_memory(shape, n_chunks):
     print(own_peak())
 
 
-def own_peak():
+def own_peak() -> int:
     """Peak resident bytes of this process; on Linux of its own memory, `ru_maxrss` begins with its parent's."""
     status = Path("/proc/self/status")
     if status.is_file():
@@ -357,7 +361,7 @@ def own_peak():
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def engine_figures(shape, rounds, seed):
+def engine_figures(shape: str, rounds: int, seed: int) -> dict[str, Any]:
     """The whole benchmark as the content of `engine.json`."""
     bench = EngineBench(shape, seed)
     facts = measured_on()
@@ -387,7 +391,7 @@ def engine_figures(shape, rounds, seed):
     return {"rows": rows, "machine": facts, "growth": growth, "memory": memory, "model": SHAPES[shape]}
 
 
-def show(row):
+def show(row: dict[str, Any]) -> dict[str, Any]:
     ratio = "withheld" if row["ratio"] is None else f"{row['ratio']:.2f}x [{row['q20']:.2f}, {row['q80']:.2f}]"
     speed = f", {row['engine_tok_per_s']:,.0f} tokens/s" if row["engine_tok_per_s"] else ""
     share = ""
@@ -401,7 +405,7 @@ def show(row):
     return row
 
 
-def show_rest(found):
+def show_rest(found: Mapping[str, Any]) -> None:
     facts, memory = found["machine"], found["memory"]
     print(
         f"\n{facts['cpu']}, {facts['threads']} threads: products at {facts['float32_gflop_per_s']:.0f} GFLOP/s in "
@@ -418,7 +422,7 @@ def show_rest(found):
             print("  ".join(f"{value:>18.4g}" for value in line.values()))
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.timing.engine_bench", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--shape", choices=SHAPES, default="gpt2", help="size of the model")

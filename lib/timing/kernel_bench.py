@@ -11,15 +11,18 @@ import argparse
 import json
 import math
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels import naive
@@ -33,13 +36,16 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 N_LAYER, N_HEAD = 12, 12
 SAMPLED_ROWS = 48
 
+Shape = tuple[int, int, int, int]  # [B, H, T, d]
+Rivals = dict[str, Callable[[], Any]]
 
-def forward_flops(q):
+
+def forward_flops(q: Tensor) -> int:
     n_batch, n_head, length, d_head = q.shape
     return 2 * n_batch * n_head * length**2 * d_head
 
 
-def inputs(shape, kind, device, n_keys=None):
+def inputs(shape: Shape, kind: str, device: str, n_keys: int | None = None) -> list[Tensor]:
     """q [B, H, T, d], k and v [B, H, S, d] of normal numbers, from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     n_batch, n_head, length, d_head = shape
@@ -47,12 +53,14 @@ def inputs(shape, kind, device, n_keys=None):
     return [torch.randn(s, generator=generator).to(device, TYPES[kind]) for s in shapes]
 
 
-def disagreement(run, q, k, v, is_relu=None):
+def disagreement(
+    run: Callable[[], Tensor], q: Tensor, k: Tensor, v: Tensor, is_relu: Sequence[bool] | None = None
+) -> float:
     """Relative error in norm of `run()` against float64, on sampled rows of the first and last head."""
     z = run()
     n_queries, n_keys = q.shape[2], k.shape[2]
     rows = torch.unique(torch.linspace(0, n_queries - 1, SAMPLED_ROWS).long())
-    error = size = 0.0
+    error, size = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for batch, head in {(0, 0), (q.shape[0] - 1, q.shape[1] - 1)}:
         query, keys, values = (x[batch, head].cpu().double() for x in (q, k, v))
         scores = query[rows] @ keys.T * q.shape[3] ** -0.5
@@ -71,13 +79,15 @@ def disagreement(run, q, k, v, is_relu=None):
 class KernelBench:
     """Collects rows and what could not run, on one device."""
 
-    def __init__(self, device, budget):
+    def __init__(self, device: str, budget: float) -> None:
         self.device, self.budget = device, budget
         self.backend = dispatch.resolve("auto", device)
         self.rates = clock.rates(device)
-        self.rows, self.skipped, self.failed = [], [], []
+        self.rows: list[dict[str, Any]] = []
+        self.skipped: list[dict[str, str]] = []
+        self.failed: list[dict[str, str]] = []
 
-    def attempt(self, method, name, *arguments, **settings):
+    def attempt(self, method: Callable[..., None], name: str, *arguments: Any, **settings: Any) -> None:
         """One row, or its failure on record."""
         try:
             method(name, *arguments, **settings)
@@ -87,9 +97,14 @@ class KernelBench:
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def usable(self, name, contenders, prepare=lambda run: run):
+    def usable(
+        self,
+        name: str,
+        contenders: Rivals,
+        prepare: Callable[[Callable[[], Any]], Callable[[], Any]] = lambda run: run,
+    ) -> Rivals:
         """Those that run here, prepared; the others are noted with their reason."""
-        kept = {}
+        kept: Rivals = {}
         for label, run in contenders.items():
             try:
                 prepared = prepare(run)
@@ -100,9 +115,10 @@ class KernelBench:
                 self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
         return kept
 
-    def agreeing(self, name, rivals, inputs, kind):
+    def agreeing(self, name: str, rivals: Rivals, inputs: tuple[Tensor, Tensor, Tensor], kind: str) -> Rivals:
         """Without those that compute ReLU as well, and wrongly."""
-        allowed, kept = naive.tolerance(TYPES[kind]), {}
+        allowed = naive.tolerance(TYPES[kind])
+        kept: Rivals = {}
         for label, run in rivals.items():
             error = 0.0 if label.startswith("sdpa") else disagreement(run, *inputs)
             if error <= allowed:
@@ -112,24 +128,35 @@ class KernelBench:
                 self.skipped.append({"name": name, "contender": label, "reason": reason})
         return kept
 
-    def times(self, contenders):
+    def times(self, contenders: Rivals) -> tuple[dict[str, dict[str, float | int]], dict[str, np.ndarray]]:
         """`clock.spread` of each contender, all in turn, and their seconds turn by turn."""
         taken = clock.alternating(contenders, self.device, budget=self.budget, warm_up=2)
         return {label: clock.spread(seconds) for label, seconds in taken.items()}, taken
 
-    def replayed(self, name, ours, rivals, *rest):
+    def replayed(self, name: str, ours: Callable[[], Any], rivals: Rivals, *rest: Any) -> None:
         """`compare` once more, every contender replayed from a CUDA graph: the device's time, not the host's."""
         if self.device == "cuda":
             self.compare(f"{name}_graph", graphed(ours), self.usable(f"{name}_graph", rivals, graphed), *rest)
 
-    def compare(self, name, ours, rivals, error, flops, kind, n_bytes=None, backend=None, own="relu"):
+    def compare(
+        self,
+        name: str,
+        ours: Callable[[], Any],
+        rivals: Rivals,
+        error: float,
+        flops: float,
+        kind: str,
+        n_bytes: int | None = None,
+        backend: str | None = None,
+        own: str = "relu",
+    ) -> None:
         """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance.
 
         `n_bytes` are those that must move at least once; `own` says what ours computes. `ratio_q20` is the 20 %
         quantile of the ratios turn by turn.
         """
         allowed = naive.tolerance(TYPES[kind])
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "ratio": None,
             "agrees": error <= allowed,
@@ -157,7 +184,7 @@ class KernelBench:
                 row["share_of_copy"] = n_bytes / (times[own]["ms"] / 1e3) / self.rates["copy"]
         print(printed(row), flush=True)
 
-    def attention(self, name, shape, kind, graph=False):
+    def attention(self, name: str, shape: Shape, kind: str, graph: bool = False) -> None:
         """Causal attention of one shape against every softmax and every other way to ReLU; `graph` adds a row."""
         q, k, v = inputs(shape, kind, self.device)
         ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
@@ -173,7 +200,7 @@ class KernelBench:
             if graph:
                 self.replayed(name, ours, rivals, *rest)
 
-    def one_thread(self, name, method, *arguments):
+    def one_thread(self, name: str, method: str, *arguments: Any) -> None:
         """A row of another method on one thread."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -182,7 +209,7 @@ class KernelBench:
         finally:
             torch.set_num_threads(before)
 
-    def softmax(self, name, shape, kind):
+    def softmax(self, name: str, shape: Shape, kind: str) -> None:
         """The backend's own causal softmax, which scoring uses, against PyTorch's."""
         q, k, v = inputs(shape, kind, self.device)
         scale = shape[3] ** -0.5
@@ -191,20 +218,20 @@ class KernelBench:
             rest = disagreement(ours, q, k, v, shape[1] * [False]), forward_flops(q), kind
             self.compare(name, ours, softmax_rivals(self.device, q, k, v), *rest, own="softmax")
 
-    def backward(self, name, shape):
+    def backward(self, name: str, shape: Shape) -> None:
         """Gradients of q, k and v from a stored forward pass."""
-        leaves = [x.requires_grad_() for x in inputs(shape, "bf16", self.device)]
+        q, k, v = leaves = [x.requires_grad_() for x in inputs(shape, "bf16", self.device)]
         grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device, torch.bfloat16)
         backend = dispatch.resolve("auto", self.device, gradients=True)
-        ours = _gradients(dispatch.relu_attention(*leaves, backend=backend), leaves, grad)
-        rivals = {}
+        ours = _gradients(dispatch.relu_attention(q, k, v, backend=backend), leaves, grad)
+        rivals: Rivals = {}
         for label, context in softmax_backends(self.device).items():
             try:
                 with context():
-                    z = F.scaled_dot_product_attention(*leaves, is_causal=True)
+                    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
                 rivals[label] = _gradients(z, leaves, grad)
-            except RuntimeError as error:
-                self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
+            except RuntimeError as failure:
+                self.skipped.append({"name": name, "contender": label, "reason": _reason(failure)})
         # The last head of the last batch, whole, in float64.
         exact = [x[-1:, -1:].detach().double().requires_grad_() for x in leaves]
         wanted = torch.autograd.grad(naive.relu_attention(*exact), exact, grad[-1:, -1:].double())
@@ -212,12 +239,12 @@ class KernelBench:
         rivals, flops = self.usable(name, rivals), 2.5 * forward_flops(leaves[0])
         self.compare(name, ours, rivals, error, flops, "bf16", backend=backend)
 
-    def mixed(self, name, shape, n_relu, graph=False):
+    def mixed(self, name: str, shape: Shape, n_relu: int, graph: bool = False) -> None:
         """All layers of a model of 144 heads, `n_relu` of them ReLU, against all softmax."""
         q, k, v = inputs(shape, "bf16", self.device)
         layers = scattered(n_relu)
 
-        def ours():
+        def ours() -> Tensor:
             for flags in layers:
                 if any(flags):
                     z = dispatch.mixed_attention(q, k, v, flags, backend=self.backend)
@@ -225,13 +252,15 @@ class KernelBench:
                     z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return z
 
-        def all_softmax(context):
+        def all_softmax(context: Callable[[], AbstractContextManager]) -> Tensor:
             with context():
                 for _ in layers:
                     z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return z
 
-        rivals = {label: partial(all_softmax, context) for label, context in softmax_backends(self.device).items()}
+        rivals: Rivals = {
+            label: partial(all_softmax, context) for label, context in softmax_backends(self.device).items()
+        }
         with torch.no_grad():
             rest = disagreement(ours, q, k, v, layers[-1]), N_LAYER * forward_flops(q), "bf16"
             rivals = self.usable(name, rivals)
@@ -239,18 +268,18 @@ class KernelBench:
             if graph:
                 self.replayed(name, ours, rivals, *rest)
 
-    def decoding_step(self, name, shape, n_keys):
+    def decoding_step(self, name: str, shape: Shape, n_keys: int) -> None:
         """One query row against a cache of `n_keys`."""
         q, k, v = inputs(shape, "bf16", self.device, n_keys)
         ours = partial(dispatch.relu_attention, q, k, v, backend=self.backend)
-        rivals = {"sdpa": partial(F.scaled_dot_product_attention, q, k, v)}
+        rivals: Rivals = {"sdpa": partial(F.scaled_dot_product_attention, q, k, v)}
         with torch.no_grad():
             n_bytes = (2 * q.numel() + k.numel() + v.numel()) * q.element_size()
             rest = disagreement(ours, q, k, v), 4 * q.numel() * n_keys, "bf16", n_bytes
             self.compare(name, ours, rivals, *rest)
             self.replayed(name, ours, rivals, *rest)
 
-    def decoding(self, name, n_relu, n_prompt=64, n_new=128):
+    def decoding(self, name: str, n_relu: int, n_prompt: int = 64, n_new: int = 128) -> None:
         """Greedy decoding of GPT-2 small's shape (drawn weights), batch 1, bf16: one CUDA graph per token."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -268,7 +297,7 @@ class KernelBench:
             want = model(tokens[None, :-1].long()).logits[0, -1].double()
         error = naive.relative_error(decoder.logits, want)
         allowed = naive.tolerance(torch.bfloat16, N_LAYER)
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "ratio": None,
             "agrees": error <= allowed,
@@ -297,18 +326,18 @@ class KernelBench:
         print(printed(row), flush=True)
 
 
-def _gradients(z, leaves, grad):
+def _gradients(z: Tensor, leaves: list[Tensor], grad: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     return lambda: torch.autograd.grad(z, leaves, grad, retain_graph=True)
 
 
-def scattered(n_relu):
+def scattered(n_relu: int) -> list[tuple[bool, ...]]:
     """Per layer, which heads are ReLU: `n_relu` of the heads of layers 1 to 11, drawn once and for all."""
     order = torch.randperm((N_LAYER - 1) * N_HEAD, generator=torch.Generator().manual_seed(0))[:n_relu] + N_HEAD
     chosen = set(order.tolist())
     return [tuple(layer * N_HEAD + head in chosen for head in range(N_HEAD)) for layer in range(N_LAYER)]
 
 
-def softmax_backends(device):
+def softmax_backends(device: str) -> dict[str, Callable[[], AbstractContextManager]]:
     """`{label: context manager}` of PyTorch's softmax attentions to try on a device."""
     if device != "cuda":
         return {"sdpa": nullcontext}
@@ -316,33 +345,33 @@ def softmax_backends(device):
     return {label: partial(sdpa_kernel, getattr(SDPBackend, name)) for label, name in names.items()}
 
 
-def softmax_rivals(device, q, k, v):
+def softmax_rivals(device: str, q: Tensor, k: Tensor, v: Tensor) -> Rivals:
     """Softmax attention by each backend; the one that builds T x T only where that is small."""
     contexts = softmax_backends(device)
     if device == "cuda" and q.shape[0] * q.shape[1] * q.shape[2] ** 2 < 2**31:
         contexts["sdpa math"] = partial(sdpa_kernel, SDPBackend.MATH)
 
-    def run(context):
+    def run(context: Callable[[], AbstractContextManager]) -> Tensor:
         with context():
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     return {label: partial(run, context) for label, context in contexts.items()}
 
 
-def flex_log_relu(q, k, v):
+def flex_log_relu(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], Tensor]:
     """FlexAttention computing the same: softmax(log relu(s)) = relu(s) / row sum. Compiled, causal blocks skipped.
 
     Made at the first call, so that what does not run here says so there.
     """
-    made = []
+    made: list[Callable[..., Tensor]] = []
 
-    def log_relu(score, batch, head, query, key):
+    def log_relu(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return torch.where(score > 0, torch.log(score), -float("inf"))
 
-    def causal(batch, head, query, key):
+    def causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return query >= key
 
-    def run():
+    def run() -> Tensor:
         if not made:
             from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -353,7 +382,7 @@ def flex_log_relu(q, k, v):
     return run
 
 
-def graphed(run):
+def graphed(run: Callable[[], Any]) -> Callable[[], None]:
     """`run` recorded once as a CUDA graph; the call replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -367,11 +396,11 @@ def graphed(run):
     return graph.replay
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def printed(row):
+def printed(row: Mapping[str, Any]) -> str:
     """One row as printed."""
     if not row["agrees"]:
         return f"{row['name']:24} disagrees with float64: {row['error']:.1e}, allowed {row['allowed']:.1e}; no speed"
@@ -388,12 +417,14 @@ def printed(row):
     )
 
 
-def run(device, budget=3.0, save=lambda result: None):
+def run(
+    device: str, budget: float = 3.0, save: Callable[[dict[str, Any]], None] = lambda result: None
+) -> dict[str, Any]:
     """Every row that `device` can measure, with the machine it was measured on; `save` gets them after every row."""
     bench = KernelBench(device, budget)
     measured_on = {"date": datetime.now(UTC).isoformat(timespec="seconds")} | machine.described(device)
 
-    def result():
+    def result() -> dict[str, Any]:
         kept = {"rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped, "failed": bench.failed}
         return measured_on | kept
 
@@ -403,7 +434,7 @@ def run(device, budget=3.0, save=lambda result: None):
     return result()
 
 
-def jobs(device):
+def jobs(device: str) -> Iterator[tuple]:
     """`(method of KernelBench, name of the row, its arguments)`."""
     if device != "cuda":
         for kind in TYPES:
@@ -427,7 +458,7 @@ def jobs(device):
         yield "decoding_step", f"gpu_step_{n_keys}", (1, 12, 1, 64), n_keys
 
 
-def cpu_jobs():
+def cpu_jobs() -> Iterator[tuple]:
     """ReLU by size of head and length, on all threads and on one; softmax where scoring computes its own."""
     own_softmax = dispatch.computes_softmax(dispatch.resolve("auto", "cpu"))
     for kind, length, d_head in product(TYPES, (256, 1024, 4096), (8, 12, 16, 32, 64, 128)):
@@ -439,7 +470,7 @@ def cpu_jobs():
             yield "softmax", f"cpu_softmax_{size}", shape, kind
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench/kernels.json"))
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), help="default: the first of these that is here")
@@ -452,7 +483,7 @@ def main():
         parser.error(f"device '{device}' is not there: choose one of {', '.join(n for n in here if here[n])}")
     words = {"provenance": arguments.provenance} if arguments.provenance else {}
 
-    def save(result):
+    def save(result: dict[str, Any]) -> None:
         with replacing(arguments.out) as path:
             path.write_text(json.dumps(result | words, indent=1) + "\n")
 

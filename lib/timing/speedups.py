@@ -1,19 +1,38 @@
 """Speeds, side by side: whatever is compared takes turns, so that a drifting machine slows all of it alike."""
 
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from kernels import naive
 from lib.analysis import bootstrap, flops
 from lib.engine import dispatch
 from lib.engine.generation import generate
-from lib.engine.interventions import apply
+from lib.engine.interventions import Plan, apply
 from lib.model.adapters import adapter
 from lib.timing.clock import alternating
 
+if TYPE_CHECKING:
+    from kernels.gpt2_decoding import GraphDecoder
 
-def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed, controls=None):
+
+def generation_speeds(
+    model: PreTrainedModel,
+    device: str,
+    prompt: np.ndarray,
+    n_new: int,
+    plans: Mapping[str, Plan],
+    protocols: Mapping[str, tuple[bool | str, str]],
+    runs: int,
+    seed: int,
+    controls: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """Rows of P1: median tokens/s of `runs` timed generations after one untimed, with intervals over the runs.
 
     plans: `{condition: Plan}`, the first without heads; protocols: `{name: (how, backend)}`, where a name may go on
@@ -23,14 +42,16 @@ def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed
     the condition's control, `controls` being `{condition: condition}`, None where it has none.
     """
 
-    def action(plan, how, backend):
+    def action(plan: Plan, how: bool | str, backend: str) -> Callable[[], np.ndarray | Tensor] | None:
         if how != "graph":
-            return lambda: generate(model, prompt, n_new, plan, cached=how, backend=backend)
+            return lambda: generate(model, prompt, n_new, plan, cached=bool(how), backend=backend)
         decoder = graph_decoder(model, plan)
         got, wanted = decoder.generate(prompt[0], n_new)[-n_new:], generate(model, prompt, n_new, plan, backend="naive")
         return (lambda: decoder.generate(prompt[0], n_new)) if got.tolist() == wanted[0].tolist() else None
 
-    first, controls, cells, once = next(iter(plans)), controls or {}, [], {}
+    first, controls = next(iter(plans)), controls or {}
+    cells: list[tuple[str, str]] = []
+    once: dict[tuple[str | None, str], tuple[str, str]] = {}
     for name, (how, _) in protocols.items():
         base = name.split("/")[0]
         for condition, plan in plans.items():
@@ -39,15 +60,16 @@ def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed
             elif (condition, base) not in once:
                 cells.append((condition, name))
             once.setdefault((condition, base), (condition, name))
-    actions = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
-    actions = {cell: run for cell, run in actions.items() if run and actions[once[first, cell[1].split("/")[0]]]}
+    made = {cell: action(plans[cell[0]], *protocols[cell[1]]) for cell in cells}
+    actions = {cell: run for cell, run in made.items() if run and made[once[first, cell[1].split("/")[0]]]}
     seconds = alternating(actions, device, runs, label="generation")
     rows = []
     for condition, name in actions:
         own, base = seconds[condition, name], name.split("/")[0]
-        rate, rate_ci = bootstrap.median_ci(n_new / own, seed)
+        rate, rate_ci = bootstrap.median_ci((n_new / own).tolist(), seed)
         relative, relative_ci = bootstrap.median_ci(seconds[once[first, base]] / own - 1, seed)
-        control = seconds.get(once.get((controls.get(condition), base)))
+        measured = once.get((controls.get(condition), base))
+        control = None if measured is None else seconds.get(measured)
         beyond, beyond_ci = (None, None) if control is None else bootstrap.median_ci(control / own - 1, seed)
         rows.append(
             {
@@ -67,13 +89,13 @@ def generation_speeds(model, device, prompt, n_new, plans, protocols, runs, seed
     return rows
 
 
-def _computed_by(plan, how, backend):
+def _computed_by(plan: Plan, how: bool | str, backend: str) -> str:
     if plan.needs_kernel or how == "graph":
         return backend
     return "torch" if plan else "sdpa"
 
 
-def has_graphs(model, backend):
+def has_graphs(model: PreTrainedModel, backend: str) -> bool:
     """Whether `graph_decoder` can run: a plain GPT-2 on a CUDA device, and the Triton kernels chosen."""
     if adapter(model).device.type != "cuda" or backend != "triton":
         return False
@@ -82,7 +104,7 @@ def has_graphs(model, backend):
     return is_plain(model.config)
 
 
-def graph_decoder(model, plan):
+def graph_decoder(model: PreTrainedModel, plan: Plan) -> "GraphDecoder":
     """Greedy decoding under a plan of ReLU heads, one CUDA graph per token."""
     from kernels.gpt2_decoding import GraphDecoder
 
@@ -98,48 +120,58 @@ class Ladder:
     there are CUDA graphs, decoding by them is one more row.
     """
 
-    def __init__(self, model, device, tokens, plans, backend, seed, runs=7, n_prompt=64, n_new=32):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: str,
+        tokens: np.ndarray,
+        plans: Mapping[int, Plan],
+        backend: str,
+        seed: int,
+        runs: int = 7,
+        n_prompt: int = 64,
+        n_new: int = 32,
+    ) -> None:
         self.model, self.device, self.plans, self.backend = model, device, plans, backend
         self.arch, self.runs, self.seed = adapter(model), runs, seed
         self.tokens = torch.as_tensor(tokens[:1], dtype=torch.long, device=device)
         self.prompt, self.n_new = tokens[:1, : min(n_prompt, tokens.shape[1] // 2)], min(n_new, tokens.shape[1] // 2)
         self.tolerance = naive.tolerance(model.dtype, self.arch.n_layer)
-        self.decoders = {}
+        self.decoders: dict[int, GraphDecoder] = {}
         with torch.inference_mode():
             self.resid = self.arch.embed(self.tokens)
             self.qkv = [self.arch.qkv(layer, self.resid) for layer in range(self.arch.n_layer)]
 
-    def relu_heads(self, n, layer):
+    def relu_heads(self, n: int, layer: int) -> list[bool]:
         chosen = self.plans[n].layer(layer)
         return [head in chosen for head in range(self.arch.n_head)]
 
-    def attend(self, n, layer, backend, qkv=None):
+    def attend(self, n: int, layer: int, backend: str, qkv: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
         q, k, v = qkv or self.qkv[layer]
         if not any(self.relu_heads(n, layer)):
-            grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] != q.shape[1])
         return dispatch.mixed_attention(q, k, v, self.relu_heads(n, layer), backend=backend)
 
-    def attention(self, n, backend):
+    def attention(self, n: int, backend: str) -> list[Tensor]:
         return [self.attend(n, layer, backend) for layer in range(self.arch.n_layer)]
 
-    def one_layer(self, n, backend):
+    def one_layer(self, n: int, backend: str) -> Tensor:
         """The layer that has the most ReLU heads at this n."""
         layer = max(range(self.arch.n_layer), key=lambda at: sum(self.relu_heads(n, at)))
         z = self.attend(n, layer, backend, self.arch.qkv(layer, self.resid))
         return self.arch.mlp(layer, self.arch.attention_out(layer, self.resid, z.transpose(1, 2).flatten(2)))
 
-    def prefill(self, n, backend):
+    def prefill(self, n: int, backend: str) -> Tensor:
         with apply(self.model, self.plans[n], backend=backend):
             return self.model(self.tokens, use_cache=False, logits_to_keep=1).logits
 
-    def decoding(self, n, backend):
+    def decoding(self, n: int, backend: str) -> Tensor:
         tokens = generate(self.model, self.prompt, self.n_new, self.plans[n], backend=backend)
         return torch.as_tensor(tokens)
 
-    def attention_share(self):
+    def attention_share(self) -> float:
         """Share (0–1) of the prefill's time that attention takes without ReLU heads: the two in turn, pair by pair."""
-        actions = {
+        actions: dict[str, Callable[[], Any]] = {
             "attention": lambda: self.attention(0, self.backend),
             "prefill": lambda: self.prefill(0, self.backend),
         }
@@ -147,7 +179,7 @@ class Ladder:
             seconds = alternating(actions, self.device, self.runs, label="attention's share")
         return min(1.0, float(np.median(seconds["attention"] / seconds["prefill"])))
 
-    def graph(self, n, backend):
+    def graph(self, n: int, backend: str) -> Tensor:
         """`decoding` by a CUDA graph per token; the naive form has none."""
         if backend == "naive":
             return self.decoding(n, backend)
@@ -155,9 +187,9 @@ class Ladder:
             self.decoders[n] = graph_decoder(self.model, self.plans[n])
         return self.decoders[n].generate(self.prompt[0], self.n_new)[None, -self.n_new :].cpu()
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """`[{what, n_linearized, agrees, seconds, speedup, speedup_ci}]`; the speed-up is against no ReLU head."""
-        kinds = {
+        kinds: dict[str, Callable[[int, str], Tensor | list[Tensor]]] = {
             "attention": self.attention,
             "one layer": self.one_layer,
             "prefill": self.prefill,
@@ -173,7 +205,7 @@ class Ladder:
                     for n in self.plans
                 }
                 agreeing = {n: max(errors[0], error) <= self.tolerance for n, error in errors.items()}
-                actions = {n: (lambda n=n, run=run: run(n, self.backend)) for n, agrees in agreeing.items() if agrees}
+                actions = {n: partial(run, n, self.backend) for n, agrees in agreeing.items() if agrees}
                 seconds = alternating(actions, self.device, self.runs, label=what)
             for n, agrees in agreeing.items():
                 row = {"what": what, "n_linearized": n, "agrees": agrees, "error": errors[n]}
@@ -184,7 +216,14 @@ class Ladder:
         return found
 
 
-def one_shape(device, dtype, backend, runs, seed, shape=(1, 12, 1024, 64)):
+def one_shape(
+    device: str,
+    dtype: torch.dtype,
+    backend: str,
+    runs: int,
+    seed: int,
+    shape: tuple[int, int, int, int] = (1, 12, 1024, 64),
+) -> dict[str, Any]:
     """ReLU against softmax attention alone on random q, k, v of `shape` [B, H, T, d], GPT-2 small's by default.
 
     A row as `Ladder.rows` has them, with n_linearized all H heads and the `shape`.
@@ -197,7 +236,7 @@ def one_shape(device, dtype, backend, runs, seed, shape=(1, 12, 1024, 64)):
     }
     with torch.inference_mode():
         error = naive.relative_error(actions["relu"](), dispatch.relu_attention(q, k, v, backend="naive"))
-        row = {"what": "attention", "n_linearized": shape[1], "shape": list(shape), "error": error}
+        row: dict[str, Any] = {"what": "attention", "n_linearized": shape[1], "shape": list(shape), "error": error}
         row["agrees"] = error <= naive.tolerance(dtype)
         if row["agrees"]:
             seconds = alternating(actions, device, runs, label="GPT-2's shape")
@@ -206,11 +245,11 @@ def one_shape(device, dtype, backend, runs, seed, shape=(1, 12, 1024, 64)):
     return row
 
 
-def judged(rows):
+def judged(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`Ladder.rows` with `ms` and a `verdict` against no ReLU head: faster, slower, open, or differs where there is no
     speed. What a row does not have is None."""
 
-    def verdict(row):
+    def verdict(row: Mapping[str, Any]) -> str:
         if row["n_linearized"] == 0:
             return "baseline"
         if not row["agrees"]:
@@ -220,13 +259,20 @@ def judged(rows):
 
     found = []
     for row in rows:
-        whole = {"seconds": None, "speedup": None, "speedup_ci": None} | row
+        whole = {"seconds": None, "speedup": None, "speedup_ci": None, **row}
         ms = None if whole["seconds"] is None else 1000 * whole["seconds"]
         found.append(whole | {"ms": ms, "verdict": verdict(row)})
     return found
 
 
-def budget(rows, counts, n_heads, d_head, n_prompt, n_new):
+def budget(
+    rows: Mapping[tuple[str, int], Mapping[str, Any]],
+    counts: Iterable[int],
+    n_heads: int,
+    d_head: int,
+    n_prompt: int,
+    n_new: int,
+) -> list[dict[str, Any]]:
     """What becomes of the tokens that the published count promises for the FLOPs of `n_new`, by number of heads.
 
     rows: `{("decoding", n): row}` of the ladder. `[{n_linearized, extra_published, extra_measured, share_real}]`:
@@ -242,7 +288,9 @@ def budget(rows, counts, n_heads, d_head, n_prompt, n_new):
     return found
 
 
-def roofline_points(rows, shape, n_ctx, n_bytes):
+def roofline_points(
+    rows: Iterable[Mapping[str, Any]], shape: flops.Shape, n_ctx: int, n_bytes: int
+) -> list[dict[str, float]]:
     """Attention of all layers as `[{name, n_linearized, intensity, rate}]`: FLOP per byte that must move, FLOP/s."""
     moved = n_bytes * shape.n_layer * n_ctx * shape.d_head * 2 * (shape.n_head + shape.n_kv_head)
     points = []
@@ -255,7 +303,7 @@ def roofline_points(rows, shape, n_ctx, n_bytes):
     return points
 
 
-def elsewhere(measurements):
+def elsewhere(measurements: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of timings kept from other machines (`kernels.measured.load`), oldest first.
 
     `[{name, device, date, file, agrees, ratio, ratio_ci, rival, tflops, share_of_matmul, tokens_per_s,
@@ -265,7 +313,11 @@ def elsewhere(measurements):
     found = []
     for measurement in measurements:
         for row in measurement["rows"]:
-            known = {"name": row["name"], "device": measurement["device_name"], "date": measurement["date"][:10]}
+            known: dict[str, Any] = {
+                "name": row["name"],
+                "device": measurement["device_name"],
+                "date": measurement["date"][:10],
+            }
             known |= {"file": measurement["file"], "agrees": row["agrees"], "ratio_ci": None}
             speeds = ("ratio", "rival", "tflops", "share_of_matmul", "tokens_per_s", "share_of_bandwidth")
             known |= {key: row.get(key) if row["agrees"] else None for key in speeds}
