@@ -15,7 +15,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 
 
-def end_with(parent):
+def end_with(parent: int) -> None:
     """Has this process killed when the process `parent` ends, and ends it where that has happened already."""
     threading.Thread(target=_await_end_of_input, daemon=True).start()
     if sys.platform == "linux":
@@ -24,7 +24,7 @@ def end_with(parent):
         os._exit(1)
 
 
-def _await_end_of_input():
+def _await_end_of_input() -> None:
     while os.read(0, 1):
         pass
     os._exit(1)

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from types import FrameType
 
 from lib.layout import ROOT
 
@@ -15,19 +17,19 @@ processes: set[int] = set()  # ids of running children, each the leader of its o
 folders: set[str] = set()  # what goes with them
 
 
-def command(module, *words):
+def command(module: str, *words: object) -> list[str]:
     """The command that runs a module as a child of this process."""
     return [sys.executable, "-m", "lib.pipeline.child", str(os.getpid()), module, *map(str, words)]
 
 
-def environment(**more):
+def environment(**more: str) -> dict[str, str]:
     """This process's environment, in which children find the project's own modules."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path} | more
 
 
 @contextlib.contextmanager
-def lifeline():
+def lifeline() -> Iterator[int]:
     """The reading end of a pipe for a child's standard input; the writing end is open until the block is left."""
     reading, writing = os.pipe()
     try:
@@ -37,7 +39,7 @@ def lifeline():
         os.close(writing)
 
 
-def run(module, *words):
+def run(module: str, *words: object) -> int:
     """Runs a module to its end; returns its exit status."""
     with (
         lifeline() as stdin,
@@ -51,14 +53,14 @@ def run(module, *words):
     return status
 
 
-def kill(process_id):
+def kill(process_id: int) -> None:
     """Ends a child and all that it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process_id, signal.SIGKILL)
     processes.discard(process_id)
 
 
-def stop(number, frame):
+def stop(number: int, frame: FrameType | None) -> None:
     """Ends the children, then this process, wherever it stands; nothing that is caught or waited for can delay it."""
     for process_id in list(processes):
         kill(process_id)
@@ -68,7 +70,7 @@ def stop(number, frame):
     os._exit(128 + number)
 
 
-def stop_on_signals():
+def stop_on_signals() -> None:
     """From here on Ctrl-C, a termination or a closed terminal stops at once; what was ignored stays ignored."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

@@ -10,8 +10,11 @@ import ast
 import os
 import sys
 import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -24,13 +27,13 @@ from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernels, answering, start
 from lib.pipeline.locking import locked
-from lib.pipeline.notebooks import closure, discover
+from lib.pipeline.notebooks import Notebook, closure, discover
 from lib.store import open_store
 
 DRAWN_AT_ONCE = 2
 
 
-def check_overrides(overrides, sections):
+def check_overrides(overrides: Iterable[str], sections: Sequence[Notebook]) -> None:
     for name in overrides:
         if name in RULES and not any(name in nb.parameters for nb in sections):
             raise InputError(
@@ -39,7 +42,7 @@ def check_overrides(overrides, sections):
             )
 
 
-def check_model(values, given=()):
+def check_model(values: Mapping[str, Any], given: Collection[str] = ()) -> None:
     """The checks that need the model's shape, before any notebook starts; a hub model is left to the set-up."""
     from lib.model import loading
 
@@ -55,7 +58,9 @@ def check_model(values, given=()):
             read_head(values["focus_head"], *shape[:2])
 
 
-def plan(profile_name, names, overrides):
+def plan(
+    profile_name: str, names: Iterable[str] | None, overrides: dict[str, Any] | None
+) -> tuple[Profile, list[Notebook], dict[str, tuple[str, str]]]:
     """`(profile, wanted, todo)`: the notebooks in question, and `{name: (task, why)}` of what has to be done now.
 
     Everything that can be refused without running a notebook is refused here.
@@ -64,7 +69,7 @@ def plan(profile_name, names, overrides):
     profile = Profile(profile_name, overrides)
     wanted = closure(sections, names or list(sections))
     check_overrides(profile.overrides, wanted if overrides else list(sections.values()))
-    todo = {}
+    todo: dict[str, tuple[str, str]] = {}
     for nb in wanted:
         again = next((need for need in nb.needs if todo.get(need, ("",))[0] == "measure"), None)
         found = ("measure", f"{again} is measured again") if again else profile.todo(nb)
@@ -75,7 +80,12 @@ def plan(profile_name, names, overrides):
     return profile, wanted, todo
 
 
-def run_notebooks(profile_name, names=None, overrides=None, dry=False):
+def run_notebooks(
+    profile_name: str,
+    names: Iterable[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    dry: bool = False,
+) -> Profile:
     """Brings the named notebooks, all by default, and what they need up to date; returns their `Profile`.
 
     `overrides` of None keeps those of the profile's last run.
@@ -97,12 +107,12 @@ def run_notebooks(profile_name, names=None, overrides=None, dry=False):
     return profile
 
 
-def pairs(wanted):
+def pairs(wanted: list[Notebook]) -> Iterable[tuple[Notebook, Notebook | None]]:
     """Each notebook and the one after it."""
     return zip(wanted, [*wanted[1:], None], strict=True)
 
 
-def measure(profile, nb, following, kernels):
+def measure(profile: Profile, nb: Notebook, following: Notebook | None, kernels: Kernels) -> bool:
     """Runs a notebook where it has to be measured; returns whether it had to."""
     task, why = profile.todo(nb) or (None, None)
     if task != "measure":
@@ -120,12 +130,12 @@ def measure(profile, nb, following, kernels):
     return True
 
 
-def redraw(profile, wanted):
+def redraw(profile: Profile, wanted: Iterable[Notebook]) -> None:
     """Has those notebooks drawn again whose results stand, a few at a time: none of them needs what another draws."""
     todo = {nb: why for nb in wanted for task, why in [profile.todo(nb) or (None, None)] if task == "redraw"}
     depends = {nb: {"drawing": profile.drawing(nb)} for nb in todo}
 
-    def draw(nb):
+    def draw(nb: Notebook) -> list[Path]:
         print(f"{nb.name:12} redraw: {todo[nb]}", flush=True)
         return execute(profile, nb, answering(start("redraw"), "redraw"), "redraw")
 
@@ -140,7 +150,7 @@ def redraw(profile, wanted):
                 raise
 
 
-def report(profile_name, overrides, dry=False):
+def report(profile_name: str, overrides: dict[str, Any] | None, dry: bool = False) -> None:
     profile, _, todo = plan(profile_name, None, overrides)
     with nullcontext() if dry or not (todo or stale_report(profile)) else locked(profile_name):
         profile = run_notebooks(profile_name, None, overrides, dry)
@@ -152,12 +162,12 @@ def report(profile_name, overrides, dry=False):
             assemble(profile)
 
 
-def stale_report(profile):
+def stale_report(profile: Profile) -> bool:
     key = profile.report_key(discover().values())
     return profile.manifest["report"] != key or not all(path.is_file() for path in profile.report_files())
 
 
-def assemble(profile):
+def assemble(profile: Profile) -> None:
     """Has page and books put together, by a process of their own."""
     executed, results, out = (profile.folder / name for name in ("notebooks", "results", "report"))
     words = ("--notebooks", executed, "--results", results, "--out", out, "--loading")
@@ -167,7 +177,7 @@ def assemble(profile):
     profile.save()
 
 
-def train(overrides):
+def train(overrides: dict[str, Any]) -> None:
     """Runs the notebook that trains the embedded model, with overrides of its own parameters cell."""
     import papermill
 
@@ -204,7 +214,7 @@ def train(overrides):
             kernel.stop()
 
 
-def main(words=None):
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["report", "run", "dry-run", "list", "train"])
     parser.add_argument("names", nargs="*", help="notebooks (for run)")
@@ -219,7 +229,7 @@ def main(words=None):
             for nb in discover().values():
                 print(f"{nb.name:12} needs {', '.join(nb.needs) or 'nothing':40} takes {', '.join(nb.parameters)}")
         elif args.task == "train":
-            train(overrides)
+            train(dict(args.given))
         elif args.task == "run":
             run_notebooks(args.profile, args.names, overrides)
         else:

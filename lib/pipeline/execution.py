@@ -3,15 +3,20 @@
 import itertools
 import os
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
 
 from lib.errors import InputError, first_line
 from lib.files import replacing
 from lib.pipeline import notebooks
+from lib.pipeline.freshness import Profile
+from lib.pipeline.kernels import Kernel
 
 
-def execute(profile, nb, kernel, task="measure"):
+def execute(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, task: str = "measure") -> list[Path]:
     """Runs one notebook, or for a redraw its drawing cells; its executed copy appears only when every cell has run.
 
     Returns the files that it wrote under `results/`.
@@ -75,22 +80,24 @@ def execute(profile, nb, kernel, task="measure"):
     return written
 
 
-def with_measuring_cells(drawn, whole, earlier):
+def with_measuring_cells(
+    drawn: Iterable[NotebookNode], whole: Iterable[NotebookNode], earlier: Iterable[NotebookNode]
+) -> list[NotebookNode]:
     """The cells of a redraw, with the measuring cells of the `earlier` run put back where they stand in the `whole`."""
-    drawn, earlier = {cell.id: cell for cell in drawn}, {cell.id: cell for cell in earlier}
+    own, before = {cell.id: cell for cell in drawn}, {cell.id: cell for cell in earlier}
     cells = []
     for cell in whole:
-        cells.append(earlier[cell.id] if notebooks.measures(cell) else drawn.pop(cell.id))
+        cells.append(before[cell.id] if notebooks.measures(cell) else own.pop(cell.id))
         if "parameters" in cell.metadata.get("tags", []):
-            cells += [injected for injected in drawn.values() if is_injected(injected)]
+            cells += [injected for injected in own.values() if is_injected(injected)]
     return cells
 
 
-def is_injected(cell):
+def is_injected(cell: NotebookNode) -> bool:
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
-def tidy(notebook):
+def tidy(notebook: NotebookNode) -> NotebookNode:
     """The executed notebook without what differs from run to run: times, random ids, progress bars, gaps in counts."""
     notebook.metadata.pop("papermill", None)
     counts = itertools.count(1)

@@ -3,22 +3,25 @@
 import hashlib
 import platform
 import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model.loading import local_folder
 from lib.params import load_profile
-from lib.pipeline.notebooks import sha
+from lib.pipeline.notebooks import Notebook, sha
 from lib.results import io
 from lib.sources import digest_of, digests
 
 
-def packages():
+def packages() -> dict[str, str]:
     """`{what: digest or version}` of what stands outside the project and decides results."""
     return {"requirements.txt": file_digest(ROOT / "requirements.txt"), "Python": platform.python_version()}
 
 
-def inputs(values):
+def inputs(values: Mapping[str, Any]) -> dict[str, str]:
     """`{parameter: digest}` of the model's and the corpus's files, where they are local."""
     found = {}
     for key in ("model", "tokenizer", "dataset"):
@@ -28,12 +31,12 @@ def inputs(values):
     return found
 
 
-def file_digest(path):
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def changed(before, now):
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """What differs between two records of what a notebook depends on, in words; None where nothing does."""
     words = {"parameters": "parameter {}", "needs": "the results of {}", "inputs": "what {} names"}
     for kind, value in now.items():
@@ -49,7 +52,7 @@ def changed(before, now):
     return None
 
 
-def drawn(path):
+def drawn(path: str) -> bool:
     """Whether a file under a profile's folder is one that drawing cells write."""
     return path.startswith("results/figures/")
 
@@ -57,29 +60,29 @@ def drawn(path):
 class Profile:
     """One profile's folder under `build/` and the record of what has run there."""
 
-    def __init__(self, name, overrides=None):
+    def __init__(self, name: str, overrides: dict[str, Any] | None = None) -> None:
         self.name = name
         self.folder = build_root() / name
         self.manifest_path = self.folder / "manifest.json"
-        self.manifest = {"overrides": {}, "notebooks": {}, "report": None}
+        self.manifest: dict[str, Any] = {"overrides": {}, "notebooks": {}, "report": None}
         if self.manifest_path.is_file():
             try:
                 self.manifest |= io.read_json(self.manifest_path)
             except InputError as error:
                 print(f"{error}: taken as empty", file=sys.stderr)
-        self.overrides = self.manifest["overrides"] if overrides is None else overrides
+        self.overrides: dict[str, Any] = self.manifest["overrides"] if overrides is None else overrides
         self.values = load_profile(name, self.overrides)
 
-    def executed(self, nb):
+    def executed(self, nb: Notebook) -> Path:
         return self.folder / "notebooks" / f"{nb.name}.ipynb"
 
-    def section(self, name):
+    def section(self, name: str) -> Path:
         return io.section_path(self.folder / "results" / "data", name)
 
-    def parameters(self, nb):
+    def parameters(self, nb: Notebook) -> dict[str, Any]:
         return {"profile": self.name} | {k: self.values[k] for k in nb.parameters if k != "profile"}
 
-    def measuring(self, nb):
+    def measuring(self, nb: Notebook) -> dict[str, Any]:
         """What the results of a notebook depend on; its needs must have been measured."""
         return {
             "measuring cells": nb.measured,
@@ -90,12 +93,12 @@ class Profile:
             "inputs": {} if nb.needs else inputs(self.values),
         }
 
-    def drawing(self, nb):
+    def drawing(self, nb: Notebook) -> dict[str, Any]:
         """What the executed notebook and its figures depend on, beside its own results."""
         needs = {name: sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs}
         return {"cells": nb.drawn, "modules": digests(nb.drawing), "packages": packages(), "needs": needs}
 
-    def todo(self, nb):
+    def todo(self, nb: Notebook) -> tuple[str, str] | None:
         """`("measure" or "redraw", why)`, or None where nothing has to be done."""
         record = self.manifest["notebooks"].get(nb.name)
         if record is None or "measuring" not in record:
@@ -115,27 +118,27 @@ class Profile:
         why = changed(record["drawing"], self.drawing(nb))
         return ("redraw", why) if why else None
 
-    def altered(self, path, digest):
+    def altered(self, path: str, digest: str) -> bool:
         file = self.folder / path
         return not file.is_file() or file_digest(file) != digest
 
     @property
-    def figures(self):
+    def figures(self) -> Path:
         return self.folder / "results" / "figures"
 
-    def result_files(self, task):
+    def result_files(self, task: str) -> dict[Path, tuple[int, int]]:
         """`{path: a mark that changes with every writing}` of all results; for a redraw, of what it must not write."""
         paths = [p for p in (self.folder / "results").rglob("[!.]*") if p.is_file()]
         paths = [p for p in paths if task == "measure" or not p.is_relative_to(self.figures)]
         return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
-    def remove_leftovers(self):
+    def remove_leftovers(self) -> None:
         """Takes away what writers that were killed had not put into place."""
         for path in self.folder.rglob(".*.*"):
             if path.is_file():
                 path.unlink(missing_ok=True)
 
-    def record(self, nb, task, depends, written):
+    def record(self, nb: Notebook, task: str, depends: dict[str, Any], written: Iterable[Path]) -> None:
         """Notes that a notebook has been measured or redrawn; figures that it no longer draws are removed."""
         before = self.manifest["notebooks"].get(nb.name, {"files": {}})
         files = {path: digest for path, digest in before["files"].items() if task == "redraw" and not drawn(path)}
@@ -148,13 +151,13 @@ class Profile:
         self.manifest["notebooks"][nb.name] = before | depends | {"files": files}
         self.save()
 
-    def save(self):
+    def save(self) -> None:
         self.manifest["overrides"] = self.overrides
         io.write_json(self.manifest_path, self.manifest)
 
-    def report_key(self, notebooks):
+    def report_key(self, notebooks: Iterable[Notebook]) -> str:
         records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
         return sha(records, digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"))
 
-    def report_files(self):
+    def report_files(self) -> list[Path]:
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]

@@ -32,7 +32,7 @@ class Kernel:
     resources: ExitStack
     figures: Path  # where a redraw's figures wait until all are drawn
 
-    def stop(self):
+    def stop(self) -> None:
         from jupyter_core.utils import run_sync
 
         children.kill(self.process.pid)
@@ -40,7 +40,7 @@ class Kernel:
         run_sync(self.manager.cleanup_resources)()
         self.resources.close()
 
-    def end(self):
+    def end(self) -> str | None:
         """How a kernel that has died came to its end, in words, with the likely cause."""
         with suppress(TimeoutError):
             deadline = time.monotonic() + 2
@@ -64,24 +64,24 @@ class Kernels:
     spare; a section that measures times cannot.
     """
 
-    def __init__(self):
-        self.spare = None
+    def __init__(self) -> None:
+        self.spare: Kernel | None = None
         remove_leftovers()
 
-    def take(self):
+    def take(self) -> Kernel:
         kernel, self.spare = self.spare or start("measure"), None
         return answering(kernel, "measure")
 
-    def start_ahead(self):
+    def start_ahead(self) -> None:
         self.spare = self.spare or start("measure")
 
-    def close(self):
+    def close(self) -> None:
         if self.spare is not None:
             self.spare.stop()
             self.spare = None
 
 
-def answering(kernel, task):
+def answering(kernel: Kernel, task: str) -> Kernel:
     """The kernel, or another in its place where it does not answer, as where another program took its port."""
     for _ in range(TRIES - 1):
         if answers(kernel):
@@ -91,7 +91,7 @@ def answering(kernel, task):
     return kernel
 
 
-def start(task=None):
+def start(task: str | None = None) -> Kernel:
     """A `Kernel`, which need not answer yet. Its connection, keys and sockets lie in a folder of this user's alone.
 
     For a `task` it imports ahead what all sections import: to "redraw", nothing that measures.
@@ -101,7 +101,7 @@ def start(task=None):
     from jupyter_core.utils import run_sync
 
     class OwnKernelSpec(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
             return KernelSpec(
                 argv=children.command("ipykernel_launcher", "-f", "{connection_file}"),
                 display_name=kernel_name,
@@ -134,12 +134,13 @@ def start(task=None):
             stdin=resources.enter_context(children.lifeline()),
             extra_arguments=[*arguments, "--HistoryManager.hist_file=:memory:"],
         )
-        process = manager.provisioner.process
+        provisioner: Any = manager.provisioner  # a local one, which has the process
+        process = provisioner.process
         children.processes.add(process.pid)
         return Kernel(manager, process, resources.pop_all(), figures)
 
 
-def answers(kernel):
+def answers(kernel: Kernel) -> bool:
     """Whether a kernel replies; one that has died does not."""
     from jupyter_core.utils import run_sync
 
@@ -154,17 +155,17 @@ def answers(kernel):
     return True
 
 
-def transport():
+def transport() -> str:
     """Sockets in the file system, which nobody else can take, where there are such; else ports."""
     return "ipc" if hasattr(socket, "AF_UNIX") and sys.platform != "win32" else "tcp"
 
 
-def private_folder():
+def private_folder() -> str:
     place = None if len(tempfile.gettempdir()) <= LONGEST else "/tmp"
     return tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place)
 
 
-def remove_leftovers():
+def remove_leftovers() -> None:
     """Takes away the folders of pipelines that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
@@ -175,12 +176,12 @@ def remove_leftovers():
             continue
 
 
-def peak():
+def peak() -> int:
     """Bytes of memory that the largest child of this process took at its height."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def machine_memory():
+def machine_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or its container's."""
     limit = Path("/sys/fs/cgroup/memory.max")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -189,5 +190,5 @@ def machine_memory():
     return total
 
 
-def gib(size):
+def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"

@@ -2,22 +2,25 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lib.layout import build_root
 
 try:
     import fcntl
+
+    CAN_LOCK = True
 except ImportError:  # where there is no flock, nobody is kept waiting
-    fcntl = None
+    CAN_LOCK = False
 
 _held: set[str] = set()
 
 
 @contextmanager
-def locked(name):
+def locked(name: str) -> Iterator[None]:
     """Holds `build/<name>` for this process; the lock goes with the process, however that ends."""
-    if name in _held or fcntl is None:
+    if name in _held or not CAN_LOCK:
         yield
         return
     path = build_root() / ".locks" / name

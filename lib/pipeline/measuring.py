@@ -3,8 +3,11 @@
 import os
 import subprocess
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +18,14 @@ from lib.params import BASE_PROFILE, RULES, check, load_profile
 from lib.pipeline import children
 from lib.pipeline.locking import locked
 from lib.results import io, provenance
-from lib.store import open_store
+from lib.store import Store, open_store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lib.analysis.bootstrap import Resampler
+    from lib.engine.interventions import Plan
+    from lib.engine.scoring import Evaluator
 
 
 class Measuring:
@@ -25,23 +35,24 @@ class Measuring:
     anything else happens. Raises `InputError` for a bad one.
     """
 
-    def __init__(self, section, namespace, needs=()):
+    def __init__(self, section: str, namespace: Mapping[str, Any], needs: Iterable[str] = ()) -> None:
         self.section = section
         self.started = time.time()
         self.profile = namespace.get("profile", BASE_PROFILE)
         load_profile(self.profile)
-        self.parameters = {k: check(k, namespace[k]) for k in RULES if k in namespace}
+        self.parameters: dict[str, Any] = {k: check(k, namespace[k]) for k in RULES if k in namespace}
         self.folder = build_root() / self.profile
         self.data_folder = self.folder / "results" / "data"
-        self.results, self.origins = {}, {}
+        self.results: dict[str, Any] = {}
+        self.origins: dict[str, dict[str, Any]] = {}
         self.backend = "none"
         for name in needs:
             self.results[name] = self._earlier(name)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return self.parameters[name]
 
-    def _earlier(self, name):
+    def _earlier(self, name: str) -> Any:
         path = io.section_path(self.data_folder, name)
         if not path.is_file():
             print(f"{self.section} needs {name}, which profile {self.profile} has not measured yet: running it")
@@ -53,28 +64,28 @@ class Measuring:
         return record["data"]
 
     @property
-    def setup(self):
+    def setup(self) -> dict[str, Any]:
         return self.results["setup"]
 
     @property
-    def slug(self):
+    def slug(self) -> str:
         return self.setup["model"]["slug"]
 
     @cached_property
-    def store(self):
+    def store(self) -> Store:
         return open_store()
 
     @cached_property
-    def tokens(self):
+    def tokens(self) -> np.ndarray:
         """Token ids that are scored, int32 [n_chunks, n_ctx]."""
         return self._array("tokens.npy")
 
     @cached_property
-    def documents(self):
+    def documents(self) -> np.ndarray:
         """The document of each of these tokens, int32 [n_chunks, n_ctx]."""
         return self._array("documents.npy")
 
-    def _array(self, name):
+    def _array(self, name: str) -> np.ndarray:
         path = self.data_folder / name
         try:
             return np.load(path, allow_pickle=False)
@@ -82,18 +93,18 @@ class Measuring:
             raise InputError(f"{path}: missing or damaged; run `make notebooks/setup PROFILE={self.profile}`") from None
 
     @cached_property
-    def model(self):
+    def model(self) -> "PreTrainedModel":
         setup = self.setup
         folder = loading.model_folder(setup["parameters"]["model"])
         return loading.load_model(folder, setup["parameters"]["dtype"], setup["device"])
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         chosen = self.setup["parameters"]
         folder = loading.tokenizer_folder(chosen["tokenizer"], loading.model_folder(chosen["model"]))
         return loading.load_tokenizer(folder)
 
-    def evaluator(self, tokens=None, dtype=None, start=0):
+    def evaluator(self, tokens: np.ndarray | None = None, dtype: str | None = None, start: int = 0) -> "Evaluator":
         """An `Evaluator` over `tokens` [n_chunks, n_ctx] from position `start` in `dtype`, by default the section's."""
         from lib.engine.scoring import Evaluator
 
@@ -111,25 +122,25 @@ class Measuring:
         )
 
     @property
-    def quick(self):
+    def quick(self) -> int:
         return self.setup["quick_chunks"]
 
     @property
-    def full(self):
+    def full(self) -> int:
         return self.setup["full_chunks"]
 
     @property
-    def heads(self):
+    def heads(self) -> list[tuple[int, int]]:
         """All heads, `(layer, head)`."""
         shape = self.setup["model"]
         return [(layer, head) for layer in range(shape["n_layer"]) for head in range(shape["n_head"])]
 
     @property
-    def rankable(self):
+    def rankable(self) -> list[tuple[int, int]]:
         """All heads but layer 0's."""
         return [place for place in self.heads if place[0] > 0]
 
-    def resampler(self, chunks):
+    def resampler(self, chunks: int | list[int]) -> "Resampler":
         """The bootstrap over the first so many chunks, or over a list of them; one seed everywhere."""
         from lib.analysis.bootstrap import Resampler
 
@@ -138,22 +149,22 @@ class Measuring:
         return Resampler(len(documents), self.setup["n_ctx"], chosen["seed"], chosen["draws"], documents)
 
     @property
-    def conditions(self):
+    def conditions(self) -> dict[str, int]:
         """`{name: number of linearized heads}` of Part P: baseline first."""
         return {"baseline": 0} | {f"relu_{n}": n for n in self.setup["relu_counts"]}
 
-    def plan(self, n, mode="relu"):
+    def plan(self, n: int, mode: str = "relu") -> "Plan":
         """The first `n` heads of the ranking, linearized."""
         from lib.engine.interventions import Plan
 
         return Plan.of(mode, [tuple(head) for head in self.results["phases"]["ranking"][:n]])
 
-    def describe(self, data):
+    def describe(self, data: Mapping[str, Any]) -> None:
         """`finish` for the set-up, which describes the run itself."""
         self.results["setup"] = data
         self.finish(data)
 
-    def finish(self, data):
+    def finish(self, data: Mapping[str, Any]) -> None:
         """Writes the section's results; its drawing cells find them in `run.data`."""
         data = io.plain(data)
         self.results[self.section] = data
@@ -166,7 +177,7 @@ class Measuring:
         }
         self._write(io.section_path(self.data_folder, self.section), record, "section")
 
-    def combined_provenance(self, names):
+    def combined_provenance(self, names: Iterable[str]) -> dict[str, Any]:
         """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""
         parts = [self.origins[name] for name in names]
         own = self.provenance()
@@ -181,16 +192,16 @@ class Measuring:
             },
         }
 
-    def write(self, kind, record):
+    def write(self, kind: str, record: Any) -> None:
         """One of the assembled results files, `<kind>_<model>.json`, checked against its schema."""
         self._write(self.data_folder / f"{kind}_{self.slug}.json", record, kind)
 
-    def _write(self, path, record, schema):
+    def _write(self, path: Path, record: Any, schema: str) -> None:
         """The pipeline that started this section holds the profile's folder; a notebook run by hand waits for it."""
         with nullcontext() if "EXPERIMENT10_PIPELINE" in os.environ else locked(self.profile):
             io.write_json(path, record, schema)
 
-    def provenance(self, chosen=None):
+    def provenance(self, chosen: dict[str, Any] | None = None) -> dict[str, Any]:
         setup = self.setup
         return provenance.provenance(
             self.profile,
@@ -205,19 +216,19 @@ class Measuring:
         )
 
 
-def have_measured(name, profile):
+def have_measured(name: str, profile: str) -> None:
     """Has the pipeline run a section and what it needs, in a process of its own, with the parameters of its last run.
 
     Raises `InputError` with the pipeline's own line where that fails.
     """
     words = children.command("lib.pipeline", "run", name, "--profile", profile, "--as-before")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     line = ""
     with (
         children.lifeline() as stdin,
         subprocess.Popen(words, cwd=ROOT, env=children.environment(), stdin=stdin, **pipes) as process,
     ):
-        for line in process.stdout:
+        for line in process.stdout or ():
             print(line, end="", flush=True)
     if process.returncode:
         raise InputError(line.strip().removeprefix("error: "))

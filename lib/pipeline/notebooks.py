@@ -7,9 +7,11 @@ A notebook's code is one cell tagged `parameters`, one that opens its `Run`, cel
 import ast
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
@@ -37,11 +39,11 @@ class Notebook:
     drawing: tuple[str, ...]  # the same of the others
 
     @property
-    def measures_times(self):
+    def measures_times(self) -> bool:
         return "speed_runs" in self.parameters
 
 
-def sha(*parts):
+def sha(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
@@ -49,7 +51,7 @@ def sha(*parts):
     return digest.hexdigest()
 
 
-def read_notebook(path):
+def read_notebook(path: Path) -> Notebook | None:
     """`Notebook` of a file, or None where it opens no `Run`. Raises `InputError` without one tagged parameters cell."""
     try:
         cells = nbformat.read(path, as_version=4).cells
@@ -72,11 +74,13 @@ def read_notebook(path):
     return Notebook(path.stem, path, tuple(needs), given, *measuring_and_drawing(cells, tagged[0], path))
 
 
-def measures(cell):
+def measures(cell: nbformat.NotebookNode) -> bool:
     return "measure" in cell.metadata.get("tags", [])
 
 
-def measuring_and_drawing(cells, parameters, path):
+def measuring_and_drawing(
+    cells: Sequence[nbformat.NotebookNode], parameters: nbformat.NotebookNode, path: Path
+) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     """`Notebook`'s `measured`, `drawn`, `measuring` and `drawing`.
 
     Raises `InputError` where no cell measures, or where a drawing cell uses what only a measuring cell has defined.
@@ -110,7 +114,7 @@ def measuring_and_drawing(cells, parameters, path):
     )
 
 
-def parsed(source, path):
+def parsed(source: str, path: Path) -> ast.Module:
     """The syntax tree of a cell, IPython's magics as the calls that they are."""
     try:
         return ast.parse(TransformerManager().transform_cell(source))
@@ -118,9 +122,10 @@ def parsed(source, path):
         raise InputError(f"{path.name}: a cell does not parse ({error})") from None
 
 
-def names(tree):
+def names(tree: ast.AST) -> tuple[set[str], set[str]]:
     """`(defined, used)` names of a syntax tree, those inside functions included."""
-    defined, used = set(), set()
+    defined: set[str] = set()
+    used: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
@@ -133,26 +138,28 @@ def names(tree):
     return defined, used
 
 
-def targets(node, path):
-    if not isinstance(node, ast.Assign) or not all(isinstance(target, ast.Name) for target in node.targets):
+def targets(node: ast.stmt, path: Path) -> list[ast.Name]:
+    found = node.targets if isinstance(node, ast.Assign) else []
+    named = [target for target in found if isinstance(target, ast.Name)]
+    if not found or len(named) < len(found):
         raise InputError(f"{path.name}: the parameters cell may hold plain assignments only")
-    return node.targets
+    return named
 
 
-def run_calls(source, path):
+def run_calls(source: str, path: Path) -> Iterator[tuple[Any, Any]]:
     """`(section, needs)` of each `Run(section, globals(), needs=[…])` in a cell."""
     if "Run(" not in source:
         return
     for node in ast.walk(parsed(source, path)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Run":
             try:
-                needs = next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "needs"), [])
+                needs: Any = next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "needs"), [])
                 yield ast.literal_eval(node.args[0]), needs
             except (ValueError, IndexError):
                 raise InputError(f"{path.name}: Run takes its section and its needs as literals") from None
 
 
-def discover():
+def discover() -> dict[str, Notebook]:
     """`{name: Notebook}` of every section, needs before those that need them."""
     found = {nb.name: nb for nb in map(read_notebook, sorted(NOTEBOOKS.glob("*.ipynb"))) if nb}
     for nb in found.values():
@@ -166,9 +173,10 @@ def discover():
         raise InputError(f"notebooks need each other in a circle: {' → '.join(error.args[1])}") from None
 
 
-def closure(notebooks, names):
+def closure(notebooks: Mapping[str, Notebook], names: Iterable[str]) -> list[Notebook]:
     """The named notebooks and all that they need, in order."""
-    wanted, stack = set(), list(names)
+    wanted: set[str] = set()
+    stack = list(names)
     while stack:
         name = stack.pop()
         if name not in notebooks:

@@ -8,7 +8,9 @@ that is run by hand gets what earlier sections have measured, and has them measu
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from IPython import get_ipython
 
@@ -21,14 +23,14 @@ from lib.results.published import value
 class Run(Measuring):
     """One section's session; `namespace` is the notebook's `globals()`. Raises `InputError` for a bad parameter."""
 
-    def __init__(self, section, namespace, needs=()):
+    def __init__(self, section: str, namespace: Mapping[str, Any], needs: Iterable[str] = ()) -> None:
         show_input_errors()
         super().__init__(section, namespace, needs)
         # A redraw's figures wait elsewhere until all are drawn.
         self.figures = Path(os.environ.get("EXPERIMENT10_FIGURES") or self.folder / "results" / "figures")
 
     @property
-    def data(self):
+    def data(self) -> Any:
         """This section's results: those just finished, or else those that stand.
 
         Raises `InputError` where there are none, or where they were measured with other parameters.
@@ -47,17 +49,17 @@ class Run(Measuring):
             self.results[self.section] = record["data"]
         return self.results[self.section]
 
-    def published(self, path):
+    def published(self, path: str) -> Any:
         """The write-up's figure for a path of the results, None where it states none."""
         return value(path)
 
-    def published_rows(self, path, key, values, *fields):
+    def published_rows(self, path: str, key: str, values: Iterable[Any], *fields: str) -> list[dict[str, Any]]:
         """Published rows `[{key, field…}]` of a list in the results, those for which every field is stated."""
         rows = [{key: v} | {f: self.published(f"{path}[{key}={v}].{f}") for f in fields} for v in values]
         return [row for row in rows if None not in row.values()]
 
 
-def show_input_errors():
+def show_input_errors() -> None:
     """In Jupyter, an `InputError` is one line, not a traceback."""
     shell = get_ipython()
     if shell is not None and "EXPERIMENT10_PIPELINE" not in os.environ:

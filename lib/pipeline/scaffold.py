@@ -7,6 +7,8 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 import nbformat
 
@@ -19,7 +21,7 @@ NAME = re.compile(r"[A-Za-z]\w{0,31}", re.ASCII)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
-def check(name, needs, sections):
+def check(name: str, needs: Iterable[str], sections: Collection[str]) -> None:
     """Raises `InputError` for a name that is taken or is none, and for needs that are no sections."""
     if not NAME.fullmatch(name):
         raise InputError(f"NAME: given {name!r}, allowed: a letter, then up to 31 letters, digits or _; for example V6")
@@ -32,7 +34,7 @@ def check(name, needs, sections):
             raise InputError(f"NEEDS: given {need!r}{near(need, sections)}, allowed: {', '.join(sections)}")
 
 
-def cells(name, needs):
+def cells(name: str, needs: Iterable[str]) -> list[tuple[str, str]]:
     """`(tag, source)` of the template's cells, in their order."""
     heads = f"{{{name}.n_heads}}"
     listed = ", ".join(f'"{need}"' for need in needs)
@@ -55,7 +57,7 @@ def cells(name, needs):
     ]
 
 
-def notebook(name, needs):
+def notebook(name: str, needs: Iterable[str]) -> nbformat.NotebookNode:
     """The template as a notebook; `setup`, which every section needs, comes first."""
     found = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}})
     needs = list(dict.fromkeys(["setup", *needs]))
@@ -65,7 +67,7 @@ def notebook(name, needs):
     return found
 
 
-def create(name, needs):
+def create(name: str, needs: Sequence[str]) -> Path:
     """Writes `notebooks/<name>.ipynb`; returns its path. Raises `InputError` and writes nothing for bad input."""
     check(name, needs, notebooks.discover())
     path = notebooks.NOTEBOOKS / f"{name}.ipynb"
@@ -74,7 +76,7 @@ def create(name, needs):
     return path
 
 
-def main(words=None):
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline.scaffold", description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="?", default="", metavar="NAME", help="the section, for example V6")
     parser.add_argument("needs", nargs="*", metavar="NEED", help="sections whose results it uses")

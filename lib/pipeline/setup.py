@@ -1,5 +1,8 @@
 """The set-up section: model, text and tokens, checked before anything is measured."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from lib.analysis.bootstrap import Units
@@ -8,10 +11,15 @@ from lib.files import replacing
 from lib.model import loading
 from lib.params import resolve_for_model
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lib.pipeline.measuring import Measuring
+
 EMBEDDED_JUDGE = "models/judge"
 
 
-def prepare(run):
+def prepare(run: "Measuring") -> dict[str, Any]:
     """The set-up section's data: model, corpus and tokens, all checked; writes `tokens.npy` and `documents.npy`.
 
     Raises `InputError` for a folder that is no model, a corpus too short, more heads than there are.
@@ -84,7 +92,7 @@ def prepare(run):
     return data
 
 
-def count_documents(documents, n_quick):
+def count_documents(documents: np.ndarray, n_quick: int) -> dict[str, Any]:
     """How many documents the scored tokens hold, how long they are in tokens, and what is resampled because of that.
 
     `{n, n_quick, longest, median, resampled, resampled_quick}`, the last two as of `Units.about`.
@@ -101,7 +109,9 @@ def count_documents(documents, n_quick):
     }
 
 
-def find_judge(name, model_folder, tokenizer, dtype):
+def find_judge(
+    name: str, model_folder: Path, tokenizer: "PreTrainedTokenizerBase", dtype: str
+) -> dict[str, Any] | None:
     """The second judge of P3, `{name, place, fingerprint, n_layer, n_head, n_params}`, or None for none.
 
     `auto` takes the embedded one where it reads the model's tokens. Raises `InputError` for one that was asked for and
@@ -136,7 +146,7 @@ def find_judge(name, model_folder, tokenizer, dtype):
     }
 
 
-def resolve_device(name):
+def resolve_device(name: str) -> str:
     """`auto` as the best device here; `InputError` for one that is not here."""
     import torch
 
