@@ -18,17 +18,13 @@ SEED_STRIDE = 1_000_003
 class Written:
     """What was written to each prompt, `[n_prompts][n_samples]`.
 
-    `texts` without special tokens; `n_tokens` up to and with the end; `log_likelihood` of those tokens, in nats, under
-    the plan that wrote them.
+    `texts` without special tokens; `n_tokens` up to and with the end; `log_likelihood` of the tokens of samples, in
+    nats, under the plan that wrote them, None for greedy texts.
     """
 
     texts: list
     n_tokens: np.ndarray
-    log_likelihood: np.ndarray
-
-    @property
-    def first(self):
-        return [row[0] for row in self.texts]
+    log_likelihood: np.ndarray | None
 
 
 class Respondent:
@@ -50,20 +46,22 @@ class Respondent:
         """
         plan = Plan() if plan is None else plan
         ids = [self.ids(prompt) for prompt in prompts]
-        texts, counts, scores = [None] * len(ids), *(np.empty((len(ids), n_samples)) for _ in range(2))
+        texts, counts = [None] * len(ids), np.empty((len(ids), n_samples), dtype=int)
+        scores = np.empty((len(ids), n_samples)) if temperature else None
         for rows in _alike([(len(own), room) for own, room in zip(ids, rooms, strict=True)]):
-            given = np.array([ids[i] for i in rows], dtype=np.int32)
+            given = np.repeat(np.array([ids[i] for i in rows], dtype=np.int32), n_samples, axis=0)
             seeds = [seed + SEED_STRIDE * i + k for i in rows for k in range(n_samples)] if temperature else None
-            tokens, nll = self._sampled(given, rooms[rows[0]], plan, n_samples, temperature, seeds, label)
-            for i, own, own_nll in zip(rows, tokens, nll, strict=True):
-                lengths = [self._length(row) for row in own]
-                texts[i] = [
-                    self.tokenizer.decode(row[:n].tolist(), skip_special_tokens=True)
-                    for row, n in zip(own, lengths, strict=True)
-                ]
-                counts[i] = lengths
-                scores[i] = [-row[:n].sum() for row, n in zip(own_nll.astype(np.float64), lengths, strict=True)]
-        return Written(texts, counts.astype(int), scores)
+            settings = (plan, given, rooms[rows[0]], temperature, seeds, label)
+            tokens = self._tokens(*settings).reshape(len(rows), n_samples, -1)
+            lengths = [[self._length(row) for row in own] for own in tokens]
+            for i, own, n in zip(rows, tokens, lengths, strict=True):
+                texts[i] = [self._text(row[:stop]) for row, stop in zip(own, n, strict=True)]
+                counts[i] = n
+            if temperature:
+                nll = self._nll(np.concatenate([given, tokens.reshape(len(given), -1)], 1), tokens.shape[2], plan)
+                counted = np.arange(tokens.shape[2]) < np.array(lengths)[..., None]
+                scores[rows] = -(nll.reshape(tokens.shape) * counted).sum(-1)
+        return Written(texts, counts, scores)
 
     def nll(self, prompts, completions, plan=None):
         """Summed negative log-likelihood of each completion after its prompt under `plan`, float64 `[n_prompts]`."""
@@ -74,32 +72,34 @@ class Respondent:
         total = np.empty(len(pairs))
         for rows in _alike([(len(given), len(wanted)) for given, wanted in pairs]):
             sequences = np.array([[*pairs[i][0], *pairs[i][1]] for i in rows], dtype=np.int32)
-            n_scored = len(pairs[rows[0]][1])
-            key = digest("answer nll", *self.identity, self._kernel(plan), plan.key(), sequences, n_scored)
-            nll = self.store.get(key)
-            if nll is None:
-                nll = continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)
-                self.store.put(key, nll)
-            total[rows] = nll.astype(np.float64).sum(1)
+            total[rows] = self._nll(sequences, len(pairs[rows[0]][1]), plan).sum(1)
         return total
 
-    def _sampled(self, given, room, plan, n_samples, temperature, seeds, label):
-        """Tokens and their NLLs, both `[n_prompts, n_samples, room]`."""
-        asked = np.repeat(given, n_samples, axis=0)
-        key = digest(
-            "write", *self.identity, self._kernel(plan), plan.key(), asked, room, repr(temperature), repr(seeds)
+    def _tokens(self, plan, given, room, temperature, seeds, label):
+        """`room` tokens after each row of `given` [B, P], int32 [B, room]."""
+        asked = (plan.key(), given, room, repr(temperature), repr(seeds))
+        return self._kept(
+            digest("write", *self.identity, self._kernel(plan), *asked),
+            lambda: generate(
+                self.model, given, room, plan, temperature=temperature, seeds=seeds, backend=self.backend, label=label
+            ),
         )
-        tokens, nll = self.store.get(key), self.store.get(f"{key}-nll")
-        if tokens is None or nll is None:
-            tokens = generate(
-                self.model, asked, room, plan, temperature=temperature, seeds=seeds, backend=self.backend, label=label
-            )
-            whole = np.concatenate([asked, tokens], axis=1)
-            nll = continuation_nll(self.model, whole, room, plan, backend=self.backend)
-            self.store.put(key, tokens)
-            self.store.put(f"{key}-nll", nll)
-        shape = (len(given), n_samples, room)
-        return tokens.reshape(shape), nll.reshape(shape)
+
+    def _nll(self, sequences, n_scored, plan):
+        """Of the last `n_scored` tokens of each row under `plan`, float64 [B, n_scored]."""
+        key = digest("answer nll", *self.identity, self._kernel(plan), plan.key(), sequences, n_scored)
+        score = lambda: continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)  # noqa: E731
+        return self._kept(key, score).astype(np.float64)
+
+    def _kept(self, key, compute):
+        found = self.store.get(key)
+        if found is None:
+            found = compute()
+            self.store.put(key, found)
+        return found
+
+    def _text(self, tokens):
+        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
 
     def _kernel(self, plan):
         return self.backend if plan.needs_kernel else None
