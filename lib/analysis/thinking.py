@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,6 +67,7 @@ class Rung:
         row = {"n_linearized": self.n}
         for way in ("answer", "think"):
             row[way], row[f"{way}_ci"] = reasoning.accuracy(self.right[way])
+        row["cost"] = {way: self.cost[way] for way in ("answer", "think")}
         rounds = ["answer", *(f"revise_{k}" for k in range(1, len(self.outcome.revised) + 1))]
         row |= self._series("revise", rounds)
         for way in SAMPLED:
@@ -142,3 +143,37 @@ def head_effects(examiner: Examiner, seed: int = 0, draws: int = DRAWS) -> list[
 def ranking(rows: Sequence[dict]) -> list[tuple[int, int]]:
     """Heads in the order in which they are linearized: the smallest |Δ NLL| first."""
     return [(row["layer"], row["head"]) for row in sorted(rows, key=lambda row: abs(row["delta_nll"]))]
+
+
+def reach(figures: Sequence[dict]) -> dict:
+    """Heads up to which thinking stays above, or is not shown to be below, the untouched model's answers at once."""
+    verdicts = [row["think_against_answer"]["verdict"] for row in figures]
+    last = {
+        "above": reasoning.reach(verdicts, [reasoning.ABOVE]),
+        "not_below": reasoning.reach(verdicts, [reasoning.ABOVE, reasoning.ALIKE]),
+    }
+    return {name: None if i is None else figures[i]["n_linearized"] for name, i in last.items()}
+
+
+def records(rungs: Mapping[int, Rung], levels: Sequence[str]) -> list[dict]:
+    """Every prompt that was answered greedily: `{instruction, level, prompt, answer, outputs}`.
+
+    `outputs` is `{condition: text}`. Drafts differ between conditions, and then so do the prompts that revise them; what
+    the untouched model writes to each stands under `baseline` all the same.
+    """
+    examiner = rungs[0].examiner
+    found = {}
+    for n, rung in rungs.items():
+        condition = f"relu_{n}" if n else "baseline"
+        for asked in (rung.outcome.answer, rung.outcome.think, *rung.outcome.revised):
+            rows = zip(asked.prompts, asked.written.texts, examiner.problems, levels, strict=True)
+            for prompt, texts, problem, level in rows:
+                row = {"instruction": asked.instruction, "level": level, "prompt": prompt, "answer": problem.answer}
+                row = found.setdefault((problem.text, prompt), (problem, row | {"outputs": {}}))[1]
+                row["outputs"][condition] = texts[0]
+    missing = [(problem, row) for problem, row in found.values() if "baseline" not in row["outputs"]]
+    rooms = [examiner.manner.room(problem, row["instruction"]) for problem, row in missing]
+    written = examiner.respondent.write([row["prompt"] for _, row in missing], rooms)
+    for (_, row), texts in zip(missing, written.texts, strict=True):
+        row["outputs"] = {"baseline": texts[0]} | row["outputs"]
+    return [row for _, row in found.values()]

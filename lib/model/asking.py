@@ -100,3 +100,15 @@ def manner(tokenizer):
         "reasoner: its tokenizer has no chat template; allowed: models/reasoner, or a model that was tuned to follow"
         " instructions"
     )
+
+
+def divided(manner, n_scored, n_ranking, seed):
+    """`{scored, levels, ranking}`: of each level `n_scored` problems, with their levels, and `n_ranking` others."""
+    scored, levels, ranking = [], [], []
+    for level in manner.levels:
+        drawn = manner.problems(level, n_scored + n_ranking, seed)
+        random.Random(f"{seed} {level.name}").shuffle(drawn)
+        scored += drawn[:n_scored]
+        levels += [level.name] * n_scored
+        ranking += drawn[n_scored:]
+    return {"scored": scored, "levels": levels, "ranking": ranking}

@@ -48,6 +48,13 @@ def write_json(path, value, schema_name=None):
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_lines(path, rows):
+    """One JSON object a line."""
+    with replacing(path) as partial:
+        text = "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        partial.write_text(text, encoding="utf-8")
+
+
 def read_json(path, schema_name=None):
     path = Path(path)
     try:
