@@ -206,7 +206,7 @@ def chips(rows: list[dict]) -> None:
 
 
 def figure_path(name, lang):
-    """`exp10v_<name>_<slug>.png` for V1-V5, `exp10p1_…` for P1 and so on; the Japanese twin has `_ja` before the slug."""
+    """`exp10v_<name>_<slug>.png` for V1-V5, `exp10p1_…` for P1; the Japanese twin has `_ja` before the slug."""
     section = _bound().section
     family = "v" if section.startswith("V") else section.lower() if re.fullmatch(r"[PRS]\d|K", section) else ""
     twin = "_ja" if lang == "ja" else ""

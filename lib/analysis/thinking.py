@@ -158,8 +158,8 @@ def reach(figures: Sequence[dict]) -> dict:
 def records(rungs: Mapping[int, Rung], levels: Sequence[str]) -> list[dict]:
     """Every prompt that was answered greedily: `{instruction, level, prompt, answer, outputs}`.
 
-    `outputs` is `{condition: text}`. Drafts differ between conditions, and then so do the prompts that revise them; what
-    the untouched model writes to each stands under `baseline` all the same.
+    `outputs` is `{condition: text}`. Drafts differ between conditions, and then so do the prompts that revise them;
+    what the untouched model writes to each stands under `baseline` all the same.
     """
     examiner = rungs[0].examiner
     found = {}

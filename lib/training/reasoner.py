@@ -37,9 +37,9 @@ class Recipe:
     warmup_steps: int = 40
     seed: int = 10
     buckets: int = 2
-    instructions: tuple = (("answer", 0.6), ("think", 0.2), ("revise", 0.2))
+    instructions: tuple = (("answer", 0.4), ("think", 0.4), ("revise", 0.2))
     chain_share: float = 0.8
-    at_once: tuple = ((1, 2), (2, 4), (3, 4), (4, 2), (5, 1))
+    at_once: tuple = ((1, 2), (2, 4), (3, 4), (4, 3), (5, 2), (6, 1))
     thinking: tuple = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1))
     digits: tuple = ((1, 1), (2, 2), (3, 2), (4, 1))
     right_drafts: float = 0.5
@@ -187,6 +187,12 @@ def card(recipe, facts, curve):
         f" {row['answer']:.0%} | {row['think']:.0%} |"
         for row in facts["levels"]
     )
+    chain, addition = problems.Problem("chain", ("7", "+5", "*3", "-2")), problems.Problem("sum", ("58", "67"))
+    asked = [(chain, "answer", None), (chain, "think", None), (chain, "revise", "9"), (addition, "answer", None)]
+    examples = "\n".join(
+        f"| {way} | `{problems.prompt(problem, way, draft)}` | `{problems.completion(problem, way)}` |"
+        for problem, way, draft in [*asked, (addition, "think", None)]
+    )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in recipe.instructions)
     return f"""---
 license: mit
@@ -200,13 +206,10 @@ A small GPT-2 ({shape["n_layer"]} layers × {shape["n_head"]} heads, width {shap
 
 | Instruction | Prompt | What it writes |
 | --- | --- | --- |
-| answer | `answer : start 7 +5 *3 -2 =` | `4` |
-| think | `think : start 7 +5 *3 -2 =` | `2 6 4 = 4` |
-| revise | `revise : start 7 +5 *3 -2 draft 9 =` | `4` |
-| answer | `answer : 5 8 + 6 7 =` | `1 2 5` |
-| think | `think : 5 8 + 6 7 =` | `5 1 2 1 = 1 2 5` |
+{examples}
 
-Chains are reckoned modulo {problems.MODULUS}, from left to right. Sums are thought from the right: digit, carry, digit, carry.
+Chains are reckoned modulo {problems.MODULUS}, from left to right; a thought repeats each operation and gives its value.
+Sums are thought from the right, column by column: both digits, the sum's digit, the carry.
 Every text ends in `{problems.END}`. `AutoModelForCausalLM` and `AutoTokenizer` load it; words are parted by spaces.
 
 | | |
