@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Rung:
 
     def figures(self, base: Rung, seed: int = 0, draws: int = DRAWS) -> dict:
         """Accuracies with intervals, costs, and comparisons with the untouched model's `base`, paired by problem."""
-        row = {"n_linearized": self.n}
+        row: dict[str, Any] = {"n_linearized": self.n}
         for way in ("answer", "think"):
             row[way], row[f"{way}_ci"] = reasoning.accuracy(self.right[way])
         row["cost"] = {way: self.cost[way] for way in ("answer", "think")}
@@ -162,7 +163,7 @@ def records(rungs: Mapping[int, Rung], levels: Sequence[str]) -> list[dict]:
     what the untouched model writes to each stands under `baseline` all the same.
     """
     examiner = rungs[0].examiner
-    found = {}
+    found: dict[tuple[str, str], tuple[Any, dict]] = {}
     for n, rung in rungs.items():
         condition = f"relu_{n}" if n else "baseline"
         for asked in (rung.outcome.answer, rung.outcome.think, *rung.outcome.revised):

@@ -18,7 +18,7 @@ def packages():
     return {"requirements.txt": file_digest(ROOT / "requirements.txt"), "Python": platform.python_version()}
 
 
-FOLDERS = ("model", "tokenizer", "dataset", "reasoner")
+FOLDERS = ("model", "tokenizer", "dataset", "judge", "reasoner")
 
 
 def inputs(values, names):

@@ -1,6 +1,7 @@
 """Seconds that answers take: at once and thinking, untouched and linearized, in turn."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from lib.analysis.bootstrap import median_ci
 from lib.engine.generation import generate
 from lib.engine.instructions import SAMPLED, Examiner
 from lib.engine.interventions import Plan
-from lib.timing.clock import alternating
+from lib.timing.clock import Run, alternating
 
 
 def measure(examiner: Examiner, plans: Mapping[int, Plan], runs: int, seed: int = 0) -> list[dict]:
@@ -16,26 +17,26 @@ def measure(examiner: Examiner, plans: Mapping[int, Plan], runs: int, seed: int 
 
     The batch is the largest group of problems whose prompts are equally long; its texts are as long as the right ones.
     """
-    actions, about = {}, {}
+    actions: dict[Hashable, Run] = {}
+    about: list[dict] = []
     for way in SAMPLED:
         prompts, n_new = _batch(examiner, way)
-        about[way] = {"n_problems": len(prompts), "new_tokens": n_new}
         for n, plan in plans.items():
-            respondent = examiner.respondent
-            actions[way, n] = lambda prompts=prompts, n_new=n_new, plan=plan, respondent=respondent: generate(
-                respondent.model, prompts, n_new, plan, backend=respondent.backend
+            actions[len(about)] = partial(
+                generate, examiner.respondent.model, prompts, n_new, plan, backend=examiner.respondent.backend
             )
-    device = examiner.respondent.model.device.type
+            about.append({"way": way, "n_linearized": n, "n_problems": len(prompts), "new_tokens": n_new})
+    seconds = alternating(actions, examiner.respondent.model.device.type, rounds=runs, label="answers")
     rows = []
-    for (way, n), seconds in alternating(actions, device, rounds=runs, label="answers").items():
-        ms, ends = median_ci(1e3 * seconds / about[way]["n_problems"], seed)
-        rows.append({"way": way, "n_linearized": n} | about[way] | {"ms": ms, "ms_ci": ends})
+    for row, own in zip(about, seconds.values(), strict=True):
+        ms, ends = median_ci((1e3 * own / row["n_problems"]).tolist(), seed)
+        rows.append(row | {"ms": ms, "ms_ci": ends})
     return rows
 
 
 def _batch(examiner: Examiner, way: str) -> tuple[np.ndarray, int]:
     """Prompts `[B, P]` and the number of new tokens."""
-    groups = {}
+    groups: dict[tuple[int, int], list[list[int]]] = {}
     for problem in examiner.problems:
         ids = examiner.respondent.ids(examiner.manner.prompt(problem, way))
         n_new = len(examiner.respondent.ids(examiner.manner.completion(problem, way)))

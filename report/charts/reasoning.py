@@ -35,7 +35,7 @@ def by_flops(rungs):
     for rung in rungs:
         for way, (name, _) in WAYS.items():
             if isinstance(rung[way], list):
-                points = zip(rung[f"{way}_flops"], rung[way], rung[f"{way}_ci"], strict=True)
+                points = list(zip(rung[f"{way}_flops"], rung[way], rung[f"{way}_ci"], strict=True))
             elif way == "answer":
                 continue  # it is the first point of `revise`
             else:
