@@ -21,6 +21,8 @@ from lib.results import io
 from lib.store import Store
 from lib.timing import answering as speed
 from lib.training import reasoner
+from report.charts import reasoning as charts
+from report.charts import render
 
 REASONER = ROOT / "models" / "reasoner"
 ORDER = list(product(range(2), range(2)))
@@ -191,7 +193,7 @@ def test_times_are_those_of_a_batch(examiner):
 def test_scored_and_ranking_problems_are_different():
     drawn = asking.divided(asking.OwnWords(), 20, 7, seed=3)
     assert (len(drawn["scored"]), len(drawn["ranking"])) == (60, 21)
-    assert not {p.text for p in drawn["scored"]} & {p.text for p in drawn["ranking"]}
+    assert len({p.text for p in drawn["scored"] + drawn["ranking"]}) == 81
     assert drawn["levels"] == ["easy"] * 20 + ["middle"] * 20 + ["hard"] * 20
 
 
@@ -244,7 +246,7 @@ def test_a_template_that_fails_is_one_line(chat_tokenizer, monkeypatch):
 
 
 @pytest.mark.skipif(not REASONER.is_dir(), reason="models/reasoner is not there")
-def test_the_reasoner_is_worth_asking(tmp_path):
+def test_the_reasoner_is_worth_asking():
     """By plain `transformers`: at once between 25 and 75 % right, thinking 20 points better."""
     tokenizer, model = loading.load_tokenizer(REASONER), loading.load_model(REASONER)
     assert sum(path.stat().st_size for path in REASONER.iterdir()) <= 3 * 2**20
@@ -256,3 +258,17 @@ def test_the_reasoner_is_worth_asking(tmp_path):
         share[way] = np.mean([manner.said(text, way) == p.answer for text, p in zip(texts, drawn, strict=True)])
     assert 0.25 <= share["answer"] <= 0.75
     assert share["think"] >= share["answer"] + 0.2
+
+
+def test_charts_show_every_rung_in_both_languages(rungs):
+    rows = [rung.figures(rungs[0], draws=100) for rung in rungs.values()]
+    for draw in (charts.accuracy, charts.by_flops):
+        drawn = draw(rows)
+        shown = {
+            text for lang in ("ja", "en") for text in [json.dumps(render.localise(drawn, lang), ensure_ascii=False)]
+        }
+        assert all("正答率" in text or "right answers" in text for text in shown)
+        assert len(shown) == 2
+    values = [row for data in charts.accuracy(rows).to_dict()["layer"] for row in data["data"]["values"]]
+    think = {row["n"]: row["value"] for row in values if row["way"] == "thinking aloud"}
+    assert think == {row["n_linearized"]: row["think"] for row in rows}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binomtest
 
-from lib.analysis.bootstrap import DRAWS, Interval, interval
+from lib.analysis.bootstrap import DRAWS, LEVEL, Interval, interval
 from lib.errors import InputError
 
 Right = Sequence[bool] | np.ndarray
@@ -43,10 +43,16 @@ def difference(a: Right, b: Right, seed: int = 0, draws: int = DRAWS) -> tuple[f
 
 
 def comparison(a: Right, b: Right, seed: int = 0, draws: int = DRAWS) -> dict:
-    """`{difference, difference_ci, p, verdict}` of `a` against `b`: above, alike or below, told by the interval."""
+    """`{difference, difference_ci, p, verdict}` of `a` against `b`.
+
+    The verdict is above or below where the interval leaves out 0 and p is under 0.05, for with few problems the
+    interval is too narrow; else alike.
+    """
     value, ends = difference(a, b, seed, draws)
-    verdict = ABOVE if ends[0] > 0 else BELOW if ends[1] < 0 else ALIKE
-    return {"difference": value, "difference_ci": ends, "p": mcnemar(a, b), "verdict": verdict}
+    p = mcnemar(a, b)
+    apart = p < 1 - LEVEL
+    verdict = ABOVE if apart and ends[0] > 0 else BELOW if apart and ends[1] < 0 else ALIKE
+    return {"difference": value, "difference_ci": ends, "p": p, "verdict": verdict}
 
 
 def majority(answers: Sequence[Sequence[str]], n: int) -> list[str]:

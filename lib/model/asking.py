@@ -25,9 +25,9 @@ class OwnWords:
     """The words that the reasoner was trained on."""
 
     levels = (
-        Level("easy", (("chain", 2), ("sum", 2))),
-        Level("middle", (("chain", 3), ("sum", 3))),
-        Level("hard", (("chain", 5), ("sum", 4))),
+        Level("easy", (("chain", 4), ("sum", 3))),
+        Level("middle", (("chain", 5), ("chain", 6))),
+        Level("hard", (("chain", 6), ("sum", 4))),
     )
     unreadable = "0"
 
@@ -50,7 +50,7 @@ class OwnWords:
             problem
             for (kind, length), share in zip(level.kinds, shares, strict=True)
             if share
-            for problem in problems.distinct(seed, kind, length, share)
+            for problem in problems.distinct(f"{seed} {level.name}", kind, length, share)
         ]
 
 

@@ -88,7 +88,7 @@ def draw_split(rng, kind, length, held_out):
 
 
 def distinct(seed, kind, length, count):
-    """`count` different held-out problems."""
+    """`count` different held-out problems; the same `seed`, a number or text, draws the same ones."""
     rng, found = random.Random(f"{seed} {kind} {length}"), {}
     for _ in range(200 * count):
         problem = draw_split(rng, kind, length, True)

@@ -216,7 +216,7 @@ Every text ends in `{problems.END}`. `AutoModelForCausalLM` and `AutoTokenizer` 
 | --- | --- |
 | problems seen | {recipe.problems:,}, drawn afresh for each step; {recipe.chain_share:.0%} chains |
 | instructions | {shares}; a draft is right in {recipe.right_drafts:.0%} of cases |
-| lengths learned | chains of 1 to {recipe.at_once[-1][0]} steps at once, to {recipe.thinking[-1][0]} thinking; sums of 1 to {recipe.digits[-1][0]} digits |
+| lengths learned | chains of 1 to {recipe.at_once[-1][0]} steps at once and 1 to {recipe.thinking[-1][0]} thinking; sums of 1 to {recipe.digits[-1][0]} digits |
 | held out | problems whose text's SHA-256 begins with a byte below {problems.HELD_OUT_BYTES}, an eighth of all |
 | recipe | batches of {recipe.batch_problems} problems, {-(-recipe.problems // recipe.batch_problems):,} steps; Muon and AdamW; seed {recipe.seed} |
 | most harmful head to zero | {facts["worst_head"]}: {facts["worst_head_loss"]:.0%} of {facts["worst_head_level"]} answers lost |

@@ -17,7 +17,10 @@ SHARE = alt.Axis(format=".0%")
 
 
 def accuracy(rungs):
-    """Accuracy against linearized heads, one line a way with its band; the last round and the largest N of each."""
+    """Accuracy against linearized heads, one line a way; the last round and the largest N of each.
+
+    Bands for what is not sampled; those of votes and selections stand in the tooltips.
+    """
     rows = []
     for rung in rungs:
         for way, (name, _) in WAYS.items():
@@ -25,8 +28,13 @@ def accuracy(rungs):
             if isinstance(value, list):
                 value, ends = value[-1], ends[-1]
             rows.append({"way": name, "n": rung["n_linearized"], "value": value, "lo": ends[0], "hi": ends[1]})
-    x = alt.X("n:Q", title="heads on ReLU", axis=alt.Axis(values=[rung["n_linearized"] for rung in rungs], format="d"))
-    return house(alt.layer(*_lines(rows, x, tip("n:Q", "heads on ReLU"))), height=340)
+    axis = alt.Axis(values=[rung["n_linearized"] for rung in rungs], format="d")
+    x = alt.X("n:Q", title="heads on ReLU", axis=axis, scale=alt.Scale(nice=False, padding=10))
+    banded = [WAYS[way][0] for way in ("answer", "think", "revise")]
+    bands = chart_of([row for row in rows if row["way"] in banded]).mark_area(opacity=0.15)
+    colour = _colour(list(dict.fromkeys(row["way"] for row in rows)))
+    layers = [bands.encode(x=x, y="lo:Q", y2="hi:Q", color=colour), *_lines(rows, x, tip("n:Q", "heads on ReLU"))]
+    return house(alt.layer(*layers), height=340)
 
 
 def by_flops(rungs):
@@ -62,16 +70,24 @@ def house_of(panels):
     return panels.properties(padding=4).configure(**styled.config.to_dict(validate=False))
 
 
+def _colour(names):
+    inks = dict(WAYS.values())
+    return alt.Color("way:N", title=None, scale=alt.Scale(domain=names, range=[inks[name] for name in names]))
+
+
+def _with_bars(rows, x):
+    colour = _colour(list(dict.fromkeys(row["way"] for row in rows)))
+    bars = chart_of(rows).mark_rule(strokeWidth=1, opacity=0.5).encode(x=x, y="lo:Q", y2="hi:Q", color=colour)
+    return [bars, *_lines(rows, x, tip("flops:Q", "FLOPs", ".3s"))]
+
+
 def _lines(rows, x, where):
     names = list(dict.fromkeys(row["way"] for row in rows))
-    inks = dict(WAYS.values())
-    colour = alt.Color("way:N", title=None, scale=alt.Scale(domain=names, range=[inks[name] for name in names]))
     shape = alt.Shape("way:N", title=None, scale=alt.Scale(domain=names, range=list(SHAPES[: len(names)])))
     y = alt.Y("value:Q", title="right answers", axis=SHARE, scale=alt.Scale(domain=[0, 1]))
     tips = [tip("way:N", "way"), where, tip("value:Q", "right answers", ".1%"), *interval_tips(".1%")]
-    base = chart_of(rows).encode(x=x, color=colour)
+    base = chart_of(rows).encode(x=x, color=_colour(names))
     return [
-        base.mark_area(opacity=0.12).encode(y="lo:Q", y2="hi:Q"),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=shape, tooltip=tips),
     ]
