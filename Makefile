@@ -11,7 +11,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B
 
 .DEFAULT_GOAL := help
-.PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model judge-model scale recovery new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model judge-model reasoner scale recovery new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -60,6 +60,9 @@ scale: $(READY) ## R3: train the family of models and climb each one's ladder; b
 
 recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/recovery/recovery.json
 	@$(PY) -m lib.training.recovery
+
+reasoner: $(READY) ## train the reasoner of R2 again (about twenty minutes on 2 cores)
+	@$(PY) -m lib.pipeline train reasoner $(PARAMS)
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
 	@$(PY) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)

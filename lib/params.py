@@ -117,6 +117,12 @@ RULES: dict[str, Whole | Real | Choice | Text] = {
     "samples": Whole(1, 1000),
     "temperature": Real(0.0, 10.0),
     "judge": Text(r".*", _place + ", auto, or nothing"),
+    "reasoner": Text(r"\S.*", _place),
+    "problems": Whole(2, 100_000),
+    "ranking_problems": Whole(2, 100_000),
+    "reasoner_rungs": Whole(1, 100),
+    "revisions": Whole(1, 10),
+    "votes": Whole(1, 64),
 }
 
 

@@ -58,7 +58,7 @@ QUOTED_LINES = 10
 REFERENCES = {"fig": ("図", "Figure"), "tab": ("表", "Table"), "sec": ("", ""), "ref": ("", "")}
 KNOWN_NAMES = re.compile(
     r"GPT-2|WikiText-2|[Ww]ikitext-2-raw-v1|Llama-\d|M1 Mac|\bH[12]00\b|Python 3|"
-    r"(?<![A-Za-z0-9])[VP][1-5](?![0-9])|(?:Phase|フェーズ) ?[1-3](?:\.5)?(?:[-–—〜][1-3])?|"
+    r"(?<![A-Za-z0-9])(?:[VP][1-5]|R[1-4]|S[12])(?![0-9])|(?:Phase|フェーズ) ?[1-3](?:\.5)?(?:[-–—〜][1-3])?|"
     r"(?<![A-Za-z0-9])2K(?![A-Za-z0-9])|(?<![A-Za-z0-9])L1(?![A-Za-z0-9])|(?:float|bfloat|int)\d+|bf16|fp16|fp32|"
     r"4-gram|distinct-2|(?:仮説|[Hh]ypothesis )5|95 ?%|exp10"
 )
@@ -208,7 +208,7 @@ def chips(rows: list[dict]) -> None:
 def figure_path(name, lang):
     """`exp10v_<name>_<slug>.png` for V1-V5, `exp10p1_…` for P1; the Japanese twin has `_ja` before the slug."""
     section = _bound().section
-    family = "v" if section.startswith("V") else section.lower() if re.fullmatch(r"P\d|K", section) else ""
+    family = "v" if section.startswith("V") else section.lower() if re.fullmatch(r"[PRS]\d|K", section) else ""
     twin = "_ja" if lang == "ja" else ""
     return Path(_bound().figures) / f"exp10{family}_{name}{twin}_{_bound().slug}.png"
 

@@ -35,29 +35,36 @@ def respondent(model, tmp_path):
 
 
 def by_hand(model, prompt, room, plan):
-    """Greedy text token by token through the hooked model, and its summed log-likelihood."""
+    """Greedy text token by token through the hooked model, and its number of tokens."""
     tokenizer = reasoner.tokenizer()
     ids = tokenizer(prompt, return_tensors="pt").input_ids
-    n, total = ids.shape[1], 0.0
+    n = ids.shape[1]
     with apply(model, plan), torch.no_grad():
         for _ in range(room):
-            logits = model(ids, use_cache=False).logits[0, -1].double().log_softmax(-1)
-            choice = logits.argmax()
-            total += float(logits[choice])
+            choice = model(ids, use_cache=False).logits[0, -1].argmax()
             ids = torch.cat([ids, choice[None, None]], 1)
             if choice == tokenizer.eos_token_id:
                 break
-    return tokenizer.decode(ids[0, n:], skip_special_tokens=True), ids.shape[1] - n, total
+    return tokenizer.decode(ids[0, n:], skip_special_tokens=True), ids.shape[1] - n
 
 
 @pytest.mark.parametrize("plan", [Plan(), PLAN])
 def test_greedy_texts_are_those_of_the_hooked_model(model, respondent, plan):
     found = respondent.write(PROMPTS, ROOMS, plan)
     for i, (prompt, room) in enumerate(zip(PROMPTS, ROOMS, strict=True)):
-        text, n, score = by_hand(model, prompt, room, plan)
+        text, n = by_hand(model, prompt, room, plan)
         assert found.texts[i] == [text]
         assert found.n_tokens[i, 0] == n
-        assert found.log_likelihood[i, 0] == pytest.approx(score, rel=1e-4, abs=1e-4)
+    assert found.log_likelihood is None
+
+
+def test_a_sample_s_likelihood_is_that_of_its_own_tokens_under_its_plan(model, respondent):
+    found = respondent.write(PROMPTS, ROOMS, PLAN, n_samples=2, temperature=1.0)
+    completions = [f"{row[1]} {problems.END}" for row in found.texts]
+    whole = [len(c.split()) == n for c, n in zip(completions, found.n_tokens[:, 1], strict=True)]
+    assert any(whole)
+    nll = respondent.nll(PROMPTS, completions, PLAN)
+    np.testing.assert_allclose(found.log_likelihood[whole, 1], -nll[whole], rtol=1e-4, atol=1e-4)
 
 
 def test_samples_are_drawn_once_and_kept(respondent, monkeypatch):

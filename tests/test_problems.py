@@ -21,15 +21,20 @@ def test_a_chain_is_what_python_makes_of_its_text(problem):
     value, *operations = problem.text.split()[1:]
     nested = "(" * len(operations) + value + "".join(f"{operation})" for operation in operations)
     assert int(problem.answer) == eval(nested) % 10
-    assert len(problem.steps) == problem.length
+    assert problem.steps[::2] == operations
     assert problem.steps[-1] == problem.answer
+    before = [value, *problem.steps[1:-2:2]]
+    for number, operation, after in zip(before, operations, problem.steps[1::2], strict=True):
+        assert eval(f"({number}{operation}) % 10") == int(after)
 
 
 @pytest.mark.parametrize("problem", some("sum", range(1, 6), 40), ids=lambda p: p.text)
 def test_a_sum_is_what_python_makes_of_its_text(problem):
     a, b = (int(number.replace(" ", "")) for number in problem.text.split("+"))
     assert int(problem.answer.replace(" ", "")) == a + b
-    digits, carries = problem.steps[::2], problem.steps[1::2]
+    digits, carries = problem.steps[2::4], problem.steps[3::4]
+    assert "".join(reversed(problem.steps[::4])) == str(a)
+    assert "".join(reversed(problem.steps[1::4])) == str(b)
     assert int("".join([carries[-1], *reversed(digits)])) == a + b
 
 

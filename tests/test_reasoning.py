@@ -58,6 +58,14 @@ def test_verdicts(a_right, b_right, verdict):
     assert found["difference"] == pytest.approx((a_right - b_right) / 100)
 
 
+def test_five_problems_are_too_few_to_tell():
+    """All five differ alike, so the interval is a point; the exact p is 2 / 2^5."""
+    found = reasoning.comparison(flags((True, 5)), flags((False, 5)))
+    assert found["difference_ci"] == [1, 1]
+    assert found["p"] == pytest.approx(2 / 32)
+    assert found["verdict"] == "alike"
+
+
 def test_majority_counts_and_gives_ties_to_the_earliest():
     answers = [["1", "2", "2", "3", "3"], ["", "4", "4", "", "4"]]
     assert reasoning.majority(answers, 1) == ["1", ""]

@@ -150,6 +150,12 @@ def decode_flops(shape: Shape, start: int, stop: int, n: int = 0, kind: str = "r
     return (stop - start) * (shape.per_token() + shape.unembedding()) + attention_flops(shape, start, stop, n, kind)
 
 
+def writing_flops(shape: Shape, prompt: int, lengths: Sequence[int], n: int = 0, kind: str = "relu") -> int:
+    """The whole model over a prompt once and, after it, one text of each of `lengths` tokens, the last not read."""
+    texts = sum(decode_flops(shape, prompt, prompt + length - 1, n, kind) for length in lengths)
+    return prefill_flops(shape, prompt, n, kind, n_logits=1) + texts
+
+
 def attention_share(shape: Shape, length: int) -> float:
     """Share (0–1) of scores and weighted sums in the all-softmax model's prefill at `length`."""
     return attention_flops(shape, 0, length) / prefill_flops(shape, length)

@@ -12,27 +12,28 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binomtest
 
-from lib.analysis.bootstrap import DRAWS, Interval, interval
+from lib.analysis.bootstrap import DRAWS, LEVEL, Interval, interval
 from lib.errors import InputError
 
+Right = Sequence[bool] | np.ndarray
 ABOVE, ALIKE, BELOW = "above", "alike", "below"
 
 
-def accuracy(right: Sequence[bool]) -> tuple[float, Interval]:
+def accuracy(right: Right) -> tuple[float, Interval]:
     """Share of right answers (0–1) with Wilson's interval."""
     right = _checked(right)
     found = binomtest(int(right.sum()), len(right))
     return found.statistic, list(found.proportion_ci(method="wilson"))
 
 
-def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
+def mcnemar(a: Right, b: Right) -> float:
     """Two-sided exact p that `a` and `b` are right equally often, told by the problems that only one of them solves."""
     a, b = _pair(a, b)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def difference(a: Sequence[bool], b: Sequence[bool], seed: int = 0, draws: int = DRAWS) -> tuple[float, Interval]:
+def difference(a: Right, b: Right, seed: int = 0, draws: int = DRAWS) -> tuple[float, Interval]:
     """Accuracy of `a` minus that of `b`, with the paired bootstrap interval over problems."""
     a, b = _pair(a, b)
     gap = a.astype(np.float64) - b
@@ -41,11 +42,17 @@ def difference(a: Sequence[bool], b: Sequence[bool], seed: int = 0, draws: int =
     return float(gap.mean()), interval((resampled[:, 0] - resampled[:, 2]) / len(gap))
 
 
-def comparison(a: Sequence[bool], b: Sequence[bool], seed: int = 0, draws: int = DRAWS) -> dict:
-    """`{difference, difference_ci, p, verdict}` of `a` against `b`: above, alike or below, told by the interval."""
+def comparison(a: Right, b: Right, seed: int = 0, draws: int = DRAWS) -> dict:
+    """`{difference, difference_ci, p, verdict}` of `a` against `b`.
+
+    The verdict is above or below where the interval leaves out 0 and p is under 0.05, for with few problems the
+    interval is too narrow; else alike.
+    """
     value, ends = difference(a, b, seed, draws)
-    verdict = ABOVE if ends[0] > 0 else BELOW if ends[1] < 0 else ALIKE
-    return {"difference": value, "difference_ci": ends, "p": mcnemar(a, b), "verdict": verdict}
+    p = mcnemar(a, b)
+    apart = p < 1 - LEVEL
+    verdict = ABOVE if apart and ends[0] > 0 else BELOW if apart and ends[1] < 0 else ALIKE
+    return {"difference": value, "difference_ci": ends, "p": p, "verdict": verdict}
 
 
 def majority(answers: Sequence[Sequence[str]], n: int) -> list[str]:
@@ -71,14 +78,14 @@ def reach(verdicts: Sequence[str], allowed: Sequence[str]) -> int | None:
     return last
 
 
-def _checked(right: Sequence[bool]) -> np.ndarray:
+def _checked(right: Right) -> np.ndarray:
     right = np.asarray(right)
     if right.ndim != 1 or right.size == 0 or right.dtype != bool:
         raise InputError(f"answers of shape {list(right.shape)}, {right.dtype}; one bool for each problem is needed")
     return right
 
 
-def _pair(a: Sequence[bool], b: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+def _pair(a: Right, b: Right) -> tuple[np.ndarray, np.ndarray]:
     a, b = _checked(a), _checked(b)
     if a.shape != b.shape:
         raise InputError(f"answers to {len(a)} and to {len(b)} problems; the same problems are needed")

@@ -1,6 +1,6 @@
 """Prompts answered in text by a model under a plan; everything that was written is kept in the store."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +14,20 @@ from lib.engine.interventions import Plan
 from lib.store import Store, digest
 
 SOURCES = sources_digest("lib.engine.generation")
-SEED_STRIDE = 1_000_003
+SEED_STRIDE = 64  # samples of a prompt at most; a CPU generator heeds 32 bits of its seed
 
 
 @dataclass(frozen=True)
 class Written:
     """What was written to each prompt, `[n_prompts][n_samples]`.
 
-    `texts` without special tokens; `n_tokens` up to and with the end; `log_likelihood` of those tokens, in nats, under
-    the plan that wrote them.
+    `texts` without special tokens; `n_tokens` up to and with the end; `log_likelihood` of the tokens of samples, in
+    nats, under the plan that wrote them, None for greedy texts.
     """
 
     texts: list[list[str]]
     n_tokens: np.ndarray
-    log_likelihood: np.ndarray
-
-    @property
-    def first(self) -> list[str]:
-        return [row[0] for row in self.texts]
+    log_likelihood: np.ndarray | None
 
 
 class Respondent:
@@ -65,20 +61,22 @@ class Respondent:
         plan = Plan() if plan is None else plan
         ids = [self.ids(prompt) for prompt in prompts]
         texts: list[list[str]] = [[]] * len(ids)
-        counts, scores = (np.empty((len(ids), n_samples)) for _ in range(2))
+        counts = np.empty((len(ids), n_samples), dtype=int)
+        scores = np.empty((len(ids), n_samples)) if temperature else None
         for rows in _alike([(len(own), room) for own, room in zip(ids, rooms, strict=True)]):
-            given = np.array([ids[i] for i in rows], dtype=np.int32)
+            given = np.repeat(np.array([ids[i] for i in rows], dtype=np.int32), n_samples, axis=0)
             seeds = [seed + SEED_STRIDE * i + k for i in rows for k in range(n_samples)] if temperature else None
-            tokens, nll = self._sampled(given, rooms[rows[0]], plan, n_samples, temperature, seeds, label)
-            for i, own, own_nll in zip(rows, tokens, nll, strict=True):
-                lengths = [self._length(row) for row in own]
-                texts[i] = [
-                    self.tokenizer.decode(row[:n].tolist(), skip_special_tokens=True)
-                    for row, n in zip(own, lengths, strict=True)
-                ]
-                counts[i] = lengths
-                scores[i] = [-row[:n].sum() for row, n in zip(own_nll.astype(np.float64), lengths, strict=True)]
-        return Written(texts, counts.astype(int), scores)
+            settings = (plan, given, rooms[rows[0]], temperature, seeds, label)
+            tokens = self._tokens(*settings).reshape(len(rows), n_samples, -1)
+            lengths = [[self._length(row) for row in own] for own in tokens]
+            for i, own, n in zip(rows, tokens, lengths, strict=True):
+                texts[i] = [self._text(row[:stop]) for row, stop in zip(own, n, strict=True)]
+                counts[i] = n
+            if scores is not None:
+                nll = self._nll(np.concatenate([given, tokens.reshape(len(given), -1)], 1), tokens.shape[2], plan)
+                counted = np.arange(tokens.shape[2]) < np.array(lengths)[..., None]
+                scores[rows] = -(nll.reshape(tokens.shape) * counted).sum(-1)
+        return Written(texts, counts, scores)
 
     def nll(self, prompts: Sequence[str], completions: Sequence[str], plan: Plan | None = None) -> np.ndarray:
         """Summed negative log-likelihood of each completion after its prompt under `plan`, float64 `[n_prompts]`."""
@@ -89,41 +87,36 @@ class Respondent:
         total = np.empty(len(pairs))
         for rows in _alike([(len(given), len(wanted)) for given, wanted in pairs]):
             sequences = np.array([[*pairs[i][0], *pairs[i][1]] for i in rows], dtype=np.int32)
-            n_scored = len(pairs[rows[0]][1])
-            key = digest("answer nll", *self.identity, self._kernel(plan), plan.key(), sequences, n_scored)
-            nll = self.store.get(key)
-            if nll is None:
-                nll = continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)
-                self.store.put(key, nll)
-            total[rows] = nll.astype(np.float64).sum(1)
+            total[rows] = self._nll(sequences, len(pairs[rows[0]][1]), plan).sum(1)
         return total
 
-    def _sampled(
-        self,
-        given: np.ndarray,
-        room: int,
-        plan: Plan,
-        n_samples: int,
-        temperature: float,
-        seeds: list[int] | None,
-        label: str,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and their NLLs, both `[n_prompts, n_samples, room]`."""
-        asked = np.repeat(given, n_samples, axis=0)
-        key = digest(
-            "write", *self.identity, self._kernel(plan), plan.key(), asked, room, repr(temperature), repr(seeds)
+    def _tokens(
+        self, plan: Plan, given: np.ndarray, room: int, temperature: float, seeds: list[int] | None, label: str
+    ) -> np.ndarray:
+        """`room` tokens after each row of `given` [B, P], int32 [B, room]."""
+        asked = (plan.key(), given, room, repr(temperature), repr(seeds))
+        return self._kept(
+            digest("write", *self.identity, self._kernel(plan), *asked),
+            lambda: generate(
+                self.model, given, room, plan, temperature=temperature, seeds=seeds, backend=self.backend, label=label
+            ),
         )
-        tokens, nll = self.store.get(key), self.store.get(f"{key}-nll")
-        if tokens is None or nll is None:
-            tokens = generate(
-                self.model, asked, room, plan, temperature=temperature, seeds=seeds, backend=self.backend, label=label
-            )
-            whole = np.concatenate([asked, tokens], axis=1)
-            nll = continuation_nll(self.model, whole, room, plan, backend=self.backend)
-            self.store.put(key, tokens)
-            self.store.put(f"{key}-nll", nll)
-        shape = (len(given), n_samples, room)
-        return tokens.reshape(shape), nll.reshape(shape)
+
+    def _nll(self, sequences: np.ndarray, n_scored: int, plan: Plan) -> np.ndarray:
+        """Of the last `n_scored` tokens of each row under `plan`, float64 [B, n_scored]."""
+        key = digest("answer nll", *self.identity, self._kernel(plan), plan.key(), sequences, n_scored)
+        score = lambda: continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)  # noqa: E731
+        return self._kept(key, score).astype(np.float64)
+
+    def _kept(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        found = self.store.get(key)
+        if found is None:
+            found = compute()
+            self.store.put(key, found)
+        return found
+
+    def _text(self, tokens: np.ndarray) -> str:
+        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
 
     def _kernel(self, plan: Plan) -> str | None:
         return self.backend if plan.needs_kernel else None

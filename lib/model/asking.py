@@ -27,9 +27,9 @@ class OwnWords:
     """The words that the reasoner was trained on."""
 
     levels = (
-        Level("easy", (("chain", 2), ("sum", 2))),
-        Level("middle", (("chain", 3), ("sum", 3))),
-        Level("hard", (("chain", 5), ("sum", 4))),
+        Level("easy", (("chain", 4), ("sum", 3))),
+        Level("middle", (("chain", 5), ("chain", 6))),
+        Level("hard", (("chain", 6), ("sum", 4))),
     )
     unreadable = "0"
 
@@ -52,7 +52,7 @@ class OwnWords:
             problem
             for (kind, length), share in zip(level.kinds, shares, strict=True)
             if share
-            for problem in problems.distinct(seed, kind, length, share)
+            for problem in problems.distinct(f"{seed} {level.name}", kind, length, share)
         ]
 
 
@@ -102,3 +102,17 @@ def manner(tokenizer: Any) -> OwnWords | Chat:
         "reasoner: its tokenizer has no chat template; allowed: models/reasoner, or a model that was tuned to follow"
         " instructions"
     )
+
+
+def divided(manner: OwnWords | Chat, n_scored: int, n_ranking: int, seed: int) -> dict[str, list[Any]]:
+    """`{scored, levels, ranking}`: of each level `n_scored` problems, with their levels, and `n_ranking` others."""
+    scored: list[Any] = []
+    levels: list[str] = []
+    ranking: list[Any] = []
+    for level in manner.levels:
+        drawn = manner.problems(level, n_scored + n_ranking, seed)
+        random.Random(f"{seed} {level.name}").shuffle(drawn)
+        scored += drawn[:n_scored]
+        levels += [level.name] * n_scored
+        ranking += drawn[n_scored:]
+    return {"scored": scored, "levels": levels, "ranking": ranking}

@@ -160,6 +160,12 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         ) from None
 
 
+def commit(folder: str | Path) -> str | None:
+    """The hub's commit that a downloaded snapshot was resolved to; None for a folder of one's own."""
+    folder = Path(folder)
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def fingerprint(folder: Path) -> str:
     """sha256 over the configuration and the weights, file by file."""
     digest = hashlib.sha256()

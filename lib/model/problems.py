@@ -40,17 +40,18 @@ class Problem:
 
     @property
     def steps(self) -> list[str]:
-        """What thinking writes: a chain's value after each step; a sum's digit and carry, column by column."""
+        """What thinking writes: of a chain each operation and its value, of a sum each column, its digit and carry."""
+        written = []
         if self.kind == "chain":
-            value, values = int(self.parts[0]), []
+            value = int(self.parts[0])
             for operation in self.parts[1:]:
                 value = _applied(operation, value)
-                values.append(str(value))
-            return values
-        carry, written = 0, []
+                written += [operation, str(value)]
+            return written
+        carry = 0
         for pair in zip(*(reversed(number) for number in self.parts), strict=True):
             carry, digit = divmod(sum(map(int, pair)) + carry, 10)
-            written += [str(digit), str(carry)]
+            written += [*pair, str(digit), str(carry)]
         return written
 
     @property
@@ -86,8 +87,8 @@ def draw_split(rng: random.Random, kind: str, length: int, held_out: bool) -> Pr
     return problem
 
 
-def distinct(seed: int, kind: str, length: int, count: int) -> list[Problem]:
-    """`count` different held-out problems."""
+def distinct(seed: int | str, kind: str, length: int, count: int) -> list[Problem]:
+    """`count` different held-out problems; the same `seed`, a number or text, draws the same ones."""
     rng = random.Random(f"{seed} {kind} {length}")
     found: dict[str, Problem] = {}
     for _ in range(200 * count):

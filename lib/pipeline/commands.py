@@ -177,11 +177,16 @@ def assemble(profile: Profile) -> None:
     profile.save()
 
 
-def train(overrides: dict[str, Any]) -> None:
-    """Runs the notebook that trains the embedded model, with overrides of its own parameters cell."""
+TRAININGS = ("embedded_model", "reasoner")
+
+
+def train(overrides: dict[str, Any], name: str = TRAININGS[0]) -> None:
+    """Runs a notebook that trains a model, with overrides of its own parameters cell."""
     import papermill
 
-    path = notebooks.NOTEBOOKS / "embedded_model.ipynb"
+    if name not in TRAININGS:
+        raise InputError(f"train: given {name!r}{near(name, TRAININGS)}, allowed: {', '.join(TRAININGS)}")
+    path = notebooks.NOTEBOOKS / f"{name}.ipynb"
     cells = nbformat.read(path, as_version=4).cells
     cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     defaults = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
@@ -192,7 +197,7 @@ def train(overrides: dict[str, Any]) -> None:
             overrides[name] = type(defaults[name])(value)
         except ValueError:
             raise InputError(f"-p {name}: given {value!r}, allowed: a whole number") from None
-    target = build_root() / "embedded-model" / path.name
+    target = build_root() / name.replace("_", "-") / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent.name):
         kernel = start()
@@ -217,7 +222,7 @@ def train(overrides: dict[str, Any]) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["report", "run", "dry-run", "list", "train"])
-    parser.add_argument("names", nargs="*", help="notebooks (for run)")
+    parser.add_argument("names", nargs="*", help="notebooks (for run), or what to train")
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--as-before", action="store_true", help="with the parameters of the profile's last run")
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
@@ -229,7 +234,7 @@ def main(words: Sequence[str] | None = None) -> None:
             for nb in discover().values():
                 print(f"{nb.name:12} needs {', '.join(nb.needs) or 'nothing':40} takes {', '.join(nb.parameters)}")
         elif args.task == "train":
-            train(dict(args.given))
+            train(dict(args.given), *args.names)
         elif args.task == "run":
             run_notebooks(args.profile, args.names, overrides)
         else:

@@ -21,10 +21,13 @@ def packages() -> dict[str, str]:
     return {"requirements.txt": file_digest(ROOT / "requirements.txt"), "Python": platform.python_version()}
 
 
-def inputs(values: Mapping[str, Any]) -> dict[str, str]:
-    """`{parameter: digest}` of the model's and the corpus's files, where they are local."""
+FOLDERS = ("model", "tokenizer", "dataset", "judge", "reasoner")
+
+
+def inputs(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """`{parameter: digest}` of the files of the folders that a notebook's parameters name, where they are local."""
     found = {}
-    for key in ("model", "tokenizer", "dataset"):
+    for key in [key for key in FOLDERS if key in names]:
         folder = local_folder(values[key]) if values[key] else None
         files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder else []
         found[key] = sha([[p.name, p.stat().st_size, file_digest(p)] for p in files])
@@ -90,7 +93,7 @@ class Profile:
             "modules": digests(nb.measuring),
             "packages": packages(),
             "needs": {name: sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs},
-            "inputs": {} if nb.needs else inputs(self.values),
+            "inputs": inputs(self.values, nb.parameters),
         }
 
     def drawing(self, nb: Notebook) -> dict[str, Any]:

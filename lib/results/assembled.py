@@ -1,4 +1,4 @@
-"""The two results files in the write-up's own form, put together from sections."""
+"""The results files that are put together from sections, the first two in the write-up's own form."""
 
 
 def assemble_validation(results, provenance):
@@ -31,3 +31,12 @@ def assemble_phase3(results, provenance):
         "p4_context_length": results["P4"],
         "provenance": provenance,
     }
+
+
+QUESTIONS = {"r1_kernels": "K", "r2_thinking": "R2", "r3_scale": "R3", "r4_recovery": "R4"}
+
+
+def assemble_questions(results, provenance):
+    """`exp10r_open_questions_<model>.json`: Part R, as far as it was measured."""
+    measured = {key: results[section] for key, section in QUESTIONS.items() if section in results}
+    return {"model": results["setup"]["model"]["name"]} | measured | {"provenance": provenance}

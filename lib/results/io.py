@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -72,6 +73,13 @@ def write_json(path: str | Path, value: Any, schema_name: str | None = None) -> 
         validate_section(value["section"], value["data"], Path(path).name)
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    with replacing(path) as partial:
+        text = "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path, schema_name: str | None = None) -> Any:

@@ -211,14 +211,18 @@ ROLES = {
 }
 
 
+def loss_rows(curve):
+    """Some dozen rows of the loss curve for a model card's table, Markdown."""
+    every = max(1, len(curve) // 12)
+    points = [*curve[every - 1 :: every], curve[-1]] if len(curve) % every else curve[every - 1 :: every]
+    return "\n".join(f"| {seen:,} | {loss:.3f} |" for seen, loss in points)
+
+
 def card(recipe, facts, curve, corpus_facts, role="embedded"):
     """The model card, Markdown: data, recipe, loss curve and held-out figures; `role` is one of `ROLES`."""
     title, purpose, command = ROLES[role]
     stages = "; ".join(f"{stage.tokens:,} tokens in windows of {stage.context}" for stage in recipe.stages)
     shape = recipe.shape
-    every = max(1, len(curve) // 12)
-    points = [*curve[every - 1 :: every], curve[-1]] if len(curve) % every else curve[every - 1 :: every]
-    losses = "\n".join(f"| {seen:,} | {loss:.3f} |" for seen, loss in points)
     return f"""---
 license: psf-2.0
 library_name: transformers
@@ -246,7 +250,7 @@ Mean cross-entropy of the last 25 steps, in nats.
 
 | tokens seen | loss |
 | ---: | ---: |
-{losses}
+{loss_rows(curve)}
 
 The notebook `notebooks/embedded_model.ipynb` trains it again: `{command}`.
 """

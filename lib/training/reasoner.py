@@ -6,6 +6,7 @@ same bits.
 
 import random
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from lib.engine.instructions import Examiner
+from lib.engine.interventions import Plan
 from lib.model import problems
 from lib.training import pretraining
 
@@ -34,9 +37,9 @@ class Recipe:
     warmup_steps: int = 40
     seed: int = 10
     buckets: int = 2
-    instructions: tuple = (("answer", 0.6), ("think", 0.2), ("revise", 0.2))
+    instructions: tuple = (("answer", 0.4), ("think", 0.4), ("revise", 0.2))
     chain_share: float = 0.8
-    at_once: tuple = ((1, 2), (2, 4), (3, 4), (4, 2), (5, 1))
+    at_once: tuple = ((1, 2), (2, 4), (3, 4), (4, 3), (5, 2), (6, 1))
     thinking: tuple = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1))
     digits: tuple = ((1, 1), (2, 2), (3, 2), (4, 1))
     right_drafts: float = 0.5
@@ -146,3 +149,92 @@ def train(recipe, folder, checkpoint_steps=100, report=print):
             pretraining.save_checkpoint(folder, model, opts, seen, [curve, losses])
     pretraining.save_checkpoint(folder, model, opts, seen, [curve, losses])
     return model.eval(), curve
+
+
+def facts(respondent, manner, seed, count=100):
+    """Accuracies of the untouched model by level, and what zeroing the head that it needs most costs at the middle one.
+
+    `count` held-out problems of each level.
+    """
+    model = respondent.model
+    by_level, examiners = [], []
+    for level in manner.levels:
+        examiner = Examiner(respondent, manner, manner.problems(level, count, seed))
+        examiners.append(examiner)
+        right = {name: examiner.right(examiner.ask(name).first) for name in ("answer", "think")}
+        by_level.append({"level": level.name, "kinds": level.kinds} | {k: float(np.mean(v)) for k, v in right.items()})
+    overall = {name: float(np.mean([row[name] for row in by_level])) for name in ("answer", "think")}
+    middle = examiners[len(examiners) // 2]
+    whole = np.mean(middle.right(middle.ask("answer").first))
+    losses = {}
+    for head in product(range(model.config.n_layer), range(model.config.n_head)):
+        losses[head] = float(whole - np.mean(middle.right(middle.ask("answer", Plan.of("zero", [head])).first)))
+    layer, head = max(losses, key=losses.get)
+    return overall | {
+        "levels": by_level,
+        "worst_head": f"L{layer}H{head}",
+        "worst_head_loss": losses[layer, head],
+        "worst_head_level": manner.levels[len(examiners) // 2].name,
+    }
+
+
+def card(recipe, facts, curve):
+    """The model card, Markdown: what it knows, recipe, loss curve and held-out accuracies."""
+    shape = recipe.shape
+    named = {"chain": "chains of {} steps", "sum": "sums of {} digits"}
+    levels = "\n".join(
+        f"| {row['level']}: {', '.join(named[kind].format(length) for kind, length in row['kinds'])} |"
+        f" {row['answer']:.0%} | {row['think']:.0%} |"
+        for row in facts["levels"]
+    )
+    chain, addition = problems.Problem("chain", ("7", "+5", "*3", "-2")), problems.Problem("sum", ("58", "67"))
+    asked = [(chain, "answer", None), (chain, "think", None), (chain, "revise", "9"), (addition, "answer", None)]
+    examples = "\n".join(
+        f"| {way} | `{problems.prompt(problem, way, draft)}` | `{problems.completion(problem, way)}` |"
+        for problem, way, draft in [*asked, (addition, "think", None)]
+    )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in recipe.instructions)
+    return f"""---
+license: mit
+library_name: transformers
+---
+
+# The reasoner
+
+A small GPT-2 ({shape["n_layer"]} layers × {shape["n_head"]} heads, width {shape["n_embd"]}, {shape["n_positions"]} positions,
+{len(problems.TOKENS)} words) that does arithmetic and nothing else, in three ways:
+
+| Instruction | Prompt | What it writes |
+| --- | --- | --- |
+{examples}
+
+Chains are reckoned modulo {problems.MODULUS}, from left to right; a thought repeats each operation and gives its value.
+Sums are thought from the right, column by column: both digits, the sum's digit, the carry.
+Every text ends in `{problems.END}`. `AutoModelForCausalLM` and `AutoTokenizer` load it; words are parted by spaces.
+
+| | |
+| --- | --- |
+| problems seen | {recipe.problems:,}, drawn afresh for each step; {recipe.chain_share:.0%} chains |
+| instructions | {shares}; a draft is right in {recipe.right_drafts:.0%} of cases |
+| lengths learned | chains of 1 to {recipe.at_once[-1][0]} steps at once and 1 to {recipe.thinking[-1][0]} thinking; sums of 1 to {recipe.digits[-1][0]} digits |
+| held out | problems whose text's SHA-256 begins with a byte below {problems.HELD_OUT_BYTES}, an eighth of all |
+| recipe | batches of {recipe.batch_problems} problems, {-(-recipe.problems // recipe.batch_problems):,} steps; Muon and AdamW; seed {recipe.seed} |
+| most harmful head to zero | {facts["worst_head"]}: {facts["worst_head_loss"]:.0%} of {facts["worst_head_level"]} answers lost |
+
+## Accuracy on held-out problems
+
+| Level | At once | Thinking |
+| --- | ---: | ---: |
+{levels}
+| all | {facts["answer"]:.0%} | {facts["think"]:.0%} |
+
+## Training loss
+
+Mean cross-entropy of a completion's tokens over the last 25 steps, in nats.
+
+| problems seen | loss |
+| ---: | ---: |
+{pretraining.loss_rows(curve)}
+
+The notebook `notebooks/reasoner.ipynb` trains it again: `make reasoner`.
+"""

@@ -92,6 +92,17 @@ JAPANESE = {
     "loss": "損失",
     "device": "機器",
     "threshold": "閾値",
+    "right answers": "正答率",
+    "FLOPs for a problem": "一問あたりのFLOPs",
+    "FLOPs": "FLOPs",
+    "way": "答え方",
+    "answering at once": "すぐに答える",
+    "thinking aloud": "考えを書く",
+    "revised": "書き直し",
+    "vote of answers at once": "すぐの答えの多数決",
+    "vote of thoughts": "考えの多数決",
+    "likeliest answer at once": "すぐの答えの最尤",
+    "likeliest thought": "考えの最尤",
 }
 PATTERNS = [
     (re.compile(r"^ReLU, (\d+) heads$"), r"ReLU \1ヘッド"),
