@@ -33,9 +33,7 @@ class Document:
     sections: dict[str, dict[str, Any]]  # name -> {"data", "provenance", "parameters"}
     headings: list[markdown.Heading] = field(default_factory=list)
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # ("fig", name) -> number
-    makers: dict[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # section -> its cell's (anchor, label)
+    makers: dict[str, tuple[str, str]] = field(default_factory=dict)  # section -> its cell's (anchor, label)
     referenced: set[str] = field(default_factory=set)  # anchors of results that some text links to
 
     @property
