@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lib.errors import InputError
 from lib.files import replacing
@@ -20,7 +22,7 @@ from report.words import LANGUAGES
 LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
 
 
-def assemble(notebooks, results, out):
+def assemble(notebooks: Path | str, results: Path | str, out: Path | str) -> list[Path]:
     """Writes the three files into the folder `out`; returns their paths. Raises `InputError`."""
     merged = document.load(notebooks, results)
     files = files_of(Path(results))
@@ -36,7 +38,7 @@ def assemble(notebooks, results, out):
     return [Path(out) / name for name in made]
 
 
-def files_of(results):
+def files_of(results: Path) -> list[dict[str, Any]]:
     """`[{path, bytes, digest}]` of the results' data and figures, by their path beside the report's folder."""
     found = []
     for path in sorted(p for p in results.rglob("*") if p.is_file() and not p.name.startswith(".")):
@@ -51,7 +53,7 @@ def files_of(results):
     return found
 
 
-def main(words=None):
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m report.assemble", description=__doc__.splitlines()[0])
     parser.add_argument("--notebooks", type=Path, required=True, help="folder of the executed notebooks")
     parser.add_argument("--results", type=Path, required=True, help="folder with data/ and figures/")

@@ -3,13 +3,17 @@
 import json
 import re
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pylopdf_fonts_jp
 import typst
+from nbformat import NotebookNode
 
 from report import citation, markdown, provenance, references
 from report.charts import render, style
+from report.document import Document
 from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.words import SUBTITLE, TITLE, word
 
@@ -18,17 +22,21 @@ MANY_MARKS = 3000
 LINES_ON_ONE_PAGE = 34
 LONG_WORD = re.compile(r"\S{40}")
 
+Piece = Callable[[list[str]], str]  # Typst markup from all finished texts
+Later = Callable[[markdown.Nodes], int]  # keeps blocks to be written, and gives the number of their text
 
-def write(document, lang):
+
+def write(document: Document, lang: str) -> bytes:
     """The book's PDF bytes in `lang`."""
-    pieces, groups = [], []
+    groups: list[markdown.Nodes] = []
 
-    def later(blocks):
+    def later(blocks: markdown.Nodes) -> int:
         blocks = without_numbers(blocks)
         groups.append(markdown.spaced(blocks) if lang == "ja" else blocks)
         return len(groups) - 1
 
-    abstract, body = [], []
+    abstract: list[Piece] = []
+    body: list[Piece] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target = body
@@ -49,7 +57,7 @@ def write(document, lang):
         )
 
 
-def whole(document, lang, pieces):
+def whole(document: Document, lang: str, pieces: Mapping[str, str]) -> str:
     details = {
         "lang": lang,
         "title": TITLE[lang],
@@ -68,11 +76,11 @@ def whole(document, lang, pieces):
     return "\n\n".join([opening, pieces["body"], bibliography(lang), colophon(document, lang)])
 
 
-def joined(pieces, texts):
+def joined(pieces: Iterable[Piece], texts: list[str]) -> str:
     return "\n\n".join(piece(texts) for piece in pieces)
 
 
-def pieces_of(document, cell, lang, later, folder):
+def pieces_of(document: Document, cell: NotebookNode, lang: str, later: Later, folder: Path) -> Iterator[Piece]:
     """What a cell contributes to the book: functions of the finished texts, each giving Typst markup."""
     meta = cell.metadata.report
     if meta.kind == "open":
@@ -90,7 +98,9 @@ def pieces_of(document, cell, lang, later, folder):
             yield from output_pieces(document, output, described, lang, later, folder)
 
 
-def output_pieces(document, output, meta, lang, later, folder):
+def output_pieces(
+    document: Document, output: NotebookNode, meta: NotebookNode, lang: str, later: Later, folder: Path
+) -> Iterator[Piece]:
     if meta.kind == "say":
         number = later(meta["blocks"])
         yield lambda texts: texts[number]
@@ -129,7 +139,7 @@ def output_pieces(document, output, meta, lang, later, folder):
         )
 
 
-def picture(spec, folder, name):
+def picture(spec: dict[str, Any], folder: Path, name: str) -> str:
     """The chart beside the book as SVG, or as PNG where it has very many marks; returns its file name."""
     if json.dumps(spec).count("{") > MANY_MARKS:
         (folder / f"{name}.png").write_bytes(render.png(spec, scale=3))
@@ -138,7 +148,7 @@ def picture(spec, folder, name):
     return f"{name}.svg"
 
 
-def data_table(content, note):
+def data_table(content: Mapping[str, Any], note: str) -> str:
     """A call of the template's `data-table`."""
     columns = content["columns"]
     widest = [
@@ -155,12 +165,12 @@ def data_table(content, note):
     return f"data-table(columns: ({tracks},), {kinds}, size: {size}pt, header: ({header},), {below}{cells})"
 
 
-def cell_markup(cell):
+def cell_markup(cell: Mapping[str, Any]) -> str:
     interval = f"#ci({quoted(cell['interval'])})" if cell.get("interval") else ""
     return f"[#{quoted(cell['text'])}{interval}]"
 
 
-def bibliography(lang):
+def bibliography(lang: str) -> str:
     """The works as a numbered list, each with the label that references in the text lead to."""
     entries = "\n".join(
         f"+ #{quoted(work.entry)}"
@@ -173,7 +183,7 @@ def bibliography(lang):
     )
 
 
-def colophon(document, lang):
+def colophon(document: Document, lang: str) -> str:
     rows = [(word(key, lang), value) for key, value in provenance.rows(document)]
     rows.append((word("again", lang), provenance.again(document)))
     cells = ", ".join(f"[#{quoted(name)}], [#{quoted(value)}]" for name, value in rows)
@@ -184,36 +194,36 @@ def colophon(document, lang):
     )
 
 
-def quoted(text):
+def quoted(text: object) -> str:
     """`text` as a Typst string, which nothing in it can leave."""
-    text = "".join(c for c in str(text) if c in "\n\t" or ord(c) >= 32)
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "    ") + '"'
+    kept = "".join(c for c in str(text) if c in "\n\t" or ord(c) >= 32)
+    return '"' + kept.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "    ") + '"'
 
 
-def plain_paragraphs(blocks):
+def plain_paragraphs(blocks: markdown.Nodes) -> markdown.Nodes:
     return [{"t": "Plain", "c": block["c"]} if block["t"] == "Para" else block for block in blocks]
 
 
-def without_numbers(blocks):
+def without_numbers(blocks: markdown.Nodes) -> markdown.Nodes:
     """The blocks with links to results as plain text, and headings one level higher than on the page."""
 
-    def link(target, title, inlines):
+    def link(target: str, title: str, inlines: markdown.Nodes) -> markdown.Nodes:
         outside = target.startswith("http") or target.startswith(("#fig-", "#tab-", "#sec-", "#ref-"))
         return [markdown.anchor_link(target, "", inlines)] if outside else inlines
 
-    def header(depth, inlines):
+    def header(depth: int, inlines: markdown.Nodes) -> markdown.Node:
         return {"t": "Header", "c": [max(1, depth - 1), markdown.NO_ATTRIBUTES, inlines]}
 
     return markdown.clean(blocks, link, header)
 
 
-def _indices(columns, key):
+def _indices(columns: Iterable[Mapping[str, Any]], key: str) -> str:
     return "".join(f"{i}, " for i, column in enumerate(columns) if column[key])
 
 
-def _width(text):
+def _width(text: str) -> int:
     return sum(2 if ord(c) > 0x2E80 else 1 for c in text)
 
 
-def _cell_width(cell):
+def _cell_width(cell: Mapping[str, Any]) -> float:
     return max(_width(cell["text"]), 0.82 * _width(cell.get("interval", ""))) + 2

@@ -7,8 +7,10 @@ cells and outputs under `report`; texts are there as cleaned pandoc blocks until
 import copy
 import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -28,18 +30,18 @@ class Document:
     """What page and book are made from."""
 
     notebook: NotebookNode
-    sections: dict  # name -> {"data", "provenance", "parameters"}
-    headings: list = field(default_factory=list)
-    numbers: dict = field(default_factory=dict)  # ("fig", name) -> number
-    makers: dict = field(default_factory=dict)  # section -> (anchor, label) of the cell that wrote its results
-    referenced: set = field(default_factory=set)  # anchors of results that some text links to
+    sections: dict[str, dict[str, Any]]  # name -> {"data", "provenance", "parameters"}
+    headings: list[markdown.Heading] = field(default_factory=list)
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # ("fig", name) -> number
+    makers: dict[str, tuple[str, str]] = field(default_factory=dict)  # section -> its cell's (anchor, label)
+    referenced: set[str] = field(default_factory=set)  # anchors of results that some text links to
 
     @property
-    def setup(self):
+    def setup(self) -> dict[str, Any]:
         return self.sections.get("setup", {}).get("data", {})
 
 
-def load(notebooks_folder, results_folder):
+def load(notebooks_folder: Path | str, results_folder: Path | str) -> Document:
     """The `Document` of executed notebooks and section results. Raises `InputError` in one line for what is wrong."""
     sections = read_sections(Path(results_folder) / "data" / "sections")
     notebooks = read_notebooks(Path(notebooks_folder))
@@ -55,7 +57,7 @@ def load(notebooks_folder, results_folder):
     return document
 
 
-def read_sections(folder):
+def read_sections(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -68,7 +70,7 @@ def read_sections(folder):
     return found
 
 
-def read_notebooks(folder):
+def read_notebooks(folder: Path) -> dict[str, NotebookNode]:
     names = dict.fromkeys(name for part in PARTS for name in part.notebooks)
     found = {name: folder / f"{name}.ipynb" for name in names if (folder / f"{name}.ipynb").is_file()}
     if not found:
@@ -76,7 +78,7 @@ def read_notebooks(folder):
     return {name: nbformat.read(path, as_version=4) for name, path in found.items()}
 
 
-def mark_cells(document, name, notebook):
+def mark_cells(document: Document, name: str, notebook: NotebookNode) -> None:
     """Gives every cell its section, language, anchor and label, and remembers which one wrote the results."""
     count = 0
     for cell in notebook.cells:
@@ -90,7 +92,7 @@ def mark_cells(document, name, notebook):
                 document.makers[name] = (cell.metadata.report.anchor, cell.metadata.report.label)
 
 
-def merge(document, notebooks):
+def merge(document: Document, notebooks: dict[str, NotebookNode]) -> None:
     """Fills the document's notebook: summary and method first, then part by part, with structural cells in between."""
     cells = document.notebook.cells
     for tag in OPENING_TAGS:
@@ -116,14 +118,14 @@ def merge(document, notebooks):
             cells.append(structure("close"))
 
 
-def structure(kind, **details):
+def structure(kind: str, **details: Any) -> NotebookNode:
     """A cell that holds no text but opens or closes a section, or stands for a section's results."""
     cell = nbformat.v4.new_markdown_cell("")
     cell.metadata["report"] = NotebookNode(kind=kind, lang=None, **details)
     return cell
 
 
-def number(document):
+def number(document: Document) -> None:
     """Numbers figures and tables in the order of their first appearance, the same in both languages."""
     seen = set()
     for output in outputs(document):
@@ -138,17 +140,17 @@ def number(document):
             document.numbers.setdefault((kind, name), count + 1)
 
 
-def outputs(document):
+def outputs(document: Document) -> Iterator[NotebookNode]:
     """All outputs of the document's code cells, in order."""
     for cell in document.notebook.cells:
         yield from cell.get("outputs", [])
 
 
-def texts(document):
+def texts(document: Document) -> None:
     """Reads all Markdown once, cleans it, and leaves the blocks beside the outputs and cells they came from."""
     places, found = [], []
 
-    def add(holder, key, source, cell, lang, level=2):
+    def add(holder: NotebookNode, key: str, source: str, cell: NotebookNode, lang: str | None, level: int = 2) -> None:
         meta = cell.metadata.report
         source = markdown.without_typed_spaces(source) if lang == "ja" else source
         places.append((holder, key))
@@ -182,7 +184,7 @@ def texts(document):
             document.referenced.update(c["path"] for row in content["rows"] for c in row if "path" in c)
 
 
-def describe(document, output, cell):
+def describe(document: Document, output: NotebookNode, cell: NotebookNode) -> NotebookNode:
     """What an output is: a sentence, a figure, a table, a quotation, or plain text that goes under its code."""
     meta = NotebookNode(
         kind="plain",
@@ -207,9 +209,10 @@ def describe(document, output, cell):
     return meta
 
 
-def fallback_titles(document):
+def fallback_titles(document: Document) -> None:
     """A notebook that opens without a heading of its own in a language is headed by its name there."""
-    opened, headed = None, set()
+    opened: NotebookNode | None = None
+    headed: set[str] = set()
     for cell in document.notebook.cells:
         meta = cell.metadata.report
         if meta.kind == "open":
@@ -223,10 +226,10 @@ def fallback_titles(document):
                 headed.add(lang)
 
 
-def tidy(document, text, blocks, level):
+def tidy(document: Document, text: markdown.Text, blocks: markdown.Nodes, level: dict[str, int]) -> markdown.Nodes:
     """Cleaned blocks of one text, its links resolved, its headings at their level in the whole report."""
 
-    def link(target, title, inlines):
+    def link(target: str, title: str, inlines: markdown.Nodes) -> markdown.Nodes:
         reference = REFERENCE.match(target)
         if reference:
             return [resolve(document, text, reference, inlines)]
@@ -239,7 +242,7 @@ def tidy(document, text, blocks, level):
             return [markdown.anchor_link(target, "", inlines)]
         return inlines
 
-    def header(depth, inlines):
+    def header(depth: int, inlines: markdown.Nodes) -> markdown.Node:
         wanted = max(2, min(6, text.level + depth - 1))
         for lang in [text.lang] if text.lang else LANGUAGES:
             wanted = min(wanted, level[lang] + 1) if depth > 1 else wanted
@@ -249,7 +252,9 @@ def tidy(document, text, blocks, level):
     return markdown.clean(blocks, link, header)
 
 
-def resolve(document, text, reference, inlines):
+def resolve(
+    document: Document, text: markdown.Text, reference: re.Match[str], inlines: markdown.Nodes
+) -> markdown.Node:
     """A link to a figure, table or section, worded with its number."""
     kind, name = reference.groups()
     lang = text.lang or "en"
@@ -273,7 +278,7 @@ def resolve(document, text, reference, inlines):
     return markdown.anchor_link(f"#{kind}-{name}-{lang}", "", [markdown.string(shown)])
 
 
-def collect_headings(document):
+def collect_headings(document: Document) -> None:
     """Names every heading and lists them in reading order, for the tables of contents."""
     count = 0
     for cell in document.notebook.cells:
@@ -303,14 +308,14 @@ def collect_headings(document):
                     )
 
 
-def _opens(cell):
+def _opens(cell: NotebookNode) -> str | None:
     """The tag by which a cell belongs to the report's opening, None for all others."""
     return next((tag for tag in OPENING_TAGS if tag in cell.metadata.get("tags", [])), None)
 
 
-def _at_level(cells, level):
+def _at_level(cells: Sequence[NotebookNode], level: int) -> list[NotebookNode]:
     """Copies of the cells whose first heading comes out at `level`, whatever its own depth."""
-    copies = copy.deepcopy(cells)
+    copies = list(copy.deepcopy(cells))
     openings = (HEADING.match(cell.source) for cell in copies if cell.cell_type == "markdown")
     depth = next((len(found.group(1)) for found in openings if found), 1)
     for cell in copies:
@@ -318,9 +323,9 @@ def _at_level(cells, level):
     return copies
 
 
-def _without_title(cells):
+def _without_title(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
     """The opening's cells without a title of their own, for the report heads them itself."""
-    copies, titled = copy.deepcopy(cells), set()
+    copies, titled = list(copy.deepcopy(cells)), set()
     for cell in copies:
         lang = cell.metadata.report.lang
         if cell.cell_type == "markdown" and lang not in titled:

@@ -8,8 +8,10 @@ import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pypandoc
 
@@ -27,6 +29,12 @@ LETTERS = r"A-Za-z0-9\u0391-\u03c9|`"
 TYPED_SPACE = re.compile(rf"(?<=[{WIDE}])(?: |\n)(?=[{LETTERS}{{\[(+−])|(?<=[{LETTERS}%\])ᵀ])(?: |\n)(?=[{WIDE}])")
 
 
+Node = dict[str, Any]  # of pandoc's tree: `{t: kind, c: content}`
+Nodes = list[Node]
+Link = Callable[[str, str, Nodes], Nodes]
+Header = Callable[[int, Nodes], Node]
+
+
 @dataclass(frozen=True)
 class Text:
     """One Markdown text and where it stands: its language (None for both), section, cell anchor and heading level."""
@@ -42,16 +50,16 @@ class Text:
 class Heading:
     level: int
     anchor: str
-    blocks: tuple
+    blocks: tuple[Node, ...]
     lang: str | None
     section: str
 
     @property
-    def text(self):
+    def text(self) -> str:
         return plain(self.blocks)
 
 
-def read(texts):
+def read(texts: Sequence[Text]) -> list[Nodes]:
     """The cleaned pandoc blocks of each text. Raises `InputError` for a mark that was left unfilled."""
     for text in texts:
         refuse_marks(text)
@@ -63,7 +71,7 @@ def read(texts):
     return groups
 
 
-def without_typed_spaces(source):
+def without_typed_spaces(source: str) -> str:
     """Japanese Markdown without spaces and line ends between Japanese and other letters, headings apart."""
     parts = source.split("\n\n")
     return "\n\n".join(part if part.lstrip().startswith("#") else TYPED_SPACE.sub("", part) for part in parts)
@@ -76,14 +84,14 @@ BOUNDARY = re.compile(
 GAP = "\u2005"  # a quarter of an em, the space between Japanese and Latin type
 
 
-def spaced(blocks):
+def spaced(blocks: Nodes) -> Nodes:
     """The blocks with the same gap at every boundary between Japanese and Latin letters, digits or signs.
 
     A boundary may lie between two inlines; code and mathematics stay as they are.
     """
     last = ""
 
-    def walk(node):
+    def walk(node: Any) -> Any:
         nonlocal last
         if isinstance(node, list):
             return [walk(inner) for inner in node]
@@ -104,7 +112,7 @@ def spaced(blocks):
     return walk(blocks)
 
 
-def refuse_marks(text):
+def refuse_marks(text: Text) -> None:
     """A `{path}` outside code and mathematics is a number that nobody filled in."""
     bare = re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$", "", text.source, flags=re.S)
     found = UNFILLED.search(bare)
@@ -112,9 +120,10 @@ def refuse_marks(text):
         raise InputError(f"{text.section}: the mark {found.group()} was left unfilled; state it through say(...)")
 
 
-def split(blocks, mark):
+def split(blocks: Nodes, mark: str) -> list[Nodes]:
     """Groups of blocks that each end with the paragraph `mark`."""
-    groups, current = [], []
+    groups: list[Nodes] = []
+    current: Nodes = []
     for block in blocks:
         if block["t"] == "Para" and block["c"] == [{"t": "Str", "c": mark}]:
             groups.append(current)
@@ -124,17 +133,17 @@ def split(blocks, mark):
     return groups if not current else groups + [current]
 
 
-def to_html(groups):
+def to_html(groups: list[Nodes]) -> list[str]:
     """HTML of each group of blocks; mathematics as MathML."""
     return _write(groups, "html5", "--mathml")
 
 
-def to_typst(groups):
+def to_typst(groups: list[Nodes]) -> list[str]:
     """Typst markup of each group of blocks."""
     return _write(groups, "typst")
 
 
-def _write(groups, form, *options):
+def _write(groups: list[Nodes], form: str, *options: str) -> list[str]:
     if not groups:
         return []
     mark = "REPORTMARK" + hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:20]
@@ -150,11 +159,11 @@ def _write(groups, form, *options):
 
 
 @cache
-def api_version():
+def api_version() -> list[int]:
     return json.loads(pandoc("", "markdown", "json"))["pandoc-api-version"]
 
 
-def pandoc(text, source, target, *options):
+def pandoc(text: str, source: str, target: str, *options: str) -> str:
     command = [pypandoc.get_pandoc_path(), "-f", source, "-t", target, "--wrap=none", *options]
     done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
@@ -162,7 +171,7 @@ def pandoc(text, source, target, *options):
     return done.stdout
 
 
-def clean(node, link, header):
+def clean(node: Any, link: Link, header: Header) -> Any:
     """A pandoc tree without anything that acts; `link(target, title, inlines)` and `header(node)` give replacements.
 
     `link` returns a list of inlines, `header` a block.
@@ -180,9 +189,10 @@ def clean(node, link, header):
     return node
 
 
-def _clean_node(node, link, header):
+def _clean_node(node: Node, link: Link, header: Header) -> Nodes:
     """The nodes that take the place of one node."""
-    kind, content = node["t"], node.get("c")
+    kind: str = node["t"]
+    content: Any = node.get("c")
     if kind in ("RawInline", "RawBlock"):
         return []
     if kind == "Image":
@@ -210,26 +220,27 @@ def _clean_node(node, link, header):
     return [{"t": kind, "c": clean(content, link, header)}]
 
 
-def anchor_link(target, title, inlines):
+def anchor_link(target: str, title: str, inlines: Nodes) -> Node:
     return {"t": "Link", "c": [["", [], []], inlines, [target, title]]}
 
 
-def number_link(target, title, inlines):
+def number_link(target: str, title: str, inlines: Nodes) -> Node:
     """A number that leads to its place in the results; named by that place, and no stop on the way of the Tab key."""
     attributes = ["", ["n"], [["tabindex", "-1"]]]
     return {"t": "Link", "c": [attributes, inlines, [target, title.split(" = ")[0]]]}
 
 
-def string(text):
+def string(text: str) -> Node:
     return {"t": "Str", "c": text}
 
 
-def plain(node):
+def plain(node: Any) -> str:
     """The words of a pandoc tree."""
     if isinstance(node, list | tuple):
         return "".join(map(plain, node))
     if isinstance(node, dict):
-        kind, content = node.get("t"), node.get("c")
+        kind = node.get("t")
+        content: Any = node.get("c")
         if kind == "Str":
             return content
         if kind in ("Space", "SoftBreak", "LineBreak"):

@@ -7,16 +7,19 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 from markupsafe import Markup
 from nbconvert import HTMLExporter
+from nbformat import NotebookNode
 from traitlets.config import Config
 
 from report import citation, markdown, provenance, references
 from report.charts import render
+from report.document import Document
 from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.results_view import view
 from report.words import DESCRIPTION, LANGUAGES, SUBTITLE, TITLE, WORDS, word
@@ -26,7 +29,7 @@ STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--po
 EXTRA_GLYPHS = "".join(map(chr, range(0x20, 0x7F))) + "−–—×→·…’“”、。「」()％◐ΔαβγρΩ≤≥±∞ "
 
 
-def write(document, files):
+def write(document: Document, files: list[dict[str, Any]]) -> str:
     """The page's HTML text. `files` are `[{path, bytes, digest}]` of what lies beside it."""
     render_texts(document)
     specs = chart_data(document)
@@ -65,7 +68,7 @@ def write(document, files):
     return with_assets(html, specs, provenance.about(document))
 
 
-def render_texts(document):
+def render_texts(document: Document) -> None:
     """Leaves every text's HTML beside its blocks, and each cell's plain outputs at the cell."""
     places, groups = [], []
     for cell in document.notebook.cells:
@@ -83,12 +86,12 @@ def render_texts(document):
         holder[target] = Markup(html)
 
 
-def inlines_of(blocks):
+def inlines_of(blocks: markdown.Nodes) -> markdown.Nodes:
     """A caption's blocks as one run of text without a paragraph around it."""
     return [{"t": "Plain", "c": block["c"]} if block["t"] == "Para" else block for block in blocks]
 
 
-def plain_text(output):
+def plain_text(output: NotebookNode) -> str:
     if output.output_type == "stream":
         return output.text if output.name == "stdout" else ""
     if output.output_type == "error":
@@ -96,7 +99,7 @@ def plain_text(output):
     return output.get("data", {}).get("text/plain", "")
 
 
-def chart_data(document):
+def chart_data(document: Document) -> dict[str, dict[str, Any]]:
     """`{id: specification}` of all figures; leaves each one's drawing, as inline SVG, beside it."""
     specs = {}
     for cell in document.notebook.cells:
@@ -109,7 +112,7 @@ def chart_data(document):
     return specs
 
 
-def drawing(spec, name):
+def drawing(spec: dict[str, Any], name: str) -> str:
     """The chart as SVG to stand in the page: its ids are made its own, its size is left to the page's style."""
     text = render.svg(spec)
     ids = re.findall(r'id="(\w+)"', text)
@@ -118,7 +121,7 @@ def drawing(spec, name):
     return re.sub(r' style="[^"]*"', "", text)
 
 
-def sizes(html):
+def sizes(html: str) -> str:
     """A style rule for each chart, so that its place has its size before it is drawn."""
     found = re.findall(r'data-chart="([\w-]+)">\s*<svg[^>]*? viewBox="0 0 ([\d.]+) ([\d.]+)"', html)
     return "".join(
@@ -127,16 +130,16 @@ def sizes(html):
     )
 
 
-def codes(document):
+def codes(document: Document) -> dict[str, list[NotebookNode]]:
     """`{section: its code cells}` in their order, the summary's with the section that they come from."""
-    found = {}
+    found: dict[str, list[NotebookNode]] = {}
     for cell in document.notebook.cells:
         if cell.cell_type == "code":
             found.setdefault(cell.metadata.report.section, []).append(cell)
     return found
 
 
-def contents(document, lang):
+def contents(document: Document, lang: str) -> list[dict[str, Any]]:
     """Entries of the table of contents: headings of levels 2 and 3."""
     entries = [
         {"level": h.level, "anchor": h.anchor, "text": h.text}
@@ -151,13 +154,13 @@ def contents(document, lang):
     ]
 
 
-def with_assets(html, specs, about):
+def with_assets(html: str, specs: dict[str, dict[str, Any]], about: dict[str, str | None]) -> str:
     """The page with style, data, scripts and the policy that names exactly these by their hashes."""
     style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8") + sizes(html)
     style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
     head = script("head")
     scripts = [script(name) for name in ("page", "charts", "menus", "previews", "search")]
-    data = {**specs, "titles": TITLE, "about": about}
+    data: dict[str, Any] = {**specs, "titles": TITLE, "about": about}
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -181,15 +184,15 @@ def with_assets(html, specs, about):
     )
 
 
-def script(name):
+def script(name: str) -> str:
     return (TEMPLATES / "page" / f"{name}.js").read_text(encoding="utf-8")
 
 
-def source_hash(text):
+def source_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def script_json(value):
+def script_json(value: Any) -> str:
     """JSON that cannot end the script element that holds it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
@@ -198,13 +201,13 @@ def script_json(value):
 
 
 @cache
-def bundle():
+def bundle() -> str:
     """Vega-Embed with all that it needs, as one script."""
     code = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed")
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def font_face(text):
+def font_face(text: str) -> str:
     """The Japanese font cut down to the letters that occur, as a style rule."""
     font = TTFont(render.font_file(), recalcTimestamp=False)
     options = Options()

@@ -1,24 +1,26 @@
 """What ran: the report's footer and the books' colophon, from the provenance of the results."""
 
 import shlex
+from typing import Any
 
 from lib.errors import InputError
 from lib.params import load_profile
+from report.document import Document
 from report.words import word
 
 
-def latest(document):
+def latest(document: Document) -> dict[str, Any]:
     """The provenance of the section that was written last in the order of the document, the most complete one."""
     records = [section["provenance"] for section in document.sections.values() if section["provenance"]]
     return max(records, key=lambda record: str(record.get("times", {}).get("started", "")), default={})
 
 
-def short(document):
+def short(document: Document) -> str:
     model, corpus = _names(document)
     return " · ".join(filter(None, ("Experiment 10", model, corpus)))
 
 
-def run_line(document, lang):
+def run_line(document: Document, lang: str) -> str:
     """One line under the title: model, corpus, profile, date."""
     record = latest(document)
     model, corpus = _names(document)
@@ -27,7 +29,7 @@ def run_line(document, lang):
     return " · ".join([*parts, date(document)] if date(document) else parts)
 
 
-def about(document):
+def about(document: Document) -> dict[str, str | None]:
     """Where a downloaded table or figure comes from: the lines that travel with it."""
     record, setup = latest(document), document.setup
     return {
@@ -41,12 +43,12 @@ def about(document):
     }
 
 
-def date(document):
+def date(document: Document) -> str:
     """The day of the last computation, `YYYY-MM-DD`, or nothing."""
     return str(latest(document).get("times", {}).get("started", ""))[:10]
 
 
-def rows(document):
+def rows(document: Document) -> list[tuple[str, str]]:
     """`[(word, value)]` of everything that a reader needs to make the report again."""
     record = latest(document)
     setup = document.setup
@@ -72,7 +74,7 @@ def rows(document):
     return [(key, str(value)) for key, value in found if value not in (None, "", {})]
 
 
-def again(document):
+def again(document: Document) -> str:
     """The command that makes this report again, with the parameters that differ from the profile's."""
     profile = latest(document).get("profile")
     if not profile:
@@ -86,15 +88,15 @@ def again(document):
     return f"make report PROFILE={profile}" + (f' PARAMS="{" ".join(changed)}"' if changed else "")
 
 
-def _argument(value):
+def _argument(value: object) -> str:
     return shlex.quote(" ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def _names(document):
+def _names(document: Document) -> tuple[str | None, str | None]:
     setup = document.setup
     return setup.get("model", {}).get("name"), setup.get("corpus", {}).get("name")
 
 
-def _with_print(thing, extra=None):
+def _with_print(thing: dict[str, Any], extra: str | None = None) -> str | None:
     parts = [thing.get("name"), extra, thing.get("fingerprint")]
     return " · ".join(str(p) for p in parts if p) or None

@@ -91,6 +91,6 @@ DESCRIPTION = {
 }
 
 
-def word(key, lang):
+def word(key: str, lang: str) -> str:
     """The report's own word `key` in `lang`."""
     return WORDS[key][LANGUAGES.index(lang)]
