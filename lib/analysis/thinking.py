@@ -36,7 +36,8 @@ class Rung:
         for way, asked in outcome.sampled.items():
             for n in self.ns:
                 chosen[f"vote_{way}_{n}"] = reasoning.majority(asked.answers, n)
-                chosen[f"best_{way}_{n}"] = reasoning.likeliest(asked.answers, asked.written.log_likelihood, n)
+                if asked.written.log_likelihood is not None:
+                    chosen[f"best_{way}_{n}"] = reasoning.likeliest(asked.answers, asked.written.log_likelihood, n)
         for way, answers in chosen.items():
             found[way] = np.array(self.examiner.right(answers))
         return found

@@ -39,7 +39,7 @@ class Examiner:
     """Puts one set of problems, in a `manner` of `lib.model.asking`, to a respondent."""
 
     def __init__(
-        self, respondent: Respondent, manner: OwnWords | Chat, problems: Sequence[Any], seed: int | str = 0
+        self, respondent: Respondent, manner: OwnWords | Chat, problems: Sequence[Any], seed: int = 0
     ) -> None:
         self.respondent, self.manner, self.problems, self.seed = respondent, manner, problems, seed
 
@@ -52,7 +52,7 @@ class Examiner:
         temperature: float = 0.0,
     ) -> Asked:
         """All problems under one instruction; `drafts` are answers to be revised."""
-        given = drafts or [None] * len(self.problems)
+        given: Sequence[str | None] = drafts or [None] * len(self.problems)
         prompts = [self.manner.prompt(p, instruction, d) for p, d in zip(self.problems, given, strict=True)]
         rooms = [self.manner.room(problem, instruction) for problem in self.problems]
         written = self.respondent.write(prompts, rooms, plan, n_samples, temperature, self.seed)
