@@ -268,8 +268,8 @@ CLAIMS = (
         (
             "ReLUのΔPPLが平均でも中央値でも最小で、最良となるヘッドの割合が{majority:.0%}を超えること"
             "（割合はウィルソンの95 %信頼区間）。",
-            "ReLU's ΔPPL is the lowest in mean and median, and it is the best for more than {majority:.0%} of the heads "
-            "(Wilson's 95 % interval).",
+            "ReLU's ΔPPL is the lowest in mean and median, and it is the best for more than {majority:.0%} of the "
+            "heads (Wilson's 95 % interval).",
         ),
         ("フェーズ2", "Phase 2"),
         {"majority": 0.5},
