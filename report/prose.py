@@ -207,10 +207,10 @@ def chips(rows: list[dict]) -> None:
 
 def figure_path(name, lang):
     """`exp10v_<name>_<slug>.png` for V1-V5, `exp10p1_…` for P1; the Japanese twin has `_ja` before the slug."""
-    section = _bound().section
+    section = bound().section
     family = "v" if section.startswith("V") else section.lower() if re.fullmatch(r"[PRS]\d|K", section) else ""
     twin = "_ja" if lang == "ja" else ""
-    return Path(_bound().figures) / f"exp10{family}_{name}{twin}_{_bound().slug}.png"
+    return Path(bound().figures) / f"exp10{family}_{name}{twin}_{bound().slug}.png"
 
 
 def fill(template, lang, values):
@@ -252,10 +252,10 @@ def find(path, values):
     if root in values:
         value = values[root]
         trail, value = (value.path, value.value) if isinstance(value, At) else (None, value)
-    elif root in _bound().results:
-        trail, value = (root,), _bound().results[root]
+    elif root in bound().results:
+        trail, value = (root,), bound().results[root]
     else:
-        allowed = sorted(values) + sorted(_bound().results)
+        allowed = sorted(values) + sorted(bound().results)
         raise InputError(f"{path!r}: no value or section {root!r}; there are {', '.join(allowed)}")
     keys, value = query.follow(value, tuple(rest), path, lambda word: str(_literal(word, values)))
     return (None if trail is None else trail + keys), value
@@ -343,7 +343,7 @@ def rows_of(rows):
     if isinstance(rows, str):
         trail, value = find(rows, {})
         return [At((*trail, i), row) for i, row in enumerate(value)]
-    places = dict(_places(_bound().results, ()))
+    places = dict(_places(bound().results, ()))
     return [row if isinstance(row, At) else At(places.get(id(row)), row) for row in rows]
 
 
@@ -377,7 +377,7 @@ def published_label(lang):
 
 def is_gpt2_small():
     """Whether the published figures are of the model that this run measured."""
-    return bool(_bound().results.get("setup", {}).get("model", {}).get("is_gpt2_small", False))
+    return bool(bound().results.get("setup", {}).get("model", {}).get("is_gpt2_small", False))
 
 
 def published_column(name, figures, rows):
@@ -408,7 +408,8 @@ def show(bundle, metadata):
     display(bundle, raw=True, metadata=metadata)
 
 
-def _bound():
+def bound():
+    """The run that `bind` was given."""
     if _run is None:
         raise InputError("prose has no run; call prose.bind(run) first")
     return _run

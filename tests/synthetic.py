@@ -501,7 +501,9 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
     }
     judged = rules.evaluate(found)
     counts = {verdict: sum(claim["verdict"] == verdict for claim in judged) for verdict in VERDICTS}
-    return found | {"conclusions": {"claims": judged, "counts": counts, "scorecard": scorecard.score(found)}}
+    rest = {"hypothesis": rules.hypothesis(found), "sensitivity": rules.sensitivity(found)}
+    rest["scorecard"] = scorecard.score(found)
+    return found | {"conclusions": {"claims": judged, "counts": counts, **rest}}
 
 
 def hostile_rows(p1):

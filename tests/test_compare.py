@@ -7,7 +7,7 @@ import random
 import measured
 import pytest
 
-from lib.claims import scorecard
+from lib.claims import rules, scorecard
 from lib.results import diff, io, provenance, query
 from lib.results.diff import Figure
 
@@ -15,10 +15,15 @@ from lib.results.diff import Figure
 @pytest.fixture(scope="module")
 def run():
     found = io.plain(measured.build())
-    told = {"sections": [], "evidence": {}, "statement": {"ja": "", "en": ""}, "rule": {"ja": "", "en": ""}}
-    counts = {"holds": 1, "fails": 0, "open": 1, "not measured": 0}
-    claims = [{"id": "a", "verdict": "holds"} | told, {"id": "b", "verdict": "open"} | told]
-    found["conclusions"] = {"claims": claims, "counts": counts, "scorecard": scorecard.score(found)}
+    told = rules.evaluate(found)[0]
+    claims = [told | {"id": "a", "verdict": "holds"}, told | {"id": "b", "verdict": "open"}]
+    found["conclusions"] = {
+        "claims": claims,
+        "counts": {"holds": 1, "fails": 0, "open": 1, "not measured": 0},
+        "hypothesis": rules.hypothesis(found),
+        "sensitivity": rules.sensitivity(found),
+        "scorecard": scorecard.score(found),
+    }
     return found
 
 

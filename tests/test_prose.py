@@ -152,7 +152,7 @@ def test_each_gives_one_line_per_row(shown):
 
 
 def test_table_has_ghosts_intervals_and_paths(shown):
-    rows = prose._bound().results["V4"]["cumulative"]
+    rows = prose.bound().results["V4"]["cumulative"]
     prose.table(
         "ladder",
         "段。",
@@ -173,7 +173,7 @@ def test_table_has_ghosts_intervals_and_paths(shown):
 
 
 def test_published_figures_of_the_same_model_bear_no_mark(shown, monkeypatch):
-    monkeypatch.setitem(prose._bound().results["setup"]["model"], "is_gpt2_small", True)
+    monkeypatch.setitem(prose.bound().results["setup"]["model"], "is_gpt2_small", True)
     prose.table(
         "ladder", "段。", "Steps.", [("ppl", "PPL", "PPL", ".2f")], "V4.cumulative", published={"ppl": lambda row: 1.0}
     )
@@ -217,7 +217,7 @@ def test_figure_leaves_a_picture_per_language_named_after_its_section(shown, tmp
     ],
 )
 def test_figure_files_are_named_by_part(shown, section, name):
-    prose._bound().section = section
+    prose.bound().section = section
     assert prose.figure_path("x", "en").name == name
 
 

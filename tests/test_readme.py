@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from lib import params
-from lib.claims import scorecard
+from lib.claims import rules, scorecard
 from lib.errors import InputError
 from lib.layout import ROOT
 from lib.model import corpus, loading
@@ -259,7 +259,8 @@ def run(build, tmp_path):
     """A run of the profile `drawn`, and copies of the READMEs to write to."""
     data = io.plain(measured.build())
     counts = {"holds": 3, "fails": 2, "open": 1, "not measured": 0}
-    data["conclusions"] = {"claims": [], "counts": counts, "scorecard": scorecard.score(data)}
+    rest = {"hypothesis": rules.hypothesis(data), "sensitivity": [], "scorecard": scorecard.score(data)}
+    data["conclusions"] = {"claims": [], "counts": counts, **rest}
     data["P3"]["against_baseline"][0] |= {"difference": -1.25, "difference_ci": [-2.0, 0.5]}
     names = [{"name": "drawn", "fingerprint": "0" * 64}] * 2
     origin = provenance.provenance("drawn", {}, 1, *names, "cpu", "naive", 0.0, 60.0)

@@ -7,7 +7,7 @@ import measured
 import published_run
 import pytest
 
-from lib.claims import audit, scorecard
+from lib.claims import audit, rules, scorecard
 from lib.claims.judging import VERDICTS
 from lib.results import assembled, io
 from lib.results.published import as_results, published, value
@@ -304,12 +304,11 @@ def test_a_section_without_a_figure_is_named_not_crashed_on():
 
 
 def test_a_verdict_that_its_rule_does_not_give_is_named():
-    from lib.claims.rules import evaluate as judge
-
     found = measured.build()
-    claims = copy.deepcopy(judge(found))
+    claims = copy.deepcopy(rules.evaluate(found))
     counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
-    found["conclusions"] = {"claims": claims, "counts": counts}
+    rest = {"hypothesis": rules.hypothesis(found), "sensitivity": rules.sensitivity(found)}
+    found["conclusions"] = {"claims": claims, "counts": counts, **rest}
     assert audit.inconsistencies(found) == []
     found["conclusions"]["claims"][1]["verdict"] = "fails"
     lines = audit.inconsistencies(found)

@@ -11,9 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 from lib.analysis import flops, head_effects, perplexity, quick_vs_full
-from lib.claims import audit_recovery
+from lib.claims import audit_recovery, rules
 from lib.claims.audit_recovery import Data, Relation
-from lib.claims.rules import evaluate
 from lib.errors import InputError
 from lib.results import assembled, io
 from lib.results.query import NotThere, lookup
@@ -330,11 +329,13 @@ def _v5(m: Data) -> Iterator[Relation]:
 
 
 def _conclusions(m: Data) -> Iterator[Relation]:
-    known = {claim["id"]: claim for claim in evaluate(cast(Results, m))}
+    known = {claim["id"]: claim for claim in rules.evaluate(cast(Results, m))}
     verdicts = [claim["verdict"] for claim in m["conclusions"]["claims"]]
     counts = {verdict: verdicts.count(verdict) for verdict in m["conclusions"]["counts"]}
     yield "conclusions.counts", m["conclusions"]["counts"], counts, "conclusions.claims"
     yield "conclusions.claims", [claim["id"] for claim in m["conclusions"]["claims"]], [*known], "the claims there are"
+    for key, again in (("hypothesis", rules.hypothesis), ("sensitivity", rules.sensitivity)):
+        yield f"conclusions.{key}", m["conclusions"][key], again(cast(Results, m)), "the claims' rules"
     for claim in m["conclusions"]["claims"]:
         if claim["id"] in known:
             where, rule = f"conclusions.claims[id={claim['id']}]", "the claim's rule"

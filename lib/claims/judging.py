@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from scipy.stats import binomtest
 
 from lib.errors import InputError
-from lib.results.sections import Results, Verdict
+from lib.results.sections import Kind, LimitSet, Results, Verdict
 
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "fails"
@@ -27,6 +27,7 @@ Ends = tuple[float, float]
 Limits = Mapping[str, float]
 Finding = tuple[Verdict, dict[str, Any]]
 Words = tuple[str, str]
+Judge = Callable[[Results, Limits], Finding]
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
 ANYWHERE: Ends = (-math.inf, math.inf)
@@ -42,25 +43,35 @@ class Claim:
 
     `sections` are those that `judge` reads; it maps results and limits to a verdict and the values that it was told by.
     `statement` gives the words in Japanese and English for whatever was measured; in `rule`, `{name:.0%}` is a limit.
+    `published_in` names the place in the published study. `limits` are the study's own (`limit_set` "published") or
+    were set when its figures were known ("after"); `others` are other values of them, to see how much hangs on each.
+    `variants` judge the same claim in another way, by name. A claim of kind "arithmetic" follows from a count alone.
     """
 
     id: str
     sections: tuple[str, ...]
-    judge: Callable[[Results, Limits], Finding]
+    judge: Judge
     statement: Callable[[Results], Words]
     rule: Words
+    published_in: Words
     limits: Limits = field(default_factory=dict)
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    limit_set: LimitSet = "none"
+    variants: Mapping[str, Judge] = field(default_factory=dict)
+    kind: Kind = "empirical"
 
 
-def judged(claim: Claim, measured: Results, limits: Limits | None = None) -> Finding:
+def judged(claim: Claim, measured: Results, limits: Limits | None = None, variant: str = "") -> Finding:
     """A claim's verdict and evidence: `not measured` where a section is missing, `open` where a figure is null.
 
-    Raises `InputError` for a key that the sections do not have.
+    limits: some other limits; variant: the name of another way to judge. Raises `InputError` for a key that the
+    sections do not have.
     """
     if any(section not in measured for section in claim.sections):
         return NOT_MEASURED, {}
+    judge = claim.variants[variant] if variant else claim.judge
     try:
-        return claim.judge(measured, claim.limits if limits is None else limits)
+        return judge(measured, {**claim.limits, **(limits or {})})
     except Undefined:
         return OPEN, {}
     except KeyError as key:

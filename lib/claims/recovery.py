@@ -10,6 +10,7 @@ from lib.claims.judging import (
     HOLDS,
     Claim,
     Finding,
+    Judge,
     Limits,
     Undefined,
     Words,
@@ -43,7 +44,7 @@ def degenerates(m: Results, limits: Limits) -> Finding:
     return all_of(verdicts), {"limit": limits["repeated"], "conditions": rows}
 
 
-def recovers(which: int) -> Callable[[Results, Limits], Finding]:
+def recovers(which: int) -> Judge:
     def judge(m: Results, limits: Limits) -> Finding:
         p3 = m["P3"]
         base, row = condition(m, p3["conditions"], None), condition(m, p3["conditions"], which)
@@ -59,6 +60,34 @@ def recovers(which: int) -> Callable[[Results, Limits], Finding]:
         }
 
     return judge
+
+
+def _variants(which: int) -> dict[str, Judge]:
+    """At as many samples on both sides, and with the second judge choosing, scoring, or both."""
+
+    def equal_n(m: Results, limits: Limits) -> Finding:
+        p3 = m["P3"]
+        rows = [row for row in p3["equal_n"] if row["n"] == p3["n"][-1]]
+        return less(ends(condition(m, rows, which)["difference_ci"]), (0.0, 0.0)), {}
+
+    def judged_by(chooser: str, scorer: str) -> Judge:
+        def judge(m: Results, limits: Limits) -> Finding:
+            p3 = m["P3"]
+            most = m["P3"]["against_baseline"][0]["best_of"]
+            rows = [
+                row for row in p3["judged"] if (row["chosen_by"], row["scored_by"], row["n"]) == (chooser, scorer, most)
+            ]
+            if not rows:
+                raise Undefined
+            return less(ends(condition(m, rows, which)["difference_ci"]), (0.0, 0.0)), {}
+
+        return judge
+
+    return {
+        "equal n": equal_n,
+        "second judge scores": judged_by("model", "judge"),
+        "second judge chooses and scores": judged_by("judge", "judge"),
+    }
 
 
 def equal_flops(m: Results, limits: Limits) -> Finding:
@@ -160,7 +189,10 @@ CLAIMS = (
             "In every condition PPL falls from the first iteration to the last, where over {repeated:.0%} of the "
             "4-grams occurred before.",
         ),
+        ("P2、最終結論の理由3", "P2 and the third reason of the final conclusion"),
         {"repeated": 0.5},
+        others={"repeated": (0.25, 0.75)},
+        limit_set="after",
     ),
     Claim(
         "best_of_n_recovers",
@@ -172,6 +204,8 @@ CLAIMS = (
             "With {n} ReLU heads, best-of-N beats a single text of the baseline.",
         ),
         _BEST_OF,
+        ("P3、最終結論の理由4", "P3 and the fourth reason of the final conclusion"),
+        variants=_variants(0),
     ),
     Claim(
         "best_of_n_recovers_more",
@@ -183,6 +217,8 @@ CLAIMS = (
             "With {n} ReLU heads, best-of-N still beats a single text of the baseline.",
         ),
         _BEST_OF,
+        ("P3", "P3"),
+        variants=_variants(-1),
     ),
     Claim(
         "equal_flops_insufficient",
@@ -197,6 +233,8 @@ CLAIMS = (
             "By the count of attention alone and by that of the whole model, the extra tokens are fewer than one "
             "candidate has.",
         ),
+        ("P3、最終結論の理由2", "P3 and the second reason of the final conclusion"),
+        kind="arithmetic",
     ),
     Claim(
         "context_stable",
@@ -211,7 +249,10 @@ CLAIMS = (
             "文脈長ごとのPPL比の最大と最小の比が{stable:g}以下であること。",
             "The largest of the PPL ratios at the context lengths is at most {stable:g} times the smallest.",
         ),
+        ("P4", "P4"),
         {"stable": 1.1},
+        others={"stable": (1.05, 1.2)},
+        limit_set="after",
     ),
     Claim(
         "long_context_helps",
@@ -226,6 +267,7 @@ CLAIMS = (
             "最長の文脈でのPPL比が最短での比を下回ること。",
             "The PPL ratio at the longest context is below the one at the shortest.",
         ),
+        ("P4", "P4"),
     ),
     Claim(
         "rise_at_longest",
@@ -241,5 +283,6 @@ CLAIMS = (
             "The ratio at the longest minus the one before is above 0 with its whole interval; an interval around 0 "
             "cannot be told from noise.",
         ),
+        ("P4", "P4"),
     ),
 )

@@ -93,7 +93,7 @@ def harmless(m: Results, limits: Limits) -> Finding:
     under = sum(abs(row["delta"]) < small for row in heads) / len(heads)
     v4 = m["V4"]
     reach = v4["thresholds_full_ci"]["1.1"]
-    verdict = all_of([above((sure, possible), limits["most"]), above(ends(reach), limits["reach"] * n_rankable)])
+    verdict = all_of([above((sure, possible), limits["majority"]), above(ends(reach), limits["reach"] * n_rankable)])
     return verdict, {
         "share_under_1pct": under,
         "share_under_1pct_ci": [sure, possible],
@@ -112,7 +112,7 @@ def _best_of_three(m: Results, limits: Limits) -> Finding:
     total = counts["relu"] + counts["l1"] + counts["identity"]
     share = wilson(counts["relu"], total)
     lowest = all(min(figures, key=lambda mode: figures[mode]) == "relu" for figures in (means, medians))
-    return all_of([above(share, limits["most"]), HOLDS if lowest else FAILS]), {
+    return all_of([above(share, limits["majority"]), HOLDS if lowest else FAILS]), {
         "best_for": counts["relu"],
         "of": total,
         "share_ci": list(share),
@@ -128,8 +128,8 @@ def _layer0(m: Results, limits: Limits) -> Finding:
     value, low, high = ([sum(own[i]), sum(others[i])] for i in range(3))
     bounds = low[0] / (low[0] + high[1]), high[0] / (high[0] + low[1])
     evidence: dict[str, Any] = {"share": value[0] / sum(value), "share_ci": list(bounds)}
-    evidence |= {"alpha": zero["rank_law"]["alpha"], "limit": limits["most"]}
-    return above(bounds, limits["most"]), evidence
+    evidence |= {"alpha": zero["rank_law"]["alpha"], "limit": limits["majority"]}
+    return above(bounds, limits["majority"]), evidence
 
 
 def _size(pair: Ends) -> Ends:
@@ -165,7 +165,10 @@ CLAIMS = (
             "The 2K leader leads on all tokens, the 2K five lie within the first five, and Spearman's correlation is "
             "above {spearman}; ranks and correlation with their whole intervals.",
         ),
+        ("V2「ランキングは安定」", "V2, “the ranking is stable”"),
         {"spearman": 0.8},
+        others={"spearman": (0.6, 0.9)},
+        limit_set="after",
     ),
     Claim(
         "constant_bias",
@@ -178,7 +181,10 @@ CLAIMS = (
             "Mean-ablation undoes more than {share:.0%} of the harm of zero-ablation, by the lower end of the "
             "interval; open where zero-ablation does no certain harm.",
         ),
+        ("V3、最終結論の表", "V3 and the final table"),
         {"share": 0.95},
+        others={"share": (0.9, 0.99)},
+        limit_set="after",
     ),
     Claim(
         "thresholds_within_ten",
@@ -194,7 +200,10 @@ CLAIMS = (
             "No threshold moves by more than {heads} heads: holds when the largest move that both intervals allow "
             "stays within, fails when the smallest does not.",
         ),
+        ("V5「全閾値変化 ≤ 10ヘッド」", "V5, “all thresholds move by ≤ 10 heads”"),
         {"heads": 10},
+        others={"heads": (5, 20)},
+        limit_set="published",
     ),
     Claim(
         "quick_optimistic",
@@ -206,7 +215,10 @@ CLAIMS = (
             "The average difference of all figures is over +{average:.0%}, and the baseline PPL's change is "
             "above 0 with its whole interval.",
         ),
+        ("主要結論、V5「バイアス方向」", "the main conclusions and V5, “direction of the bias”"),
         {"average": 0.05},
+        others={"average": (0.02, 0.1)},
+        limit_set="after",
     ),
     Claim(
         "layer0_concentration",
@@ -217,11 +229,14 @@ CLAIMS = (
             "The effect of zero-ablation is concentrated in layer 0.",
         ),
         (
-            "層0のヘッドの|ΔPPL|が、全ヘッドの|ΔPPL|の和の{most:.0%}を超えること。各ヘッドの信頼区間の端を足して判定する。",
-            "Layer 0's heads carry more than {most:.0%} of the sum of all heads' |ΔPPL|, with the ends of all "
+            "層0のヘッドの|ΔPPL|が、全ヘッドの|ΔPPL|の和の{majority:.0%}を超えること。各ヘッドの信頼区間の端を足して判定する。",
+            "Layer 0's heads carry more than {majority:.0%} of the sum of all heads' |ΔPPL|, with the ends of all "
             "heads' intervals added up.",
         ),
-        {"most": 0.5},
+        ("フェーズ1", "Phase 1"),
+        {"majority": 0.5},
+        others={"majority": (0.25, 0.75)},
+        limit_set="after",
     ),
     Claim(
         "relu_nearly_harmless",
@@ -232,12 +247,15 @@ CLAIMS = (
             "For many heads, ReLU in place of softmax does almost no harm.",
         ),
         (
-            "単独で替えたときの|ΔPPL|が{harmless:.0%}未満のヘッドが{most:.0%}を超え、PPLを1.1倍以内に保って同時に"
+            "単独で替えたときの|ΔPPL|が{harmless:.0%}未満のヘッドが{majority:.0%}を超え、PPLを1.1倍以内に保って同時に"
             "替えられる数が対象ヘッドの{reach:.0%}を超えること。",
-            "More than {most:.0%} of the heads, linearized alone, have |ΔPPL| under {harmless:.0%}, and more than "
+            "More than {majority:.0%} of the heads, linearized alone, have |ΔPPL| under {harmless:.0%}, and more than "
             "{reach:.0%} of the heads can be linearized together within 1.1 times the PPL.",
         ),
-        {"harmless": 0.01, "most": 0.5, "reach": 0.1},
+        ("V5、最終結論の理由1", "V5 and the first reason of the final conclusion"),
+        {"harmless": 0.01, "majority": 0.5, "reach": 0.1},
+        others={"harmless": (0.005, 0.02), "reach": (0.05, 0.2)},
+        limit_set="after",
     ),
     Claim(
         "relu_best",
@@ -248,11 +266,14 @@ CLAIMS = (
             "Of the three ways to linearize, ReLU does the least harm.",
         ),
         (
-            "ReLUのΔPPLが平均でも中央値でも最小で、最良となるヘッドの割合が{most:.0%}を超えること"
+            "ReLUのΔPPLが平均でも中央値でも最小で、最良となるヘッドの割合が{majority:.0%}を超えること"
             "（割合はウィルソンの95 %信頼区間）。",
-            "ReLU's ΔPPL is the lowest in mean and median, and it is the best for more than {most:.0%} of the heads "
-            "(Wilson's 95 % interval).",
+            "ReLU's ΔPPL is the lowest in mean and median, and it is the best for more than {majority:.0%} of the "
+            "heads (Wilson's 95 % interval).",
         ),
-        {"most": 0.5},
+        ("フェーズ2", "Phase 2"),
+        {"majority": 0.5},
+        others={"majority": (0.4, 0.6)},
+        limit_set="after",
     ),
 )

@@ -38,9 +38,7 @@ class Outcome:
 class Examiner:
     """Puts one set of problems, in a `manner` of `lib.model.asking`, to a respondent."""
 
-    def __init__(
-        self, respondent: Respondent, manner: OwnWords | Chat, problems: Sequence[Any], seed: int = 0
-    ) -> None:
+    def __init__(self, respondent: Respondent, manner: OwnWords | Chat, problems: Sequence[Any], seed: int = 0) -> None:
         self.respondent, self.manner, self.problems, self.seed = respondent, manner, problems, seed
 
     def ask(
