@@ -214,11 +214,13 @@ def test_figures_and_tables_are_numbered_alike_in_both_languages(source):
     assert re.search(r'href="#tab-baseline-en">Table\xa01</a>', source)
 
 
-def test_parts_come_in_reading_order(elements):
+def test_parts_come_in_reading_order(built, elements):
     sections = [attributes["id"] for tag, attributes in elements.tags if tag == "section"]
     wanted = ["summary"]
     for part in PARTS:
-        wanted += ([part.name] if len(part.notebooks) > 1 else []) + [f"sec-{name}" for name in part.notebooks]
+        there = [name for name in part.notebooks if (built / "notebooks" / f"{name}.ipynb").is_file()]
+        if there:
+            wanted += ([part.name] if len(part.notebooks) > 1 else []) + [f"sec-{name}" for name in there]
     assert sections == [*wanted, "references", "files"]
 
 

@@ -43,5 +43,5 @@
   });
   document.addEventListener("focusin", (event) => { const link = linkOf(event); hide(); if (link && link.matches(":focus-visible")) show(link); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  addEventListener("scroll", hide, { passive: true });
+  addEventListener("scroll", () => { card.hidden = true; }, { passive: true });
 })();
