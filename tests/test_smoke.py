@@ -177,9 +177,11 @@ class TestRedraw:
         said = self.run(elsewhere, *pipeline("dry-run", "--profile", "smoke"))
         assert "would redraw  V4           report.charts.style changed" in said
         assert "would redraw  V1           its cells have changed" in said
-        assert "would measure" not in said and "conclusions" not in said
+        assert "would redraw  conclusions  report.charts.style changed" in said
+        planned = said.count("would redraw")
+        assert planned > 10 and "would measure" not in said
         said = self.run(elsewhere, *pipeline("report", "--profile", "smoke"))
-        assert said.count("redraw: ") == 10 and "measure: " not in said
+        assert said.count("redraw: ") == planned and "measure: " not in said
         assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in data] == before
         assert (folder / "notebooks" / "V4.ipynb").read_bytes() == (smoke / "notebooks" / "V4.ipynb").read_bytes()
         drawn, earlier = (
