@@ -118,6 +118,20 @@ WORDS: dict[str, dict[str, tuple[str, str]]] = {
             "Whether self-refinement degenerates into repetition cannot be told.",
         ),
     },
+    "conditions_converge": {
+        HOLDS: (
+            "最後の回では、どの条件もベースラインとの差がなくなる。",
+            "At the last iteration the gap between the conditions and the baseline has vanished.",
+        ),
+        FAILS: (
+            "最後の回でも、条件間の差はなくならない。",
+            "At the last iteration the gap between the conditions has not vanished.",
+        ),
+        OPEN: (
+            "条件間の差がなくなるかどうかは、判定できない。",
+            "Whether the gap between the conditions vanishes cannot be told.",
+        ),
+    },
     "best_of_n_recovers": {
         HOLDS: (
             "少ないほうのヘッド数では、best-of-Nで選べば、選ばないベースラインを上回る。",

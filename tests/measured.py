@@ -156,6 +156,9 @@ def _setup():
     }  # fmt: skip
 
 
+PROTOCOL = {"n_tokens": 32, "n_runs": 9, "published_protocol": {"n_tokens": 128, "n_runs": 10}}
+
+
 def _recovery(scores):
     rng, conditions = scores.rng, {"baseline": 0} | {f"relu_{n}": n for n in COUNTS}
     p1, p2, p4, iterated, sampled = [], [], [], {}, {"model": {}, "judge": {}}
@@ -189,7 +192,7 @@ def _recovery(scores):
         row["judged_by_sample"] = sampled["judge"][row["condition"]].tolist()
     texts = [{"condition": condition, "text": "def f(x):"} for condition in conditions]
     return {
-        "P1": {"rows": p1, "theory": theory, "published_theory": published_theory},
+        "P1": {"rows": p1, **PROTOCOL, "theory": theory, "published_theory": published_theory},
         "P2": {
             "iterations": 3, "n_prompts": 20, "conditions": p2,
             **generated.refinement(iterated, conditions, human, SEED, DRAWS),

@@ -78,3 +78,20 @@ def _follow(found):
         gap["difference"] = own["expected"][-1] - base
     for row in found["P2"]["conditions"]:
         row["repeated_4gram_share"] = [0.2, 0.6, 0.8]
+    _pair(found["P2"], found["P4"])
+
+
+def _pair(p2, p4):
+    """Differences between the published means, which were published without their prompts."""
+    ppl = {row["condition"]: row["ppl"] for row in p2["conditions"]}
+    for row in p2["falls"]:
+        row["difference"] = ppl[row["condition"]][row["iteration"] - 1] - ppl[row["condition"]][0]
+    for row in p2["gaps"]:
+        row["relative"] = ppl[row["condition"]][row["iteration"] - 1] / ppl["baseline"][row["iteration"] - 1] - 1
+    ratio = {row["condition"]: dict(zip(p4["lengths"], row["ratio"], strict=True)) for row in p4["conditions"]}
+    for row in p4["excess_ratios"]:
+        own = ratio[row["condition"]]
+        row["ratio"] = (own[row["longer"]] - 1) / (own[row["shorter"]] - 1)
+    for row in p4["longest_against_shortest"]:
+        own = ratio[row["condition"]]
+        row["difference"] = own[row["longest"]] - own[row["shortest"]]

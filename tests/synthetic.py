@@ -342,6 +342,9 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 for p, s in speeds
                 for c, n in conditions
             ],
+            "n_tokens": 128,
+            "n_runs": 10,
+            "published_protocol": {"n_tokens": 128, "n_runs": 10},
             "theory": theory,
             "published_theory": theory,
         },

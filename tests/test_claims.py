@@ -240,21 +240,47 @@ def test_refinement_is_told_by_repetition(found):
     assert verdict(found, "hypothesis_5") == OPEN
 
 
-def test_refinement_whose_ppl_does_not_fall(found):
-    row = found["P2"]["conditions"][0]
-    row["ppl_ci"] = [[1.2, 3.0], [1.0, 2.0], [1.0, 1.6]]
+def last_falls(found):
+    return [row for row in found["P2"]["falls"] if row["iteration"] == found["P2"]["iterations"]]
+
+
+def test_refinement_is_told_prompt_by_prompt(found):
+    """The two means' own intervals overlap; what decides is the difference over the same prompts."""
+    for row in found["P2"]["conditions"]:
+        row["ppl_ci"] = [[1.0, 4.0]] * 3
+    first, second, *_ = last_falls(found)
+    for row in found["P2"]["falls"]:
+        row["difference_ci"] = [-0.7, -0.3] if row["iteration"] == 3 else [0.2, 0.4]
+    assert verdict(found, "refinement_degenerates") == HOLDS
+    first["difference_ci"] = [-0.7, 0.1]
     assert verdict(found, "refinement_degenerates") == OPEN
-    row["ppl_ci"] = [[1.2, 1.2], [1.3, 1.3], [1.4, 1.4]]
+    second["difference_ci"] = [0.1, 0.7]
     assert verdict(found, "refinement_degenerates") == FAILS
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [([-0.05, 0.08], HOLDS), ([-0.02, 0.3], OPEN), ([0.2, 0.9], FAILS), ([-0.9, -0.2], FAILS), ([-0.3, 0.3], OPEN)],
+)
+def test_a_gap_vanishes_where_its_whole_interval_is_small(found, ends, expected):
+    for row in found["P2"]["gaps"]:
+        row["relative_ci"] = ends if row["iteration"] == 3 else [5.0, 6.0]
+    assert verdict(found, "conditions_converge") == expected
 
 
 def test_recovery_is_told_by_the_paired_difference(found):
     row, base = condition(found, "P3", "relu_30"), condition(found, "P3", "baseline")
     row["expected_ci"][-1], base["expected_ci"][0] = [7.0, 14.0], [11.0, 16.0]
-    assert verdict(found, "best_of_n_recovers") == HOLDS
-    found["P3"]["against_baseline"][0]["difference_ci"] = [-6.0, 2.0]
+    gap = found["P3"]["against_baseline"][0]
+    at = found["P3"]["n"].index(gap["best_of"])
+    equal = next(r for r in found["P3"]["equal_n"] if (r["condition"], r["n"]) == (gap["condition"], gap["best_of"]))
+    equal["difference"] = 1.25
+    claim = judged(found)["best_of_n_recovers"]
+    assert claim["verdict"] == HOLDS
+    assert (claim["evidence"]["best"], claim["evidence"]["equal_n"]) == (row["expected"][at], 1.25)
+    gap["difference_ci"] = [-6.0, 2.0]
     assert verdict(found, "best_of_n_recovers") == OPEN
-    found["P3"]["against_baseline"][0]["difference_ci"] = [2.0, 6.0]
+    gap["difference_ci"] = [2.0, 6.0]
     assert verdict(found, "best_of_n_recovers") == FAILS
 
 
@@ -268,21 +294,26 @@ def test_equal_flops_compares_with_one_candidate(found):
     assert verdict(found, "equal_flops_insufficient") == HOLDS
 
 
-def test_context_stability_by_its_intervals(found):
-    row = condition(found, "P4", "relu_30")
-    row["ratio_ci"] = [[r - 0.005, r + 0.005] for r in row["ratio"]]
-    assert verdict(found, "context_stable") == HOLDS
-    row["ratio_ci"] = [[r - 0.1, r + 0.1] for r in row["ratio"]]
-    assert verdict(found, "context_stable") == OPEN
-    row |= {"ratio": [2.0, 1.5, 1.2, 1.1], "ratio_ci": [[r, r] for r in (2.0, 1.5, 1.2, 1.1)]}
-    assert verdict(found, "context_stable") == FAILS
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [([0.8, 1.2], HOLDS), ([0.4, 0.6], OPEN), ([0.2, 0.45], FAILS), ([1.5, 2.5], OPEN), ([2.1, 3.0], FAILS)]
+    + [([None, 0.4], FAILS), ([0.8, None], OPEN)],
+)
+def test_context_stability_is_that_of_the_excess(found, ends, expected):
+    own = [row for row in found["P4"]["excess_ratios"] if row["condition"] == "relu_30"]
+    for row in found["P4"]["excess_ratios"]:
+        row["ratio_ci"] = [0.9, 1.1] if row["condition"] == "relu_30" else [9.0, 9.5]
+    own[-1]["ratio_ci"] = ends
+    assert verdict(found, "context_stable") == expected
 
 
-def test_long_contexts_by_their_intervals(found):
-    row = condition(found, "P4", "relu_70")
+def test_long_contexts_by_the_paired_difference(found):
+    row, paired = condition(found, "P4", "relu_70"), found["P4"]["longest_against_shortest"][-1]
     row["ratio_ci"] = [[r - 0.15, r + 0.15] for r in row["ratio"]]
+    assert verdict(found, "long_context_helps") == HOLDS
+    paired["difference_ci"] = [-0.4, 0.1]
     assert verdict(found, "long_context_helps") == OPEN
-    row |= {"ratio": row["ratio"][::-1], "ratio_ci": [[r, r] for r in row["ratio"][::-1]]}
+    paired["difference_ci"] = [0.05, 0.1]
     assert verdict(found, "long_context_helps") == FAILS
 
 
@@ -293,7 +324,7 @@ def test_the_rise_at_the_longest_context(found, ends, expected):
 
 
 def test_hypothesis_is_open_where_a_part_is(found):
-    found["P2"]["conditions"][0]["ppl_ci"][-1] = [None, None]
+    last_falls(found)[0]["difference_ci"] = [None, None]
     assert verdict(found, "hypothesis_5") == OPEN
 
 

@@ -58,6 +58,30 @@ def test_rows_of_p1(monkeypatch):
     assert [row["n_linearized"] for row in rows] == [0, 3, 0, 3]
 
 
+def test_a_control_tells_the_hooks_from_relu(monkeypatch):
+    """4 s plain, 5 s with hooks and softmax kept, 10 s with ReLU: the hooks cost a fifth of the speed, ReLU a half."""
+    plans = {"baseline": Plan(), "relu_3": PLANS[3], "softmax_3": Plan.of("softmax", [(1, 0), (1, 2), (2, 3)])}
+    taken = {"baseline": 4.0, "relu_3": 10.0, "softmax_3": 5.0}
+    asked = []
+
+    def alternating(actions, device, runs, label):
+        asked.extend(actions)
+        return {cell: np.full(runs, taken[cell[0]]) for cell in actions}
+
+    monkeypatch.setattr(speedups, "alternating", alternating)
+    protocols = {"recomputed": (False, "naive"), "recomputed/kernel": (False, "cpu")}
+    controls = {"relu_3": "softmax_3"}
+    rows = speedups.generation_speeds(None, "cpu", TOKENS[:1, :5], 4, plans, protocols, 3, 0, controls)
+    assert [cell[0] for cell in asked] == ["baseline", "relu_3", "softmax_3", "relu_3"]
+    found = [(row["condition"], row["backend"], row["relative"], row["against_control"]) for row in rows]
+    assert found == [
+        ("baseline", "sdpa", 0, None),
+        ("relu_3", "naive", pytest.approx(-0.6), -0.5),
+        ("softmax_3", "torch", pytest.approx(-0.2), None),
+        ("relu_3", "cpu", pytest.approx(-0.6), -0.5),
+    ]
+
+
 def test_kernel_rows_of_p1_share_one_baseline(monkeypatch):
     """Two backends under one protocol: the model without linearized heads is measured once, for both."""
     plans = {"baseline": Plan(), "relu_3": PLANS[3]}

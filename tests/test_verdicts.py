@@ -25,6 +25,7 @@ SPOKEN_IN = {  # the sections that speak of a claim
     "relu_nearly_harmless": ("V4", "conclusions"),
     "relu_best": ("phases",),
     "refinement_degenerates": ("P2", "conclusions"),
+    "conditions_converge": ("P2",),
     "best_of_n_recovers": ("P3", "conclusions"),
     "best_of_n_recovers_more": ("P3",),
     "equal_flops_insufficient": ("P3", "conclusions"),
@@ -125,6 +126,10 @@ def flips():
         for row in found["P2"]["conditions"]:
             row["repeated_4gram_share_ci"][-1] = {HOLDS: [0.7, 0.9], FAILS: [0.0, 0.2], OPEN: [0.4, 0.6]}[verdict]
 
+    def converge(found, verdict):
+        for row in found["P2"]["gaps"]:
+            row["relative_ci"] = {HOLDS: [-0.05, 0.05], FAILS: [0.3, 0.6], OPEN: [0.0, 0.3]}[verdict]
+
     def recovers(which):
         def change(found, verdict):
             found["P3"]["against_baseline"][which]["difference_ci"] = {
@@ -139,15 +144,12 @@ def flips():
         found["P3"]["equal_flops"][1]["extra_model"] = {HOLDS: 3, FAILS: 100}[verdict]
 
     def stable(found, verdict):
-        width = {HOLDS: 0.005, FAILS: 0.005, OPEN: 0.1}[verdict]
-        row = found["P4"]["conditions"][1]
-        row["ratio"] = [2.0, 1.5, 1.2, 1.1] if verdict == FAILS else [1.1, 1.1, 1.1, 1.1]
-        row["ratio_ci"] = [[r - width, r + width] for r in row["ratio"]]
+        for row in found["P4"]["excess_ratios"]:
+            row["ratio_ci"] = {HOLDS: [0.8, 1.2], FAILS: [0.2, 0.4], OPEN: [0.4, 0.8]}[verdict]
 
     def helps(found, verdict):
-        row = found["P4"]["conditions"][2]
-        first, last = {HOLDS: (1.7, 1.5), FAILS: (1.5, 1.7), OPEN: (1.6, 1.6)}[verdict]
-        row["ratio_ci"][0], row["ratio_ci"][-1] = [first - 0.05, first + 0.05], [last - 0.05, last + 0.05]
+        ends = {HOLDS: [-0.3, -0.1], FAILS: [0.1, 0.3], OPEN: [-0.1, 0.1]}[verdict]
+        found["P4"]["longest_against_shortest"][-1]["difference_ci"] = ends
 
     def rises(found, verdict):
         ends = {HOLDS: [0.05, 0.2], FAILS: [-0.2, -0.1], OPEN: [-0.1, 0.2]}[verdict]
@@ -162,6 +164,7 @@ def flips():
         "relu_nearly_harmless": harmless,
         "relu_best": best,
         "refinement_degenerates": refinement,
+        "conditions_converge": converge,
         "best_of_n_recovers": recovers(0),
         "best_of_n_recovers_more": recovers(1),
         "equal_flops_insufficient": equal_flops,

@@ -8,6 +8,7 @@ from typing import Any
 from lib.claims.judging import (
     FAILS,
     HOLDS,
+    OPEN,
     Claim,
     Finding,
     Judge,
@@ -21,22 +22,29 @@ from lib.claims.judging import (
     ends,
     known,
     less,
-    shown,
 )
-from lib.results.sections import Results
+from lib.results.sections import Results, Verdict
+
+NOTHING = (0.0, 0.0)
 
 
 def degenerates(m: Results, limits: Limits) -> Finding:
+    p2 = m["P2"]
+    falls = {(row["condition"], row["iteration"]): row for row in p2["falls"]}
     verdicts, rows = [], []
-    for row in m["P2"]["conditions"]:
-        falls = less(ends(row["ppl_ci"][-1]), ends(row["ppl_ci"][0]))
+    for row in p2["conditions"]:
+        fall = falls.get((row["condition"], p2["iterations"]))
+        if fall is None:
+            raise Undefined
         repeats = above(ends(row["repeated_4gram_share_ci"][-1]), limits["repeated"])
-        verdicts.append(all_of([falls, repeats]))
+        verdicts.append(all_of([less(ends(fall["difference_ci"]), NOTHING), repeats]))
         rows.append(
             {
                 "condition": row["condition"],
                 "first_ppl": row["ppl"][0],
                 "last_ppl": row["ppl"][-1],
+                "difference": fall["difference"],
+                "difference_ci": fall["difference_ci"],
                 "repeated_4gram_share": row["repeated_4gram_share"][-1],
                 "verdict": verdicts[-1],
             }
@@ -44,19 +52,40 @@ def degenerates(m: Results, limits: Limits) -> Finding:
     return all_of(verdicts), {"limit": limits["repeated"], "conditions": rows}
 
 
+def _converges(m: Results, limits: Limits) -> Finding:
+    p2 = m["P2"]
+    rows = [row for row in p2["gaps"] if row["iteration"] == p2["iterations"]]
+    if not rows:
+        raise Undefined
+    verdicts = []
+    for row in rows:
+        low, high = ends(row["relative_ci"])
+        verdicts.append(at_most((max(0.0, low, -high), max(high, -low)), limits["gap"]))
+    return all_of(verdicts), {
+        "gap": {str(row["n_linearized"]): row["relative"] for row in rows},
+        "gap_ci": {str(row["n_linearized"]): row["relative_ci"] for row in rows},
+        "limit": limits["gap"],
+    }
+
+
 def recovers(which: int) -> Judge:
     def judge(m: Results, limits: Limits) -> Finding:
         p3 = m["P3"]
         base, row = condition(m, p3["conditions"], None), condition(m, p3["conditions"], which)
         paired = condition(m, p3["against_baseline"], which)
-        return less(ends(paired["difference_ci"]), (0.0, 0.0)), {
-            "n": p3["n"][-1],
-            "best": row["expected"][-1],
-            "best_ci": row["expected_ci"][-1],
+        n = paired["best_of"]
+        place = p3["n"].index(n)
+        equal = condition(m, [gap for gap in p3["equal_n"] if gap["n"] == n], which)
+        return less(ends(paired["difference_ci"]), NOTHING), {
+            "n": n,
+            "best": row["expected"][place],
+            "best_ci": row["expected_ci"][place],
             "baseline": base["expected"][0],
             "baseline_ci": base["expected_ci"][0],
             "difference": paired["difference"],
             "difference_ci": paired["difference_ci"],
+            "equal_n": equal["difference"],
+            "equal_n_ci": equal["difference_ci"],
         }
 
     return judge
@@ -110,35 +139,32 @@ def equal_flops(m: Results, limits: Limits) -> Finding:
     }
 
 
-def _ratios(m: Results, which: int) -> tuple[list[float], list[tuple[float, float]]]:
-    row = condition(m, m["P4"]["conditions"], which)
-    if len(row["ratio"]) < 2:
-        raise Undefined
-    return [known(ratio) for ratio in row["ratio"]], [ends(pair) for pair in row["ratio_ci"]]
-
-
 def _length_stable(m: Results, limits: Limits) -> Finding:
-    ratios, pairs = _ratios(m, 0)
-    bounds = (
-        max(1.0, max(low for low, _ in pairs) / min(high for _, high in pairs)),
-        max(high for _, high in pairs) / min(low for low, _ in pairs),
-    )
-    return at_most(bounds, limits["stable"]), {
-        "lowest": min(ratios),
-        "highest": max(ratios),
-        "spread": max(ratios) / min(ratios),
-        "spread_ci": shown(bounds),
-        "limit": limits["stable"],
-    }
+    excess = [known(ratio) - 1 for ratio in condition(m, m["P4"]["conditions"], 0)["ratio"]]
+    name = condition(m, m["P4"]["conditions"], 0)["condition"]
+    pairs = [row for row in m["P4"]["excess_ratios"] if row["condition"] == name]
+    if not pairs:
+        raise Undefined
+    verdicts = [_within(ends(row["ratio_ci"]), limits["stable"]) for row in pairs]
+    return all_of(verdicts), {"lowest": min(excess), "highest": max(excess), "limit": limits["stable"]}
+
+
+def _within(pair: tuple[float, float], factor: float) -> Verdict:
+    """Whether a quotient known to lie within `pair` is within a factor of 1, either way."""
+    low, high = pair
+    return all_of([at_most(pair, factor), HOLDS if low >= 1 / factor else FAILS if high < 1 / factor else OPEN])
 
 
 def _long_helps(m: Results, limits: Limits) -> Finding:
-    ratios, pairs = _ratios(m, -1)
-    return less(pairs[-1], pairs[0]), {
+    ratios = condition(m, m["P4"]["conditions"], -1)["ratio"]
+    if not m["P4"]["longest_against_shortest"]:
+        raise Undefined
+    paired = condition(m, m["P4"]["longest_against_shortest"], -1)
+    return less(ends(paired["difference_ci"]), NOTHING), {
         "shortest": ratios[0],
-        "shortest_ci": shown(pairs[0]),
         "longest": ratios[-1],
-        "longest_ci": shown(pairs[-1]),
+        "difference": paired["difference"],
+        "difference_ci": paired["difference_ci"],
     }
 
 
@@ -170,9 +196,10 @@ def _said(ja: str, en: str) -> Any:
 
 
 _BEST_OF = (
-    "最大のNでの期待PPLがベースラインのN=1を下回ること。プロンプトを揃えた差の信頼区間で見る。",
-    "The expected PPL at the largest N is below the baseline's at N = 1, by the interval of the difference over the "
-    "same prompts.",
+    "公表どおりのNでの期待PPLがベースラインのN=1を下回ること。プロンプトを揃えた差の信頼区間で見る。"
+    "選んだものと選ばないものの比較なので、同じNどうしの差を併記する。",
+    "The expected PPL at the published N is below the baseline's at N = 1, by the interval of the difference over the "
+    "same prompts. It compares what was selected with what was not: the difference at the same N stands beside it.",
 )
 
 CLAIMS = (
@@ -185,13 +212,32 @@ CLAIMS = (
             "The falling PPL of self-refinement is degeneration into repetition, not improvement.",
         ),
         (
-            "どの条件でもPPLが最初の回より下がり、最後の回では4-gramの{repeated:.0%}超が既出であること。",
-            "In every condition PPL falls from the first iteration to the last, where over {repeated:.0%} of the "
-            "4-grams occurred before.",
+            "どの条件でもプロンプトごとに見てPPLが最初の回より下がり、最後の回では4-gramの{repeated:.0%}超が既出であること。",
+            "In every condition PPL falls from the first iteration to the last, prompt by prompt, and at the last over "
+            "{repeated:.0%} of the 4-grams occurred before.",
         ),
         ("P2、最終結論の理由3", "P2 and the third reason of the final conclusion"),
         {"repeated": 0.5},
         others={"repeated": (0.25, 0.75)},
+        limit_set="after",
+    ),
+    Claim(
+        "conditions_converge",
+        ("P2",),
+        _converges,
+        _said(
+            "自己改良を重ねると、どの条件のPPLもベースラインに近づき、差はなくなる。",
+            "Under self-refinement all conditions converge, and the gap to the baseline vanishes.",
+        ),
+        (
+            "最後の回に、どの条件のPPLもベースラインの±{gap:.0%}以内にあること。"
+            "同じプロンプトで見た相対差の信頼区間で判定する。",
+            "At the last iteration every condition's PPL is within ±{gap:.0%} of the baseline's, by the interval of "
+            "the relative difference over the same prompts.",
+        ),
+        ("P2", "P2"),
+        {"gap": 0.1},
+        others={"gap": (0.05, 0.2)},
         limit_set="after",
     ),
     Claim(
@@ -229,9 +275,10 @@ CLAIMS = (
             "The FLOPs saved do not pay for one more candidate.",
         ),
         (
-            "attentionだけの計算でもモデル全体の計算でも、追加で生成できるトークン数が候補一つの長さに満たないこと。",
+            "attentionだけの計算でもモデル全体の計算でも、追加で生成できるトークン数が候補一つの長さに満たないこと。"
+            "モデルの形から求まる算術であり、測定ではない。",
             "By the count of attention alone and by that of the whole model, the extra tokens are fewer than one "
-            "candidate has.",
+            "candidate has. This is arithmetic on the model's shape, no measurement.",
         ),
         ("P3、最終結論の理由2", "P3 and the second reason of the final conclusion"),
         kind="arithmetic",
@@ -246,12 +293,14 @@ CLAIMS = (
             "The loss from {n} ReLU heads hardly depends on the context length.",
         ),
         (
-            "文脈長ごとのPPL比の最大と最小の比が{stable:g}以下であること。",
-            "The largest of the PPL ratios at the context lengths is at most {stable:g} times the smallest.",
+            "PPL比が1を超える分が、どの二つの文脈長のあいだでも{stable:g}倍を超えて変わらないこと。"
+            "同じテキスト区間で見た信頼区間で判定する。",
+            "What the PPL ratio has beyond 1 changes by no more than a factor of {stable:g} between any two context "
+            "lengths, by intervals over the same spans of text.",
         ),
         ("P4", "P4"),
-        {"stable": 1.1},
-        others={"stable": (1.05, 1.2)},
+        {"stable": 2.0},
+        others={"stable": (1.5, 3.0)},
         limit_set="after",
     ),
     Claim(
@@ -264,8 +313,8 @@ CLAIMS = (
             "The loss from {n} ReLU heads is milder in long contexts.",
         ),
         (
-            "最長の文脈でのPPL比が最短での比を下回ること。",
-            "The PPL ratio at the longest context is below the one at the shortest.",
+            "最長の文脈でのPPL比から最短での比を引いた差が、信頼区間ごと0より小さいこと。",
+            "The PPL ratio at the longest context minus the one at the shortest is below 0 with its whole interval.",
         ),
         ("P4", "P4"),
     ),

@@ -20,6 +20,7 @@ Count = Annotated[int, Keep(minimum=0)]
 Interval = Annotated[list[float | None], Keep(minItems=2, maxItems=2)]
 Pair = Annotated[list[Count], Keep(minItems=2, maxItems=2)]
 Condition = Annotated[str, Keep(pattern="^(baseline|relu_\\d+)$")]
+SpeedCondition = Annotated[str, Keep(pattern="^(baseline|(relu|softmax)_\\d+)$")]
 Figures = Annotated[list[float | None], Keep(minItems=1)]
 LIMITS = Keep(propertyNames={"pattern": "^\\d+\\.\\d+$"}, required=["1.1", "1.5", "2.0"])
 Thresholds = Annotated[dict[str, Count], LIMITS]
@@ -344,7 +345,7 @@ class V5(TypedDict):
 class SpeedRow(TypedDict):
     """Generation under one protocol; `relative` against its baseline, `against_control` against softmax in hooks."""
 
-    condition: Condition
+    condition: SpeedCondition
     n_linearized: Count
     protocol: str
     backend: str
@@ -362,8 +363,14 @@ class Speedup(TypedDict):
     speedup: Positive
 
 
-class P1(TypedDict):
+class SpeedProtocol(TypedDict):
+    n_tokens: Annotated[int, Keep(minimum=1)]
+    n_runs: Annotated[int, Keep(minimum=1)]
+
+
+class P1(SpeedProtocol):
     rows: Annotated[list[SpeedRow], Keep(minItems=1)]
+    published_protocol: SpeedProtocol
     theory: list[Speedup]
     published_theory: list[Speedup]
 
