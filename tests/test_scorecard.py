@@ -244,7 +244,7 @@ def test_every_number_of_an_assembled_file_is_watched(kind):
 
 NAMES = ("layer", "head", "n", "n_linearized")
 ALONE = {  # measured figures from which no other is computed, or which the sections don't tell apart
-    "P1": {"relative", "against_control", "protocol"},
+    "P1": {"relative", "against_control", "protocol", "n_tokens", "n_runs"},
     "P2": {"distinct_2", "longest_repeat", "repeated_4gram_share", "iterations", "n_prompts"},
     "P3": {"n_prompts", "temperature", "n_layer", "n_head", "n_params", *(key for key in EQUAL_FLOPS)},
     "P4": {"n_tokens", "n_targets", "bins", "contexts", "ppl"},
