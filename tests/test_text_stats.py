@@ -66,22 +66,24 @@ def test_resampling_samples_is_centred_on_the_estimate():
 
 def test_intervals_hold_the_estimate_and_come_from_the_seed():
     ppl = np.random.default_rng(3).lognormal(2.5, 0.5, (20, 5))
-    values, ends = best_of_n.expected_best_of_ci(ppl, [1, 5], seed=4, draws=400)
+    best = best_of_n.BestOf.of(ppl, [1, 5], seed=4, draws=400)
+    values, ends = best.values, best.ci()
     assert all(lo < value < hi for value, (lo, hi) in zip(values, ends, strict=True))
-    assert ends == best_of_n.expected_best_of_ci(ppl, [1, 5], seed=4, draws=400)[1]
+    assert ends == best_of_n.BestOf.of(ppl, [1, 5], seed=4, draws=400).ci()
 
 
 def test_equal_samples_have_intervals_of_no_width():
-    values, ends = best_of_n.expected_best_of_ci(np.full((4, 3), 5.0), [1, 3])
-    assert values == pytest.approx([5.0, 5.0])
-    assert np.array(ends) == pytest.approx(np.full((2, 2), 5.0))
+    best = best_of_n.BestOf.of(np.full((4, 3), 5.0), [1, 3])
+    assert best.values == pytest.approx([5.0, 5.0])
+    assert np.array(best.ci()) == pytest.approx(np.full((2, 2), 5.0))
 
 
 def test_a_difference_over_the_same_prompts_is_paired():
     base = np.random.default_rng(5).lognormal(2.5, 1.0, (20, 5))
-    value, (lo, hi) = best_of_n.best_of_difference(base + 0.5, 1, base, 1)
+    best, worse = (best_of_n.BestOf.of(ppl, [1, 5]) for ppl in (base, base + 0.5))
+    value, (lo, hi) = worse.minus(1, best, 1)
     assert (value, lo, hi) == pytest.approx((0.5, 0.5, 0.5))
-    value, (lo, hi) = best_of_n.best_of_difference(base, 5, base, 1)
+    value, (lo, hi) = best.minus(5, best, 1)
     assert hi < 0 and lo < value < hi
 
 
@@ -151,6 +153,6 @@ def test_bad_samples_are_refused():
     with pytest.raises(InputError, match="between 1 and the 2 samples"):
         best_of_n.expected_best_of(np.ones((3, 2)), [1, 3])
     with pytest.raises(InputError, match="same prompts"):
-        best_of_n.best_of_difference(np.ones((3, 2)), 1, np.ones((4, 2)), 1)
+        best_of_n.BestOf.of(np.ones((3, 2)), [1]).minus(1, best_of_n.BestOf.of(np.ones((4, 2)), [1]), 1)
     with pytest.raises(InputError, match="must agree"):
         best_of_n.expected_best_of(np.ones((3, 2)), [1], np.ones((3, 3)))

@@ -22,12 +22,13 @@ BLOCK = 2**22  # samples that are resampled at once
 class BestOf:
     """Expected score of the best of each N of `ns`: `values` [len(ns)] and their resamples `draws` [n, len(ns)].
 
-    Those made with one seed from samples of one shape are paired by prompt.
+    Those made with one seed from samples of one `shape` [n_prompts, n_samples] are paired by prompt.
     """
 
     ns: tuple[int, ...]
     values: np.ndarray
     draws: np.ndarray
+    shape: tuple[int, ...]
 
     @classmethod
     def of(
@@ -39,7 +40,8 @@ class BestOf:
         score: np.ndarray | None = None,
     ) -> BestOf:
         """From `ppl` [n_prompts, n_samples], by which one chooses, and `score`, the same unless another judges."""
-        return cls(tuple(ns), np.array(expected_best_of(ppl, ns, score)), best_of_draws(ppl, ns, seed, draws, score))
+        values, spread = expected_best_of(ppl, ns, score), best_of_draws(ppl, ns, seed, draws, score)
+        return cls(tuple(ns), np.array(values), spread, np.shape(ppl))
 
     def ci(self) -> list[Interval]:
         """The interval of each value."""
@@ -56,7 +58,11 @@ class BestOf:
         return float(a / b - 1), interval(a_draws / b_draws - 1)
 
     def _pair(self, n, other, n_other):
-        if self.draws.shape[0] != other.draws.shape[0]:
+        if self.shape != other.shape:
+            raise InputError(
+                f"samples of shape {list(self.shape)} and {list(other.shape)}; the same prompts are needed"
+            )
+        if len(self.draws) != len(other.draws):
             raise InputError(f"{len(self.draws)} and {len(other.draws)} resamples; the same are needed")
         i, j = self.ns.index(n), other.ns.index(n_other)
         return (self.values[i], self.draws[:, i]), (other.values[j], other.draws[:, j])
@@ -102,23 +108,6 @@ def best_of_draws(
         chosen = _by_rank(ppl[prompts, samples], None if score is ppl else score[prompts, samples])
         result[start : start + step] = (chosen @ weights).mean(axis=1)
     return result + (expected_best_of(ppl, ns, score) - _mean_over_resamples(ppl, ns, score))
-
-
-def expected_best_of_ci(
-    ppl: np.ndarray, ns: Sequence[int], seed: int = 0, draws: int = DRAWS
-) -> tuple[list[float], list[Interval]]:
-    """`expected_best_of` with intervals over prompts and samples, one for each N."""
-    best = BestOf.of(ppl, ns, seed, draws)
-    return best.values.tolist(), best.ci()
-
-
-def best_of_difference(
-    a: np.ndarray, n_a: int, b: np.ndarray, n_b: int, seed: int = 0, draws: int = DRAWS
-) -> tuple[float, Interval]:
-    """Expected best of n_a of condition `a` minus best of n_b of condition `b`, paired by prompt: below 0, `a` wins."""
-    if np.shape(a) != np.shape(b):
-        raise InputError(f"samples of shape {list(np.shape(a))} and {list(np.shape(b))}; the same prompts are needed")
-    return BestOf.of(a, [n_a], seed, draws).minus(n_a, BestOf.of(b, [n_b], seed, draws), n_b)
 
 
 def _weights(n_samples: int, ns: Sequence[int]) -> np.ndarray:
