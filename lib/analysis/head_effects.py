@@ -131,15 +131,15 @@ def crossings(ns: Sequence[int], ratios: Sequence[float], limits: Iterable[float
     ln ratio is taken as straight between rungs and made monotone from the right, so that a crossing lies between the
     threshold of `thresholds` and the next rung; the last rung where the limit is never passed.
     """
-    return {str(limit): float(_crossing(ns, np.asarray(ratios, float)[:, None], limit)[0]) for limit in limits}
+    return {str(limit): float(crossing_draws(ns, np.asarray(ratios, float)[:, None], limit)[0]) for limit in limits}
 
 
 def crossings_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] = LIMITS) -> dict[str, Interval]:
     """Intervals of the crossings from ratio draws `[len(ns), draws]`."""
-    return {str(limit): interval(_crossing(ns, draws, limit)) for limit in limits}
+    return {str(limit): interval(crossing_draws(ns, draws, limit)) for limit in limits}
 
 
-def _crossing(ns: Sequence[int], ratios: np.ndarray, limit: float) -> np.ndarray:
+def crossing_draws(ns: Sequence[int], ratios: np.ndarray, limit: float) -> np.ndarray:
     """Crossings [draws] of ratios [len(ns), draws]; n = 0, at which the ratio is 1, comes first."""
     ns = np.asarray(ns, dtype=float)
     height = np.minimum.accumulate(np.log(ratios)[::-1])[::-1] - np.log(limit)
