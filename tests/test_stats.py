@@ -364,6 +364,15 @@ def test_v5_by_hand():
     assert (found["bias"], found["conclusions_maintained"], found["max_threshold_shift"]) == ("optimistic", True, 0)
 
 
+def test_v5_names_what_drives_its_mean_and_what_is_counted_twice():
+    found = quick_vs_full.compare(*sections())
+    assert found["median_diff_pct"] == pytest.approx(100 * np.median([0.25, -0.5, -0.5, 0.0, 0.5, 1.0]))
+    assert [row["what"] for row in found["drivers"]] == ["ratio:30", "zero:L0H8"]
+    assert found["mean_without_drivers_pct"] == pytest.approx(100 * np.mean([0.25, -0.5, 0.0, 0.5]))
+    assert found["counted_twice"] == ["L0H8"]
+    assert found["mean_counted_once_pct"] == pytest.approx(100 * np.mean([0.25, -0.5, 0.0, 0.5, 1.0]))
+
+
 def test_v5_verdicts_turn_at_their_limits():
     assert quick_vs_full.compare(*sections(n_full=20))["conclusions_maintained"] is True
     assert quick_vs_full.compare(*sections(n_full=10))["conclusions_maintained"] is False
@@ -383,6 +392,7 @@ def test_v5_of_the_published_tables_is_the_published_average():
     published = as_results()
     found = quick_vs_full.compare(*(published[name] for name in ("V1", "V2", "V3", "V4")))
     assert len(found["comparisons"]) == 25
+    assert found["counted_twice"] == ["L0H8"] and found["median_diff_pct"] == pytest.approx(11.6, abs=0.3)
     assert found["mean_diff_pct"] == pytest.approx(24.6, abs=0.3)
     assert (found["bias"], found["conclusions_maintained"], found["max_threshold_shift"]) == ("optimistic", True, 10)
 

@@ -52,7 +52,8 @@ def compare(v1: Mapping, v2: Mapping, v3: Mapping, v4: Mapping) -> dict:
     ]
     known = {row["what"]: row["difference"] for row in comparisons if row["difference"] is not None}
     average = float(np.mean(list(known.values())))
-    focus = f"zero:L{v3['layer']}H{v3['head']}"
+    focus = (v3["zero_delta_ppl_2k"], v3["zero_delta_ppl_full"])
+    twice = [what for what, quick, measured, _ in rows if what.startswith("zero:") and (quick, measured) == focus]
     drivers = sorted(known, key=lambda what: -abs(known[what]))[:DRIVERS]
     shifts = [abs(v4["thresholds_full"][limit] - n) for limit, n in v4["thresholds_2k"].items()]
     return {
@@ -61,8 +62,8 @@ def compare(v1: Mapping, v2: Mapping, v3: Mapping, v4: Mapping) -> dict:
         "median_diff_pct": 100 * float(np.median(list(known.values()))),
         "drivers": [{"what": what, "difference": known[what]} for what in drivers],
         "mean_without_drivers_pct": _mean_pct(known, drivers),
-        "counted_twice": focus if focus in known and "focus:zero" in known else None,
-        "mean_counted_once_pct": _mean_pct(known, [focus]),
+        "counted_twice": [what.removeprefix("zero:") for what in twice],
+        "mean_counted_once_pct": _mean_pct(known, twice),
         "bias": "optimistic" if average > 0.05 else "pessimistic" if average < -0.05 else "agree",
         "conclusions_maintained": max(shifts) <= 10,
         "thresholds_2k": dict(v4["thresholds_2k"]),
