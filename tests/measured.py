@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib.analysis import bootstrap, flops, generated, head_effects, perplexity, quick_vs_full
+from lib.analysis import bootstrap, flops, generated, head_effects, perplexity, quick_vs_full, selection, windows
 from lib.engine.interventions import Plan
 from lib.results import assembled, io
 
@@ -26,7 +26,7 @@ class Scores:
         self.noise = {place: self.rng.normal(0, 0.01, self.base.shape) for place in self.harm}
 
     def score(self, plan):
-        factor = {"zero": 1.0, "mean": 0.02, "relu": 0.1, "l1": 0.3, "identity": 0.9, "factored": 0.7}
+        factor = {"zero": 1.0, "mean": 0.02, "relu": 0.1, "l1": 0.3, "identity": 0.9, "factored": 0.7, "uniform": 0.2}
         added = [factor[mode] * (self.harm[layer, head] + self.noise[layer, head]) for layer, head, mode in plan.heads]
         return (self.base + sum(added)).astype(np.float32) if added else self.base
 
@@ -68,6 +68,18 @@ def build():
         "mean": sum(head_effects.deltas(best)) / len(best),
     } | pile(ranking, "relu", LADDER, QUICK)
     data |= {"ranking": ranking, "flops_saved": flops.flops_saved(LADDER, SHAPE.n_heads, N_CTX, SHAPE.d_head)}
+    alone = {
+        mode: [scores.score(Plan.of(mode, [place]))[:QUICK] for place in (heads if mode == "zero" else rankable)]
+        for mode in ("zero", "relu", "l1", "identity")
+    }
+    base, resampler = scores.base[:QUICK], resamplers[QUICK]
+    data["paired"] = {
+        mode: head_effects.paired(alone["relu"], alone[mode], base, resampler) for mode in ("l1", "identity")
+    }
+    zeroed = resampler.relatives(alone["zero"], base) - 1
+    data["layer0_share"] = float(head_effects.layer0_share(heads, head_effects.deltas(data["zero"]["heads"])))
+    data["layer0_share_ci"] = bootstrap.interval(head_effects.layer0_share(heads, zeroed))
+    data["alpha_ci"] = head_effects.rank_law_ci(zeroed)
     found["phases"] = data
 
     quick, quick_ci = perplexity.ppl_ci(scores.base[:QUICK], resamplers[QUICK])
@@ -81,7 +93,12 @@ def build():
         "tokens_2k": QUICK * N_CTX, "total_tokens": FULL * N_CTX,
         "sampling": quick_vs_full.sampling(scores.base, QUICK, SEED),
         "chunk_ppl": [perplexity.ppl(row[None]) for row in scores.base],
+        "coverage": windows.coverage({"ppl": (scores.base, None)}, QUICK, None, SEED, DRAWS),
     }  # fmt: skip
+    rest = scores.base[QUICK:]
+    found["V1"]["ppl_rest"], found["V1"]["ppl_rest_ci"] = perplexity.ppl_ci(
+        rest, bootstrap.Resampler.of(rest, SEED, DRAWS)
+    )
 
     top = sorted(data["zero"]["heads"], key=lambda row: -row["delta"])[:6]
     places = head_effects.places(top)
@@ -107,6 +124,17 @@ def build():
         "spearman": head_effects.spearman(head_effects.deltas(a), head_effects.deltas(b)),
         "spearman_ci": head_effects.spearman_ci(quick_draws, np.stack(draws)),
         "lead": by_full[0]["delta_ppl_full"] / by_full[1]["delta_ppl_full"], "first_full": by_full[0],
+        "coverage": windows.coverage(
+            {f"zero:L{p[0]}H{p[1]}": (scores.score(Plan.of("zero", [p])), scores.base) for p in places},
+            QUICK, None, SEED, DRAWS,
+        ),
+        "scan": {
+            "chunks": list(range(FULL)), "missed": [],
+            "heads": [
+                {key: row[key] for key in ("layer", "head", "delta", "delta_ci")} | {"rank": i + 1}
+                for i, row in enumerate(sorted(single("zero", heads, FULL), key=lambda row: -row["delta"]))
+            ],
+        },
     }  # fmt: skip
 
     layer, head = places[0]
@@ -121,18 +149,58 @@ def build():
             "constant_share": perplexity.constant_share(zero, mean, base, resampler),
         }.items():
             v3 |= {f"{name}_{column}": value, f"{name}_{column}_ci": ends}
+    v3["coverage"] = windows.coverage(
+        {"focus:zero": (zero, base), "focus:mean": (mean, base)}, QUICK, None, SEED, DRAWS
+    )
     found["V3"] = v3
 
     v4 = {"audit": []}
     for column, table, n in (("2k", "cumulative_2k", QUICK), ("full", "cumulative", FULL)):
         curve = pile(ranking, "relu", LADDER, n)
         v4[table] = [{"n_linearized": row.pop("n")} | row for row in curve["cumulative"]]
-        v4 |= {f"thresholds_{column}": curve["thresholds"], f"thresholds_{column}_ci": curve["thresholds_ci"]}
+        for name in ("thresholds", "crossings"):
+            v4 |= {f"{name}_{column}": curve[name], f"{name}_{column}_ci": curve[f"{name}_ci"]}
     other = pile(ranking, "factored", [0, *COUNTS], FULL)
     v4["factored"] = [{"n_linearized": row.pop("n")} | row for row in other["cumulative"]]
+    v4 |= _selection(scores, ranking, rankable)
     found["V4"] = v4
     found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4)
     return io.plain(found | _recovery(scores))
+
+
+def _selection(scores, ranking, rankable):
+    """V4's coverage, its ladder on other text, cross-fitting and controls."""
+    piles = [Plan.of("relu", ranking[:n]) for n in LADDER]
+    rest = bootstrap.Resampler(FULL - QUICK, N_CTX, SEED, DRAWS)
+    curve = head_effects.curve(
+        dict(zip(LADDER, piles, strict=True)), {plan: scores.score(plan)[QUICK:] for plan in piles}, rest
+    )
+
+    def score(plans, chunks):
+        return {plan: scores.score(plan)[list(chunks)] for plan in plans}
+
+    starts = [0, 6, 12, 18]
+    fitted = selection.cross_fit(score, rankable, LADDER, starts, QUICK)
+    for window in fitted["windows"]:
+        window["shared"] = len(set(ranking[: COUNTS[0]]) & set(window.pop("ranking")[: COUNTS[0]]))
+    draws = rest.relatives([scores.score(plan)[QUICK:] for plan in piles], scores.base[QUICK:])
+    fitted["crossings_ci"] = selection.crossings_with_ranking(LADDER, draws, fitted["crossings_sd"], len(starts), SEED)
+    ladders = {mode: [Plan.of(mode, ranking[:n]) for n in LADDER] for mode in ("relu", "mean", "zero", "uniform")}
+    order = selection.random_orders(rankable, 1, SEED)[0]
+    ladders["random:1"] = [Plan.of("relu", order[:n]) for n in LADDER]
+    found = {plan: scores.score(plan) for plans in ladders.values() for plan in plans}
+    rows = selection.controls(ladders, LADDER, found, bootstrap.Resampler(FULL, N_CTX, SEED, DRAWS))
+    return {
+        "coverage": windows.ladder_coverage(LADDER, [scores.score(plan) for plan in piles], QUICK, None, SEED, DRAWS),
+        "elsewhere": {
+            "n_chunks": FULL - QUICK,
+            "cumulative": [{"n_linearized": row.pop("n")} | row for row in curve["cumulative"]],
+            "crossings": curve["crossings"],
+            "crossings_ci": curve["crossings_ci"],
+        },
+        "cross_fit": fitted,
+        "controls": {"chunks": list(range(FULL)), "rows": rows},
+    }
 
 
 def _setup():

@@ -89,6 +89,53 @@ def _pile(ladder, steepness):
     }
 
 
+def _covered(what, quick, full, covered=0.6):
+    return {
+        "what": what, "covered": covered, "n_windows": 63, "n_disjoint": 32, "percentile": 0.8,
+        "quick": quick, "full": full, "lowest": quick, "median": full, "highest": full * 1.2,
+    }  # fmt: skip
+
+
+def _ladder_coverage(ladder):
+    return {
+        "ratios": [_covered(f"ratio:{n}", 1 + n / 100, 1 + n / 90) for n in ladder if n],
+        "thresholds": [_covered(f"thresholds:{limit}", 30.0, 20.0) for limit in ("1.1", "1.5", "2.0")],
+        "crossings": [_covered(f"crossings:{limit}", 33.0, 26.0) for limit in ("1.1", "1.5", "2.0")],
+    }
+
+
+def _control(name, ladder, steepness):
+    pile = _pile(ladder, steepness)
+    gaps = [{"n": n, "difference": -0.01 * n, "difference_ci": _interval(-0.01 * n, 0.3)} for n in ladder if n]
+    return {
+        "control": name, "cumulative": pile["cumulative"], "crossings": pile["crossings"],
+        "crossings_ci": pile["crossings_ci"], "against_relu": [] if name == "relu" else gaps,
+    }  # fmt: skip
+
+
+def _cross_fit(ladder):
+    ratios = [1 + n / 120 for n in ladder]
+    return {
+        "windows": [
+            {"start": start, "in_sample": ratios, "elsewhere": [r * 1.02 for r in ratios], "shared": 30 - start // 8}
+            for start in (0, 16, 32, 48)
+        ],
+        "optimism": [{"n": n, "excess": -0.02, "excess_ci": [-0.03, -0.01]} for n in ladder if n],
+        "crossings_sd": {"1.1": 3.0, "1.5": 4.0, "2.0": 5.0},
+        "crossings_ci": {"1.1": [10.0, 38.0], "1.5": [48.0, 74.0], "2.0": [77.0, 110.0]},
+    }
+
+
+def _scanned(heads):
+    ranks = {id(row): i + 1 for i, row in enumerate(sorted(heads, key=lambda row: -row["delta"]))}
+    missed = {
+        "layer": 1, "head": 8, "rank_2k": 14, "rank_scan": 4, "delta_2k": 0.03, "delta_2k_ci": [0.01, 0.05],
+        "delta_scan": 0.09, "delta_scan_ci": [0.05, 0.13], "delta_full": 0.08, "delta_full_ci": [0.05, 0.11],
+    }  # fmt: skip
+    rows = [{k: row[k] for k in ("layer", "head", "delta", "delta_ci")} | {"rank": ranks[id(row)]} for row in heads]
+    return {"chunks": [0, 13, 25, 38, 50, 63], "heads": rows, "missed": [missed]}
+
+
 def _scan(heads):
     return {"heads": heads, "summary": _summary(heads)}
 
@@ -244,6 +291,20 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "factored": curves["factored"],
             "ranking": [[h["layer"], h["head"]] for h in relu],
             "flops_saved": [{"n": n, "saved": 0.0063 * n} for n in ladder],
+            "paired": {
+                mode: {
+                    "mean": gap,
+                    "mean_ci": _interval(gap, 0.3),
+                    "median": gap / 2,
+                    "median_ci": _interval(gap / 2, 0.3),
+                    "lower": 120,
+                    "of": 132,
+                }
+                for mode, gap in (("l1", -0.01), ("identity", -0.09))
+            },
+            "layer0_share": 0.75,
+            "layer0_share_ci": [0.7, 0.8],
+            "alpha_ci": [1.2, 1.5],
         },
         "V1": {
             "ppl_2k": 24.27,
@@ -269,6 +330,9 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 "n_random": 2016,
             },
             "chunk_ppl": [30.0 + math.sin(i) for i in range(64)],
+            "ppl_rest": 31.3,
+            "ppl_rest_ci": [30.1, 32.5],
+            "coverage": [_covered("ppl", 24.27, 31.04)],
         },
         "V2": {
             "top10": top10,
@@ -279,6 +343,8 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "spearman_ci": [0.9, 1.0],
             "lead": 3.9,
             "first_full": top10[0],
+            "coverage": [_covered(f"zero:L{r['layer']}H{r['head']}", 1 + r["delta_ppl_2k"], 1.1) for r in top10],
+            "scan": _scanned(zero),
         },
         "V3": {
             "layer": 0,
@@ -299,6 +365,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "constant_share_2k_ci": [0.99, 1.0],
             "constant_share_full": 0.997,
             "constant_share_full_ci": [0.995, 0.998],
+            "coverage": [_covered("focus:zero", 3.4, 3.6), _covered("focus:mean", 1.01, 1.01)],
         },
         "V4": {
             "audit": [],
@@ -309,6 +376,31 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "thresholds_2k_ci": {"1.1": [30, 40], "1.5": [60, 70], "2.0": [90, 90]},
             "thresholds_full": thresholds,
             "thresholds_full_ci": {"1.1": [20, 30], "1.5": [60, 60], "2.0": [80, 90]},
+            "crossings_2k": {"1.1": 33.0, "1.5": 72.0, "2.0": 94.0},
+            "crossings_2k_ci": {"1.1": [30.0, 36.0], "1.5": [68.0, 75.0], "2.0": [91.0, 97.0]},
+            "crossings_full": {"1.1": 26.0, "1.5": 64.0, "2.0": 92.0},
+            "crossings_full_ci": {"1.1": [22.0, 29.0], "1.5": [61.0, 67.0], "2.0": [88.0, 96.0]},
+            "coverage": _ladder_coverage(ladder),
+            "elsewhere": {
+                "n_chunks": 48,
+                "cumulative": _linearized(_curve(ladder, 1.0)),
+                "crossings": {"1.1": 25.0, "1.5": 63.0, "2.0": 91.0},
+                "crossings_ci": {"1.1": [21.0, 29.0], "1.5": [60.0, 67.0], "2.0": [87.0, 96.0]},
+            },
+            "cross_fit": _cross_fit(ladder),
+            "controls": {
+                "chunks": [0, 9, 18, 27, 36, 45, 54, 63],
+                "rows": [
+                    _control(name, ladder, steepness)
+                    for name, steepness in (
+                        ("relu", 1.0),
+                        ("mean", 1.3),
+                        ("zero", 2.5),
+                        ("uniform", 2.0),
+                        ("random:1", 4.0),
+                    )
+                ],
+            },
         },
         "V5": {
             "comparisons": [
@@ -319,6 +411,11 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             ],
             "bias": "optimistic",
             "mean_diff_pct": 24.6,
+            "median_diff_pct": 11.6,
+            "drivers": [{"what": "ratio:10", "difference": 1.9}, {"what": "ratio:20", "difference": 1.7}],
+            "mean_without_drivers_pct": 11.4,
+            "counted_twice": ["L0H8"],
+            "mean_counted_once_pct": 24.9,
             "conclusions_maintained": True,
             "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90},
             "thresholds_full": thresholds,

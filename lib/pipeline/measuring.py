@@ -149,6 +149,12 @@ class Measuring:
         return Resampler(len(documents), self.setup["n_ctx"], chosen["seed"], chosen["draws"], documents)
 
     @property
+    def resampling(self):
+        """Documents, seed and draws, for what resamples windows of the full tokens by itself."""
+        chosen = self.setup["parameters"]
+        return self.documents, chosen["seed"], chosen["draws"]
+
+    @property
     def conditions(self) -> dict[str, int]:
         """`{name: number of linearized heads}` of Part P: baseline first."""
         return {"baseline": 0} | {f"relu_{n}": n for n in self.setup["relu_counts"]}

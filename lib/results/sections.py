@@ -106,6 +106,37 @@ class Setup(TypedDict):
     context_lengths: list[int]
 
 
+class Coverage(TypedDict):
+    """A figure on every window of the 2K's size (`windows.coverage`): how many of the intervals hold the full value."""
+
+    what: str
+    covered: float
+    n_windows: Count
+    n_disjoint: Count
+    percentile: float
+    quick: float
+    full: float
+    lowest: float
+    median: float
+    highest: float
+
+
+class PairedModes(TypedDict):
+    """ReLU minus another mode, head by head (`head_effects.paired`)."""
+
+    mean: float
+    mean_ci: Interval
+    median: float
+    median_ci: Interval
+    lower: Count
+    of: Count
+
+
+class PairedWith(TypedDict):
+    l1: PairedModes
+    identity: PairedModes
+
+
 class HeadEffect(TypedDict):
     """A head changed alone: PPL and relative ΔPPL, paired."""
 
@@ -210,6 +241,10 @@ class Phases(TypedDict):
     factored: Pile
     ranking: list[Pair]
     flops_saved: list[Saving]
+    paired: PairedWith
+    layer0_share: float
+    layer0_share_ci: Interval
+    alpha_ci: Interval
 
 
 class Sampling(TypedDict):
@@ -240,6 +275,9 @@ class V1(TypedDict):
     total_tokens: Annotated[int, Keep(minimum=2)]
     sampling: Sampling
     chunk_ppl: list[Positive]
+    ppl_rest: Positive | None
+    ppl_rest_ci: Interval | None
+    coverage: list[Coverage]
 
 
 class TopHead(TypedDict):
@@ -258,6 +296,37 @@ class TopHead(TypedDict):
     delta_ppl_full_ci: Interval
 
 
+class ScannedHead(TypedDict):
+    layer: Count
+    head: Count
+    delta: float
+    delta_ci: Interval
+    rank: Count
+
+
+class MissedHead(TypedDict):
+    """A head that the scan counts among the most harmful and the 2K does not."""
+
+    layer: Count
+    head: Count
+    rank_2k: Count
+    rank_scan: Count
+    delta_2k: float
+    delta_2k_ci: Interval
+    delta_scan: float
+    delta_scan_ci: Interval
+    delta_full: float
+    delta_full_ci: Interval
+
+
+class HeadScan(TypedDict):
+    """Every head zeroed on some chunks of the full tokens."""
+
+    chunks: list[Count]
+    heads: list[ScannedHead]
+    missed: list[MissedHead]
+
+
 class V2(TypedDict):
     top10: Annotated[list[TopHead], Keep(minItems=1)]
     same_top: bool
@@ -267,6 +336,8 @@ class V2(TypedDict):
     spearman_ci: Interval | None
     lead: float | None
     first_full: TopHead
+    coverage: list[Coverage]
+    scan: HeadScan | None
 
 
 class V3(TypedDict):
@@ -288,6 +359,7 @@ class V3(TypedDict):
     reduction_full_ci: Interval
     constant_share_full: float | None
     constant_share_full_ci: Interval | None
+    coverage: list[Coverage]
 
 
 class Rung(TypedDict):
@@ -312,6 +384,69 @@ class Drift(TypedDict):
     delta_drift: float
 
 
+class LadderCoverage(TypedDict):
+    """Coverage of each rung's ratio, and of each limit's threshold and crossing."""
+
+    ratios: list[Coverage]
+    thresholds: list[Coverage]
+    crossings: list[Coverage]
+
+
+class Elsewhere(TypedDict):
+    """The ladder on the chunks that share no document with the 2K."""
+
+    n_chunks: Count
+    cumulative: list[Rung]
+    crossings: Crossings
+    crossings_ci: ThresholdIntervals
+
+
+class FittedWindow(TypedDict):
+    """A window's own ranking: ratios at each rung on its own text and on the others'; `shared`: heads that the first
+    rung of the conditions has in common with the 2K's ranking."""
+
+    start: Count
+    in_sample: list[Positive]
+    elsewhere: list[Positive]
+    shared: Count
+
+
+class Optimism(TypedDict):
+    """By how much a ratio is lower on the text that its ranking was made on."""
+
+    n: Count
+    excess: float
+    excess_ci: Interval
+
+
+class CrossFit(TypedDict):
+    windows: list[FittedWindow]
+    optimism: list[Optimism]
+    crossings_sd: Crossings
+    crossings_ci: ThresholdIntervals
+
+
+class AgainstReLU(TypedDict):
+    """ReLU's PPL ratio minus a control's on the same heads, paired."""
+
+    n: Count
+    difference: float
+    difference_ci: Interval
+
+
+class Control(TypedDict):
+    control: str
+    cumulative: list[PileStep]
+    crossings: Crossings
+    crossings_ci: ThresholdIntervals
+    against_relu: list[AgainstReLU]
+
+
+class Controls(TypedDict):
+    chunks: list[Count]
+    rows: list[Control]
+
+
 class V4(TypedDict):
     audit: list[Drift]
     cumulative: Annotated[list[Rung], Keep(minItems=1)]
@@ -321,6 +456,14 @@ class V4(TypedDict):
     thresholds_full: Thresholds
     thresholds_2k_ci: ThresholdIntervals
     thresholds_full_ci: ThresholdIntervals
+    crossings_2k: Crossings
+    crossings_full: Crossings
+    crossings_2k_ci: ThresholdIntervals
+    crossings_full_ci: ThresholdIntervals
+    coverage: LadderCoverage
+    elsewhere: Elsewhere | None
+    cross_fit: CrossFit | None
+    controls: Controls | None
 
 
 class ComparedFigure(TypedDict):
@@ -332,9 +475,19 @@ class ComparedFigure(TypedDict):
     difference: float | None
 
 
+class Driver(TypedDict):
+    what: str
+    difference: float
+
+
 class V5(TypedDict):
     comparisons: Annotated[list[ComparedFigure], Keep(minItems=1)]
     mean_diff_pct: float
+    median_diff_pct: float
+    drivers: list[Driver]
+    mean_without_drivers_pct: float | None
+    counted_twice: list[str]
+    mean_counted_once_pct: float | None
     bias: Literal["optimistic", "pessimistic", "agree"]
     conclusions_maintained: bool
     thresholds_2k: Thresholds
