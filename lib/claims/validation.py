@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lib.claims.judging import (
@@ -12,14 +13,17 @@ from lib.claims.judging import (
     Ends,
     Finding,
     Limits,
+    Row,
     Words,
     above,
     all_of,
     at_most,
     ends,
+    less,
+    shown,
     wilson,
 )
-from lib.results.sections import Results
+from lib.results.sections import V4, Results
 
 
 def _stable_ranking(m: Results, limits: Limits) -> Finding:
@@ -59,30 +63,47 @@ def _constant_bias(m: Results, limits: Limits) -> Finding:
 def _thresholds(m: Results, limits: Limits) -> Finding:
     v4 = m["V4"]
     moves = []
-    for limit in v4["thresholds_full"]:
-        quick, full = ends(v4["thresholds_2k_ci"][limit]), ends(v4["thresholds_full_ci"][limit])
+    for limit in v4["crossings_full"]:
+        quick, full = ends(v4["crossings_2k_ci"][limit]), _crossing(v4, limit)
         moves.append((max(0, quick[0] - full[1], full[0] - quick[1]), max(quick[1] - full[0], full[1] - quick[0])))
     bounds = max(low for low, _ in moves), max(high for _, high in moves)
-    shift = max(abs(n - v4["thresholds_2k"][limit]) for limit, n in v4["thresholds_full"].items())
+    shift = max(abs(n - v4["crossings_2k"][limit]) for limit, n in v4["crossings_full"].items())
     return at_most(bounds, limits["heads"]), {
         "max_shift": shift,
-        "max_shift_ci": list(bounds),
+        "max_shift_ci": shown(bounds),
         "limit": limits["heads"],
     }
 
 
+def _crossing(v4: V4, limit: str) -> Ends:
+    """Where a limit is crossed on other text: with the choice of the ranking where that was cross-fitted."""
+    fitted = v4["cross_fit"]
+    return ends((v4["crossings_full_ci"] if fitted is None else fitted["crossings_ci"])[limit])
+
+
 def _optimistic(m: Results, limits: Limits) -> Finding:
-    average, limit = m["V5"]["mean_diff_pct"] / 100, limits["average"]
-    low, high = ends(m["V1"]["change_ci"])
-    below = FAILS if average < -limit or high < limit else OPEN
-    verdict = (HOLDS if low > 0 else OPEN) if average > limit else below
-    return verdict, {
-        "mean_diff_pct": 100 * average,
+    v5, fitted, limit = m["V5"], m["V4"]["cross_fit"], limits["average"]
+    n, selection = _at_condition(m, [] if fitted is None else fitted["optimism"])
+    gap = None if selection is None else selection["excess_ci"]
+    average, median = v5["mean_diff_pct"] / 100, v5["median_diff_pct"] / 100
+    sizes = all_of(HOLDS if figure > limit else FAILS if figure < -limit else OPEN for figure in (average, median))
+    return all_of([sizes, less(ends(gap), (0.0, 0.0))]), {
+        "mean_diff_pct": v5["mean_diff_pct"],
+        "median_diff_pct": v5["median_diff_pct"],
+        "n_linearized": n,
+        "selection": None if selection is None else selection["excess"],
+        "selection_ci": gap,
         "change": m["V1"]["change"],
         "change_ci": m["V1"]["change_ci"],
         "explained_by_sampling": m["V1"]["sampling"]["explained"],
         "limit": limit,
     }
+
+
+def _at_condition(m: Results, rows: Sequence[Row]) -> tuple[int | None, Row | None]:
+    """The row of the largest measured number of heads that is no more than the first condition's, and that number."""
+    row = max((row for row in rows if row["n"] <= m["setup"]["relu_counts"][0]), key=lambda row: row["n"], default=None)
+    return (None, None) if row is None else (row["n"], row)
 
 
 def harmless(m: Results, limits: Limits) -> Finding:
@@ -92,48 +113,50 @@ def harmless(m: Results, limits: Limits) -> Finding:
     possible = sum(low < small and high > -small for low, high in intervals) / len(heads)
     under = sum(abs(row["delta"]) < small for row in heads) / len(heads)
     v4 = m["V4"]
-    reach = v4["thresholds_full_ci"]["1.1"]
-    verdict = all_of([above((sure, possible), limits["majority"]), above(ends(reach), limits["reach"] * n_rankable)])
+    reach = _crossing(v4, "1.1")
+    controls = [] if v4["controls"] is None else v4["controls"]["rows"]
+    frozen = next((row["against_relu"] for row in controls if row["control"] == "mean"), [])
+    n, gap = _at_condition(m, frozen)
+    better = less(ends(None if gap is None else gap["difference_ci"]), (0.0, 0.0))
+    verdict = all_of([above((sure, possible), limits["majority"]), above(reach, limits["reach"] * n_rankable), better])
     return verdict, {
         "share_under_1pct": under,
         "share_under_1pct_ci": [sure, possible],
-        "threshold": v4["thresholds_full"]["1.1"],
-        "threshold_ci": list(reach),
+        "threshold": v4["crossings_full"]["1.1"],
+        "threshold_ci": shown(reach),
         "n_rankable": n_rankable,
+        "n_linearized": n,
+        "against_freezing": None if gap is None else gap["difference"],
+        "against_freezing_ci": None if gap is None else gap["difference_ci"],
     }
 
 
 def _best_of_three(m: Results, limits: Limits) -> Finding:
     phases = m["phases"]
-    summaries = {mode: phases[mode]["summary"] for mode in ("relu", "l1", "identity")}
-    means = {mode: summary["mean"] for mode, summary in summaries.items()}
-    medians = {mode: summary["median"] for mode, summary in summaries.items()}
     counts = phases["mix"]["counts"]
     total = counts["relu"] + counts["l1"] + counts["identity"]
     share = wilson(counts["relu"], total)
-    lowest = all(min(figures, key=lambda mode: figures[mode]) == "relu" for figures in (means, medians))
-    return all_of([above(share, limits["majority"]), HOLDS if lowest else FAILS]), {
+    against = {"l1": phases["paired"]["l1"], "identity": phases["paired"]["identity"]}
+    gaps = [ends(row[key]) for row in against.values() for key in ("mean_ci", "median_ci")]
+    return all_of([above(share, limits["majority"]), *(less(gap, (0.0, 0.0)) for gap in gaps)]), {
         "best_for": counts["relu"],
         "of": total,
         "share_ci": list(share),
-        "means": means,
-        "medians": medians,
+        "against": {
+            mode: {key: row[key] for key in ("mean", "mean_ci", "median", "median_ci")} for mode, row in against.items()
+        },
     }
 
 
 def _layer0(m: Results, limits: Limits) -> Finding:
-    zero = m["phases"]["zero"]
-    sizes = [(row["layer"] == 0, abs(row["delta"]), *_size(ends(row["delta_ci"]))) for row in zero["heads"]]
-    own, others = ([[size[i] for size in sizes if size[0] is first] for i in (1, 2, 3)] for first in (True, False))
-    value, low, high = ([sum(own[i]), sum(others[i])] for i in range(3))
-    bounds = low[0] / (low[0] + high[1]), high[0] / (high[0] + low[1])
-    evidence: dict[str, Any] = {"share": value[0] / sum(value), "share_ci": list(bounds)}
-    evidence |= {"alpha": zero["rank_law"]["alpha"], "limit": limits["majority"]}
-    return above(bounds, limits["majority"]), evidence
-
-
-def _size(pair: Ends) -> Ends:
-    return max(0.0, pair[0], -pair[1]), max(abs(pair[0]), abs(pair[1]))
+    phases = m["phases"]
+    return above(ends(phases["layer0_share_ci"]), limits["majority"]), {
+        "share": phases["layer0_share"],
+        "share_ci": phases["layer0_share_ci"],
+        "alpha": phases["zero"]["rank_law"]["alpha"],
+        "alpha_ci": phases["alpha_ci"],
+        "limit": limits["majority"],
+    }
 
 
 def _said(ja: str, en: str) -> Any:
@@ -195,10 +218,11 @@ CLAIMS = (
             "The thresholds found on 2K move little when all tokens are scored.",
         ),
         (
-            "三つの閾値がいずれも{heads}ヘッド以内の移動にとどまること。"
+            "補間した三つの閾値がいずれも{heads}ヘッド以内の移動にとどまること。全体の区間は順位の選び方まで含む。"
             "両側の信頼区間が許す最大の移動まで収まれば成立、最小の移動でも超えれば不成立とする。",
-            "No threshold moves by more than {heads} heads: holds when the largest move that both intervals allow "
-            "stays within, fails when the smallest does not.",
+            "No interpolated threshold moves by more than {heads} heads, the interval on all tokens including the "
+            "choice of the ranking: holds when the largest move that both intervals allow stays within, fails when "
+            "the smallest does not.",
         ),
         ("V5「全閾値変化 ≤ 10ヘッド」", "V5, “all thresholds move by ≤ 10 heads”"),
         {"heads": 10},
@@ -207,13 +231,14 @@ CLAIMS = (
     ),
     Claim(
         "quick_optimistic",
-        ("V1", "V5"),
+        ("setup", "V1", "V4", "V5"),
         _optimistic,
         _said("2Kトークンでの推定は楽観的である。", "The estimate from 2K tokens is optimistic."),
         (
-            "比べた値すべての差の平均が+{average:.0%}を超え、ベースラインPPLの変化も信頼区間ごと0より大きいこと。",
-            "The average difference of all figures is over +{average:.0%}, and the baseline PPL's change is "
-            "above 0 with its whole interval.",
+            "比べた値すべての差の平均も中央値も+{average:.0%}を超え、かつ順位を選んだテキストの上でPPL比が低く出る分が、"
+            "交差適合で信頼区間ごと0より小さいこと。",
+            "The mean and the median difference of all figures are over +{average:.0%}, and cross-fitting finds PPL "
+            "ratios lower on the text that the ranking was made on, with the whole interval.",
         ),
         ("主要結論、V5「バイアス方向」", "the main conclusions and V5, “direction of the bias”"),
         {"average": 0.05},
@@ -229,9 +254,9 @@ CLAIMS = (
             "The effect of zero-ablation is concentrated in layer 0.",
         ),
         (
-            "層0のヘッドの|ΔPPL|が、全ヘッドの|ΔPPL|の和の{majority:.0%}を超えること。各ヘッドの信頼区間の端を足して判定する。",
-            "Layer 0's heads carry more than {majority:.0%} of the sum of all heads' |ΔPPL|, with the ends of all "
-            "heads' intervals added up.",
+            "層0のヘッドの|ΔPPL|が、全ヘッドの|ΔPPL|の和の{majority:.0%}を超えること（割合そのものの信頼区間で判定する）。",
+            "Layer 0's heads carry more than {majority:.0%} of the sum of all heads' |ΔPPL|, by the interval of that share "
+            "itself.",
         ),
         ("フェーズ1", "Phase 1"),
         {"majority": 0.5},
@@ -248,9 +273,11 @@ CLAIMS = (
         ),
         (
             "単独で替えたときの|ΔPPL|が{harmless:.0%}未満のヘッドが{majority:.0%}を超え、PPLを1.1倍以内に保って同時に"
-            "替えられる数が対象ヘッドの{reach:.0%}を超えること。",
-            "More than {majority:.0%} of the heads, linearized alone, have |ΔPPL| under {harmless:.0%}, and more than "
-            "{reach:.0%} of the heads can be linearized together within 1.1 times the PPL.",
+            "替えられる数が対象ヘッドの{reach:.0%}を超え、しかも同じヘッドを平均に固定するより害が小さいこと"
+            "（対にした差の信頼区間で判定する）。",
+            "More than {majority:.0%} of the heads, linearized alone, have |ΔPPL| under {harmless:.0%}; more than "
+            "{reach:.0%} of the heads can be linearized together within 1.1 times the PPL; and ReLU does less harm to "
+            "the same heads than fixing them at their mean, by the interval of the paired difference.",
         ),
         ("V5、最終結論の理由1", "V5 and the first reason of the final conclusion"),
         {"harmless": 0.01, "majority": 0.5, "reach": 0.1},
@@ -266,10 +293,11 @@ CLAIMS = (
             "Of the three ways to linearize, ReLU does the least harm.",
         ),
         (
-            "ReLUのΔPPLが平均でも中央値でも最小で、最良となるヘッドの割合が{majority:.0%}を超えること"
-            "（割合はウィルソンの95 %信頼区間）。",
-            "ReLU's ΔPPL is the lowest in mean and median, and it is the best for more than {majority:.0%} of the "
-            "heads (Wilson's 95 % interval).",
+            "同じヘッドどうしで比べたReLUとL1、ReLUと恒等のΔPPLの差が、平均でも中央値でも信頼区間ごと0より小さく、"
+            "ReLUが最良となるヘッドの割合が{majority:.0%}を超えること（割合はウィルソンの95 %信頼区間）。",
+            "Head by head, ReLU's ΔPPL lies below L1's and the identity's, in mean and in median, each difference "
+            "with its whole interval; and ReLU is the best for more than {majority:.0%} of the heads (Wilson's 95 % "
+            "interval).",
         ),
         ("フェーズ2", "Phase 2"),
         {"majority": 0.5},
