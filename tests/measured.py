@@ -184,6 +184,7 @@ def _selection(scores, ranking, rankable):
     for window in fitted["windows"]:
         window["shared"] = len(set(ranking[: COUNTS[0]]) & set(window.pop("ranking")[: COUNTS[0]]))
     draws = rest.relatives([scores.score(plan)[QUICK:] for plan in piles], scores.base[QUICK:])
+    fitted["crossings"] = curve["crossings"]
     fitted["crossings_ci"] = selection.crossings_with_ranking(LADDER, draws, fitted["crossings_sd"], len(starts), SEED)
     ladders = {mode: [Plan.of(mode, ranking[:n]) for n in LADDER] for mode in ("relu", "mean", "zero", "uniform")}
     order = selection.random_orders(rankable, 1, SEED)[0]

@@ -122,6 +122,7 @@ def _cross_fit(ladder):
         ],
         "optimism": [{"n": n, "excess": -0.02, "excess_ci": [-0.03, -0.01]} for n in ladder if n],
         "crossings_sd": {"1.1": 3.0, "1.5": 4.0, "2.0": 5.0},
+        "crossings": {"1.1": 25.0, "1.5": 63.0, "2.0": 91.0},
         "crossings_ci": {"1.1": [10.0, 38.0], "1.5": [48.0, 74.0], "2.0": [77.0, 110.0]},
     }
 

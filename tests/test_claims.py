@@ -75,7 +75,7 @@ def test_no_claim_reads_a_section_that_it_does_not_name(found):
     [
         (("V3", "constant_share_full_ci"), "constant_bias"),
         (("V2", "spearman_ci"), "stable_ranking"),
-        (("V4", "thresholds_2k_ci"), "thresholds_within_ten"),
+        (("V4", "crossings_2k_ci"), "thresholds_within_ten"),
         (("setup", "n_rankable"), "relu_nearly_harmless"),
         (("setup", "relu_counts"), "best_of_n_recovers"),
         (("P3", "new_tokens"), "equal_flops_insufficient"),
@@ -176,20 +176,36 @@ def test_a_head_that_does_nothing_has_no_bias_to_judge(found):
     [([30, 30], [20, 30], HOLDS), ([30, 30], [10, 20], OPEN), ([30, 40], [10, 10], FAILS)],
 )
 def test_thresholds_by_their_intervals(found, quick, full, expected):
-    found["V4"]["thresholds_2k_ci"]["1.1"] = quick
-    found["V4"]["thresholds_full_ci"]["1.1"] = full
+    found["V4"]["crossings_2k_ci"]["1.1"] = quick
+    found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = full
     assert verdict(found, "thresholds_within_ten") == expected
 
 
+def test_thresholds_without_cross_fitting_go_by_the_text_alone(found):
+    found["V4"]["cross_fit"] = None
+    found["V4"]["crossings_full_ci"]["1.1"] = [10, 10]
+    assert verdict(found, "thresholds_within_ten") == FAILS
+
+
 @pytest.mark.parametrize(
-    ("average", "change", "expected"),
-    [(24.6, [0.1, 0.4], HOLDS), (24.6, [-0.1, 0.4], OPEN), (1.0, [-0.02, 0.03], FAILS), (1.0, [-0.2, 0.2], OPEN)]
-    + [(-30.0, [-0.4, 0.1], FAILS)],
+    ("average", "median", "selection", "expected"),
+    [
+        (24.6, 11.6, [-0.03, -0.01], HOLDS),
+        (24.6, 11.6, [-0.03, 0.01], OPEN),
+        (24.6, 3.0, [-0.03, -0.01], OPEN),
+        (24.6, 11.6, [0.01, 0.02], FAILS),
+        (-30.0, -20.0, [-0.03, -0.01], FAILS),
+    ],
 )
-def test_optimism(found, average, change, expected):
-    found["V5"]["mean_diff_pct"] = average
-    found["V1"]["change_ci"] = change
+def test_optimism(found, average, median, selection, expected):
+    found["V5"] |= {"mean_diff_pct": average, "median_diff_pct": median}
+    next(row for row in found["V4"]["cross_fit"]["optimism"] if row["n"] == 30)["excess_ci"] = selection
     assert verdict(found, "quick_optimistic") == expected
+
+
+def test_optimism_without_cross_fitting_is_open(found):
+    found["V4"]["cross_fit"] = None
+    assert verdict(found, "quick_optimistic") == OPEN
 
 
 def head(layer, delta, width=0.001):
@@ -203,9 +219,21 @@ def test_harmless_counts_heads_by_their_intervals(found, small, width, expected)
 
 
 def test_harmless_needs_heads_that_go_together(found):
-    found["V4"]["thresholds_full_ci"]["1.1"] = [10, 10]
+    found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = [10, 10]
     assert verdict(found, "relu_nearly_harmless") == FAILS
-    found["V4"]["thresholds_full_ci"]["1.1"] = [10, 20]
+    found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = [10, 20]
+    assert verdict(found, "relu_nearly_harmless") == OPEN
+
+
+@pytest.mark.parametrize(("gap", "expected"), [([-0.1, -0.05], HOLDS), ([-0.1, 0.1], OPEN), ([0.01, 0.1], FAILS)])
+def test_harmless_needs_more_than_heads_that_do_nothing(found, gap, expected):
+    frozen = next(row for row in found["V4"]["controls"]["rows"] if row["control"] == "mean")
+    next(row for row in frozen["against_relu"] if row["n"] == 30)["difference_ci"] = gap
+    assert verdict(found, "relu_nearly_harmless") == expected
+
+
+def test_harmless_without_controls_is_open(found):
+    found["V4"]["controls"] = None
     assert verdict(found, "relu_nearly_harmless") == OPEN
 
 
@@ -216,18 +244,16 @@ def test_the_best_of_three(found):
     counts |= {"relu": 20, "l1": 110}
     assert verdict(found, "relu_best") == FAILS
     counts |= {"relu": 104, "l1": 26}
-    found["phases"]["l1"]["summary"]["median"] = 0.001
+    found["phases"]["paired"]["l1"]["median_ci"] = [-0.001, 0.001]
+    assert verdict(found, "relu_best") == OPEN
+    found["phases"]["paired"]["l1"]["median_ci"] = [0.001, 0.002]
     assert verdict(found, "relu_best") == FAILS
 
 
-def test_concentration_adds_up_the_heads(found):
-    zero = found["phases"]["zero"]
-    zero["heads"] = [head(0, 2.0), *[head(layer, 0.01) for layer in range(1, 13)]]
-    assert verdict(found, "layer0_concentration") == HOLDS
-    zero["heads"] = [head(0, 0.2, 0.1), *[head(layer, -0.01, 0.01) for layer in range(1, 13)]]
-    assert verdict(found, "layer0_concentration") == OPEN
-    zero["heads"] = [head(0, 0.01), *[head(layer, 0.2) for layer in range(1, 13)]]
-    assert verdict(found, "layer0_concentration") == FAILS
+@pytest.mark.parametrize(("ends", "expected"), [([0.6, 0.8], HOLDS), ([0.4, 0.6], OPEN), ([0.1, 0.26], FAILS)])
+def test_concentration_by_the_share_s_own_interval(found, ends, expected):
+    found["phases"]["layer0_share_ci"] = ends
+    assert verdict(found, "layer0_concentration") == expected
 
 
 def test_refinement_is_told_by_repetition(found):

@@ -423,6 +423,7 @@ class CrossFit(TypedDict):
     windows: list[FittedWindow]
     optimism: list[Optimism]
     crossings_sd: Crossings
+    crossings: Crossings
     crossings_ci: ThresholdIntervals
 
 
