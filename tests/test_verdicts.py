@@ -99,19 +99,16 @@ def flips():
 
     def thresholds(found, verdict):
         quick = {HOLDS: [30, 30], FAILS: [50, 50], OPEN: [30, 40]}[verdict]
-        found["V4"]["thresholds_2k_ci"]["1.1"] = quick
-        found["V4"]["thresholds_full_ci"]["1.1"] = [20, 25]
+        found["V4"]["crossings_2k_ci"]["1.1"] = quick
+        found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = [20, 25]
 
     def optimistic(found, verdict):
         found["V5"]["mean_diff_pct"] = {HOLDS: 24.6, FAILS: 1.0, OPEN: 24.6}[verdict]
-        found["V1"]["change_ci"] = {HOLDS: [0.1, 0.4], FAILS: [-0.02, 0.03], OPEN: [-0.1, 0.4]}[verdict]
+        selection = {HOLDS: [-0.03, -0.01], FAILS: [0.01, 0.02], OPEN: [-0.03, 0.01]}[verdict]
+        next(row for row in found["V4"]["cross_fit"]["optimism"] if row["n"] == 30)["excess_ci"] = selection
 
     def layer0(found, verdict):
-        rows = found["phases"]["zero"]["heads"]
-        for row in rows:
-            size = {HOLDS: (2.0, 0.01), FAILS: (0.01, 0.2), OPEN: (1.0, 0.1)}[verdict][row["layer"] > 0]
-            width = 0.9 if verdict == OPEN else 0.0
-            row |= {"delta": size, "delta_ci": [size * (1 - width), size * (1 + width)]}
+        found["phases"]["layer0_share_ci"] = {HOLDS: [0.6, 0.8], FAILS: [0.1, 0.3], OPEN: [0.4, 0.6]}[verdict]
 
     def harmless(found, verdict):
         delta = {HOLDS: [0.001, 0.002], FAILS: [0.03, 0.04], OPEN: [0.001, 0.04]}[verdict]

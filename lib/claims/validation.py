@@ -255,8 +255,8 @@ CLAIMS = (
         ),
         (
             "層0のヘッドの|ΔPPL|が、全ヘッドの|ΔPPL|の和の{majority:.0%}を超えること（割合そのものの信頼区間で判定する）。",
-            "Layer 0's heads carry more than {majority:.0%} of the sum of all heads' |ΔPPL|, by the interval of that share "
-            "itself.",
+            "Layer 0's heads carry more than {majority:.0%} of the sum of all heads' |ΔPPL|, by the interval of that "
+            "share itself.",
         ),
         ("フェーズ1", "Phase 1"),
         {"majority": 0.5},
