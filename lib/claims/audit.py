@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from lib.analysis import flops, head_effects, perplexity, quick_vs_full
-from lib.claims import audit_recovery, rules
+from lib.claims import audit_recovery, audit_selection, rules
 from lib.claims.audit_recovery import Data, Relation
 from lib.errors import InputError
 from lib.results import assembled, io
@@ -135,6 +135,7 @@ def _is_interval(pair: Any) -> bool:
 
 
 def _phases(m: Data) -> Iterator[Relation]:
+    yield from audit_selection.phases(m)
     phases = m["phases"]
     base = phases["baseline_ppl"]
     if "V1" in m:
@@ -224,6 +225,7 @@ def _thresholds(value: Mapping, where: str, rows: list, key: str) -> Iterator[Re
 
 
 def _v1(m: Data) -> Iterator[Relation]:
+    yield from audit_selection.v1(m)
     v1 = m["V1"]
     yield "V1.change", v1["change"], v1["ppl_full"] / v1["ppl_2k"] - 1, "ppl_full / ppl_2k - 1"
     setup = m.get("setup", {})
@@ -246,6 +248,7 @@ def _v1(m: Data) -> Iterator[Relation]:
 
 
 def _v2(m: Data) -> Iterator[Relation]:
+    yield from audit_selection.v2(m)
     top = m["V2"]["top10"]
     for span in ("2k", "full"):
         ranks = head_effects.ranks([row[f"delta_ppl_{span}"] for row in top])
@@ -273,6 +276,7 @@ def _v2(m: Data) -> Iterator[Relation]:
 
 
 def _v3(m: Data) -> Iterator[Relation]:
+    yield from audit_selection.v3(m)
     v3 = m["V3"]
     for span in ("2k", "full"):
         zero, mean = v3[f"zero_delta_ppl_{span}"], v3[f"mean_delta_ppl_{span}"]
@@ -298,6 +302,7 @@ def _v3(m: Data) -> Iterator[Relation]:
 
 
 def _v4(m: Data) -> Iterator[Relation]:
+    yield from audit_selection.v4(m)
     v4, ladder = m["V4"], _there(m, "setup.ladder")
     for span, table in (("2k", "cumulative_2k"), ("full", "cumulative")):
         if "V1" in m:

@@ -142,9 +142,10 @@ def _best_of_three(m: Results, limits: Limits) -> Finding:
         "best_for": counts["relu"],
         "of": total,
         "share_ci": list(share),
-        "against": {
-            mode: {key: row[key] for key in ("mean", "mean_ci", "median", "median_ci")} for mode, row in against.items()
-        },
+        "against_l1": against["l1"]["mean"],
+        "against_l1_ci": against["l1"]["mean_ci"],
+        "against_identity": against["identity"]["mean"],
+        "against_identity_ci": against["identity"]["mean_ci"],
     }
 
 

@@ -392,7 +392,7 @@ class LadderCoverage(TypedDict):
     crossings: list[Coverage]
 
 
-class Elsewhere(TypedDict):
+class OtherText(TypedDict):
     """The ladder on the chunks that share no document with the 2K."""
 
     n_chunks: Count
@@ -462,7 +462,7 @@ class V4(TypedDict):
     crossings_2k_ci: ThresholdIntervals
     crossings_full_ci: ThresholdIntervals
     coverage: LadderCoverage
-    elsewhere: Elsewhere | None
+    elsewhere: OtherText | None
     cross_fit: CrossFit | None
     controls: Controls | None
 
