@@ -27,7 +27,8 @@ def disjoint_windows(documents: np.ndarray, n_quick: int, n_windows: int) -> lis
     documents: of each token, [n_chunks, n_ctx].
     """
     n_chunks = len(documents)
-    taken, starts = set(), []
+    taken: set[int] = set()
+    starts: list[int] = []
     for place in np.linspace(0, n_chunks - n_quick, max(1, n_windows)).round().astype(int):
         first = max(int(place), starts[-1] + n_quick if starts else 0)
         last = int(place) + max(n_quick, n_chunks // max(1, n_windows) - n_quick) if starts else first
@@ -67,12 +68,14 @@ def cross_fit(
     for window in windows:
         found = score([Plan(), *single], window)
         base = ppl(found[Plan()])
-        rankings.append([tuple(head) for head in ranking(heads, [ppl(found[plan]) / base - 1 for plan in single])])
+        rankings.append(
+            [(layer, head) for layer, head in ranking(heads, [ppl(found[plan]) / base - 1 for plan in single])]
+        )
     ladders = [[Plan.of(mode, order[:n]) for n in ns] for order in rankings]
     scores = score(list(dict.fromkeys([Plan(), *sum(ladders, [])])), chunks)
-    base = scores[Plan()].astype(np.float64)
+    unchanged = scores[Plan()].astype(np.float64)
     log_ratio = np.array(  # [ranking, rung, text]
-        [[(scores[plan] - base).reshape(len(starts), -1).mean(axis=1) for plan in own] for own in ladders]
+        [[(scores[plan] - unchanged).reshape(len(starts), -1).mean(axis=1) for plan in own] for own in ladders]
     )
     others = ~np.eye(len(starts), dtype=bool)
     in_sample = np.array([log_ratio[i, :, i] for i in range(len(starts))])  # [window, rung]
@@ -145,7 +148,7 @@ def controls(
             {
                 "control": name,
                 "cumulative": rows,
-                "crossings": crossings(ns, ratios),
+                "crossings": crossings(ns, ratios.tolist()),
                 "crossings_ci": crossings_ci(ns, draws),
                 "against_relu": [
                     {

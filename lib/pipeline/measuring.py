@@ -149,7 +149,7 @@ class Measuring:
         return Resampler(len(documents), self.setup["n_ctx"], chosen["seed"], chosen["draws"], documents)
 
     @property
-    def resampling(self):
+    def resampling(self) -> tuple[np.ndarray, int, int]:
         """Documents, seed and draws, for what resamples windows of the full tokens by itself."""
         chosen = self.setup["parameters"]
         return self.documents, chosen["seed"], chosen["draws"]
