@@ -16,9 +16,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from lib.errors import InputError
-from report import markdown, references
+from report import explorer, markdown, references
 from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
-from report.words import LANGUAGES, OPENING_NOTEBOOK, OPENING_TAGS, PARTS, word
+from report.words import EXPLORER_WORDS, LANGUAGES, OPENING_NOTEBOOK, OPENING_TAGS, PARTS, Part, word
 
 REFERENCE = re.compile(r"#(fig|tab|sec|ref)-(\w+)$")
 HEADING = re.compile(r"\s*(#{1,6}) ")
@@ -35,6 +35,7 @@ class Document:
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # ("fig", name) -> number
     makers: dict[str, tuple[str, str]] = field(default_factory=dict)  # section -> its cell's (anchor, label)
     referenced: set[str] = field(default_factory=set)  # anchors of results that some text links to
+    ladders: list[dict[str, Any]] = field(default_factory=list)  # what the explorer shows
 
     @property
     def setup(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def load(notebooks_folder: Path | str, results_folder: Path | str) -> Document:
     """The `Document` of executed notebooks and section results. Raises `InputError` in one line for what is wrong."""
     sections = read_sections(Path(results_folder) / "data" / "sections")
     notebooks = read_notebooks(Path(notebooks_folder))
-    document = Document(nbformat.v4.new_notebook(cells=[]), sections)
+    document = Document(nbformat.v4.new_notebook(cells=[]), sections, ladders=explorer.ladders(sections))
     document.notebook.metadata["language_info"] = {"name": "python"}
     for name, notebook in notebooks.items():
         mark_cells(document, name, notebook)
@@ -102,20 +103,26 @@ def merge(document: Document, notebooks: dict[str, NotebookNode]) -> None:
             cells.extend(_at_level(_without_title(opening), 3))
             cells.append(structure("close"))
     for part in PARTS:
-        present = [name for name in part.notebooks if name in notebooks]
-        if not present:
-            continue
-        several = len(part.notebooks) > 1
-        if several:
-            cells.append(structure("open", name=part.name, level=2, heading={"ja": part.ja, "en": part.en}))
-        for name in present:
-            own = [cell for cell in notebooks[name].cells if not _opens(cell)]
-            cells.append(structure("open", name=f"sec-{name}", section=name, level=3 if several else 2, heading=None))
-            cells.extend(_at_level(own, 3 if several else 2))
-            cells.append(structure("data", section=name))
-            cells.append(structure("close"))
-        if several:
-            cells.append(structure("close"))
+        cells.extend(chapter(part, notebooks))
+        if part.name == explorer.AFTER and document.ladders:
+            heading = dict(zip(LANGUAGES, EXPLORER_WORDS["title"], strict=True))
+            cells.append(structure("explorer", name="explorer", level=2, heading=heading))
+
+
+def chapter(part: Part, notebooks: dict[str, NotebookNode]) -> Iterator[NotebookNode]:
+    """The cells of a part: those of its notebooks that were run, between the structural ones."""
+    present = [name for name in part.notebooks if name in notebooks]
+    several = len(part.notebooks) > 1 and bool(present)
+    if several:
+        yield structure("open", name=part.name, level=2, heading={"ja": part.ja, "en": part.en})
+    for name in present:
+        own = [cell for cell in notebooks[name].cells if not _opens(cell)]
+        yield structure("open", name=f"sec-{name}", section=name, level=3 if several else 2, heading=None)
+        yield from _at_level(own, 3 if several else 2)
+        yield structure("data", section=name)
+        yield structure("close")
+    if several:
+        yield structure("close")
 
 
 def structure(kind: str, **details: Any) -> NotebookNode:
@@ -283,7 +290,7 @@ def collect_headings(document: Document) -> None:
     count = 0
     for cell in document.notebook.cells:
         meta = cell.metadata.report
-        if meta.kind == "open":
+        if meta.kind in ("open", "explorer"):
             for lang in LANGUAGES:
                 title = (meta.get("heading") or meta.get("titles") or {}).get(lang)
                 if title:

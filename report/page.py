@@ -17,7 +17,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from report import citation, markdown, provenance, references
+from report import citation, explorer, markdown, provenance, references
 from report.charts import render
 from report.document import Document
 from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
@@ -57,6 +57,7 @@ def write(document: Document, files: list[dict[str, Any]]) -> str:
             "anchors": document.referenced,
             "makers": document.makers,
             "files": files,
+            "explorer": explorer.for_page(document.ladders),
             "provenance": provenance.rows(document),
             "again": provenance.again(document),
             "policy_mark": Markup(POLICY_MARK),
@@ -65,7 +66,7 @@ def write(document: Document, files: list[dict[str, Any]]) -> str:
         }
     }
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
-    return with_assets(html, specs, provenance.about(document))
+    return with_assets(html, specs, provenance.about(document), document.ladders)
 
 
 def render_texts(document: Document) -> None:
@@ -154,13 +155,17 @@ def contents(document: Document, lang: str) -> list[dict[str, Any]]:
     ]
 
 
-def with_assets(html: str, specs: dict[str, dict[str, Any]], about: dict[str, str | None]) -> str:
+def with_assets(
+    html: str, specs: dict[str, dict[str, Any]], about: dict[str, str | None], ladders: list[dict[str, Any]]
+) -> str:
     """The page with style, data, scripts and the policy that names exactly these by their hashes."""
     style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8") + sizes(html)
     style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
     head = script("head")
-    scripts = [script(name) for name in ("page", "charts", "menus", "previews", "search")]
+    names = ["page", "charts", "menus", "previews", "search", *(["explorer"] if ladders else [])]
+    scripts = [script(name) for name in names]
     data: dict[str, Any] = {**specs, "titles": TITLE, "about": about}
+    data |= {"explore-data": explorer.for_page(ladders)} if ladders else {}
     policy = "; ".join(
         [
             "default-src 'none'",

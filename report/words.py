@@ -82,6 +82,56 @@ WORDS = {
     ),
 }
 
+# The explorer's own; {marks} are filled in the page.
+EXPLORER_WORDS = {
+    "title": ("ヘッド数と限度を動かす", "Explore the numbers"),
+    "intro": (
+        "方式とトークン、置き換えるヘッドの数、PPL比の限度を選ぶと、測定済みの段からPPLと節約できる計算量を示す。"
+        "段の間は測っていない。選んだ状態はアドレスに残る。",
+        "Choose a mode, the tokens, how many heads are changed and a limit of the PPL ratio: what was measured at that"
+        " rung follows, with the computation that it saves. Nothing was measured between rungs. The choice stands in"
+        " the address.",
+    ),
+    "mode": ("方式", "Mode"),
+    "tokens": ("トークン", "Tokens"),
+    "2k": ("2Kトークン", "2K tokens"),
+    "full": ("全トークン", "all tokens"),
+    "heads": ("置き換えるヘッドの数", "Heads changed"),
+    "limit": ("PPL比の限度", "Limit of the PPL ratio"),
+    "ppl": ("PPL", "PPL"),
+    "ratio": ("PPL比", "PPL ratio"),
+    "rung": ("限度に収まる最大の段", "Last rung within the limit"),
+    "crossing": ("限度を越える点（補間）", "Where it passes the limit (interpolated)"),
+    "saved_attention": ("attentionだけのFLOPs削減率", "FLOPs saved, attention alone"),
+    "saved_model": ("モデル全体のFLOPs削減率", "FLOPs saved, whole model"),
+    "extra_attention": ("attentionだけで数えて増やせるトークン", "Tokens that buys, attention alone"),
+    "extra_model": ("モデル全体で数えて増やせるトークン", "Tokens that buys, whole model"),
+    "within": (
+        "{mode}、{n}ヘッド、{tokens}: PPLはベースラインの{ratio}倍で、限度の{limit}倍に収まる。",
+        "{mode}, {n} heads, {tokens}: PPL is {ratio} times the baseline's, within the limit of {limit}.",
+    ),
+    "beyond": (
+        "{mode}、{n}ヘッド、{tokens}: PPLはベースラインの{ratio}倍で、限度の{limit}倍を超える。",
+        "{mode}, {n} heads, {tokens}: PPL is {ratio} times the baseline's, beyond the limit of {limit}.",
+    ),
+    "some_heads": ("{n}ヘッド", "{n} heads"),
+    "unlimited": ("限りなし", "no end"),
+    "chart": (
+        "置き換えたヘッドの数に対するPPL比の折れ線と95%信頼区間の帯。破線は限度、丸は選んだ段。",
+        "A line of the PPL ratio over the number of heads changed, with a band of 95% intervals; dashed: the limit;"
+        " the dot: the chosen rung.",
+    ),
+    "note": (
+        "角括弧は95%信頼区間で、限度の二行では帯の端が限度を越える点である。補間はPPL比の対数を段の間で直線とみなす。"
+        "attentionだけの数え方は公表された式により、値や重みを固定したヘッドの計算はすべて消えるとする。"
+        "増やせるトークンはP3の条件で数えた。",
+        "Brackets are 95% intervals; for the limit, they are where the band's edges pass it. Interpolation takes the"
+        " logarithm of the ratio as straight between rungs. Attention alone is counted by the published formula; a head"
+        " whose value or weights are fixed costs it nothing. Tokens are counted under P3's conditions.",
+    ),
+    "table": ("すべての段の表", "All rungs as a table"),
+}
+
 DESCRIPTION = {
     "ja": "GPT-2型モデルのattentionヘッドのsoftmaxをReLUに替え、ゼロや平均に置き換えると、PPLと生成はどう変わるか。"
     "一つのコマンドで測り直せる報告で、どの数値にも区間があり、判定は規則による。",

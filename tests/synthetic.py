@@ -722,7 +722,9 @@ def write_build(folder, monkeypatch, **options):
         "times": {"started": "2026-01-02T03:04:05+00:00", "seconds": 1.5},
     }
     for name, data in found.items():
-        text = json.dumps({"section": name, "parameters": {}, "data": data, "provenance": record}, ensure_ascii=False)
+        parameters = {"prompt_tokens": 128, "new_tokens": 64} if name == "P3" else {}
+        whole = {"section": name, "parameters": parameters, "data": data, "provenance": record}
+        text = json.dumps(whole, ensure_ascii=False)
         (build / "results" / "data" / "sections" / f"{name}.json").write_text(text, encoding="utf-8")
 
     class Run:

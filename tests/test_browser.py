@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from synthetic import HOSTILE, hostile_report, results
 
+from lib.analysis import flops, head_effects
 from report.words import TITLE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,6 +33,7 @@ NEUTRAL = re.compile(
     r"Experiment 10.*|(baseline|relu_\d+)|attention|SDPA|The Experiment 10 authors"
 )
 EXACT = "[...document.querySelectorAll('#tab-baseline-en tbody [data-exact]')].map(cell => cell.dataset.exact)"
+GPT2 = flops.Shape(12, 12, 12, 64, 768, 3072, 50257)  # the shape that the synthetic set-up states
 VISIBLE_TEXT = """() => {
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -352,3 +354,79 @@ def test_dark_and_light_differ_and_print_is_light(visit):
     assert page.evaluate(paper) != dark
     assert page.locator(".toc.en").is_hidden()
     assert page.locator("details.code").first.is_hidden()
+
+
+def figure_of(page, key):
+    """What the explorer shows for a figure: its exact value."""
+    return page.locator(f"#explore [data-figure={key}] [data-exact]").get_attribute("data-exact")
+
+
+def pressed(page, slider, key, times):
+    page.locator(slider).focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+def test_explorer_shows_what_the_results_hold(visit):
+    page = visit("?lang=en#explore=relu,full,0,1.10")
+    ladder = results()["V4"]["cumulative"]
+    ns, ratios = [row["n_linearized"] for row in ladder], [row["ratio"] for row in ladder]
+    for row in ladder:
+        assert float(figure_of(page, "ppl")) == row["ppl"]
+        assert float(figure_of(page, "ratio")) == row["ratio"]
+        assert figure_of(page, "rung") == str(head_effects.thresholds(ns, ratios, [1.1])["1.1"])
+        assert float(figure_of(page, "crossing")) == pytest.approx(head_effects.crossings(ns, ratios, [1.1])["1.1"])
+        counted = flops.equal_flops(GPT2, row["n_linearized"], 128, 64)
+        assert figure_of(page, "extra_attention") == str(counted["extra_attention"])
+        assert figure_of(page, "extra_model") == str(counted["extra_model"])
+        assert float(figure_of(page, "saved_model")) == pytest.approx(
+            1 - 1 / flops.prefill_speedup(GPT2, 1024, row["n_linearized"]), abs=1e-12
+        )
+        pressed(page, "#explore-heads", "ArrowRight", 1)
+    pressed(page, "#explore-limit", "ArrowRight", 15)
+    limit = float(page.locator("#explore-limit").input_value())
+    assert limit == pytest.approx(1.25)
+    assert float(figure_of(page, "crossing")) == pytest.approx(head_effects.crossings(ns, ratios, [limit])[str(limit)])
+    assert page.told == []
+
+
+def test_explorer_is_restored_from_the_address(visit):
+    page = visit("?lang=en")
+    page.locator("#explore input[value=relu]").focus()
+    pressed(page, "#explore input[value=relu]", "ArrowRight", 2)
+    assert page.locator("#explore input[value=factored]").is_checked()
+    pressed(page, "#explore-heads", "End", 1)
+    pressed(page, "#explore-limit", "ArrowLeft", 4)
+    until(page, "location.hash === '#explore=factored,full,132,1.06'")
+    said = page.locator("#explore-said").inner_text()
+    assert said.startswith("factored, 132 heads, all tokens") and "beyond the limit of 1.06" in said
+    page.reload()
+    until(page, DRAWN)
+    assert page.locator("#explore-said").inner_text() == said
+    assert float(figure_of(page, "ratio")) == results()["V4"]["factored"][-1]["ratio"]
+    page.get_by_role("button", name="日本語").click()
+    until(page, "document.getElementById('explore-said').textContent.startsWith('分解形、132ヘッド')")
+    page.locator("#explore input[value=zero]").check()
+    assert page.locator("#explore input[value=full]").is_disabled()
+    assert page.told == []
+
+
+@pytest.mark.parametrize("state", ["constructor,full,0,1", "relu,full,x,y", "zero,full,-3,99", "relu"])
+def test_explorer_survives_any_address(visit, state):
+    page = visit(f"?lang=en#explore={state}")
+    assert page.locator("#explore-said").inner_text().count("heads") == 1
+    assert page.told == []
+
+
+def test_explorer_is_a_table_without_scripts(visit):
+    page = visit("", wait=False, java_script_enabled=False)
+    assert page.locator("#explore").is_hidden()
+    page.locator("#explorer details.data > summary").click()
+    wanted = sum(len(curve) for curve in ladders_of(results()))
+    assert page.locator("#explorer .rungs tbody tr").count() == wanted
+
+
+def ladders_of(found):
+    """The ladders that the explorer has to offer."""
+    yield from (found["V4"]["cumulative"], found["V4"]["factored"])
+    yield from (found["phases"][mode]["cumulative"] for mode in ("relu", "mix", "factored", "mean", "zero"))

@@ -66,7 +66,9 @@ def brute(kind, start, stop, d):
             total += keys * (2 * d + 2 * d + 4)
         elif kind == "factored":
             total += 2 * d * d + d + 2 * d * d + 2 * d + 2 * d + d  # state, its sum; z, its norm; both maps; division
-        else:
+        elif kind == "uniform":
+            total += d + d  # the sum, the division
+        elif kind == "kernelized":
             total += 6 * d * d
     return total
 

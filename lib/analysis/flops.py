@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lib.errors import InputError
 
-KINDS = ("softmax", "relu", "factored", "kernelized")
+KINDS = ("softmax", "relu", "factored", "kernelized", "uniform", "constant")
 
 
 def softmax_head(length: int, d_head: int) -> int:
@@ -117,6 +117,8 @@ def head_flops(kind: str, start: int, stop: int, d_head: int) -> int:
     relu: exact, 4d + 4 (scale, comparison with 0, sum, division): neither maximum nor exponential, still O(T²·d).
     factored: relu(Q)·relu(K)ᵀ by a running state of d × d, 4d² + 6d for each query at any length; another attention.
     kernelized: the published 6d² for each query, which computes neither of the two.
+    uniform: 2d for each query, a running sum of the values and its division.
+    constant: nothing, for z is the same at every position (a zeroed head, or one fixed at its mean).
     """
     if not 0 <= start <= stop:
         raise InputError(f"positions {start} … {stop}; 0 ≤ start ≤ stop is needed")
@@ -129,6 +131,10 @@ def head_flops(kind: str, start: int, stop: int, d_head: int) -> int:
         return (stop - start) * (4 * d_head**2 + 6 * d_head)
     if kind == "kernelized":
         return (stop - start) * 6 * d_head**2
+    if kind == "uniform":
+        return (stop - start) * 2 * d_head
+    if kind == "constant":
+        return 0
     raise InputError(f"kind={kind!r}; one of {', '.join(KINDS)}")
 
 

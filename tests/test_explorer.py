@@ -1,0 +1,66 @@
+"""The explorer's ladders: what the results hold, sections that are missing, and the arithmetic beside them."""
+
+import pytest
+from synthetic import results
+
+from lib.analysis import flops
+from lib.errors import InputError
+from report import explorer
+
+GPT2 = flops.Shape(12, 12, 12, 64, 768, 3072, 50257)
+
+
+def sections(*names, **changed):
+    found = {name: data for name, data in results().items() if name in names}
+    parameters = {"prompt_tokens": 128, "new_tokens": 64}
+    return {name: {"data": data | changed.get(name, {}), "parameters": parameters} for name, data in found.items()}
+
+
+def offered(found):
+    return {(ladder["mode"], ladder["tokens"]) for ladder in explorer.ladders(found)}
+
+
+def test_only_what_was_measured_is_offered():
+    quick = {(mode, "2k") for mode in ("relu", "mix", "factored", "mean", "zero")}
+    assert offered(sections("setup", "phases")) == quick
+    assert offered(sections("setup", "V4")) == {("relu", "full"), ("relu", "2k"), ("factored", "full")}
+    assert offered(sections("phases", "V4")) == set()
+    assert offered(sections("setup", "V1")) == set()
+
+
+def test_controls_are_offered_where_they_were_measured():
+    rows = results()["phases"]["zero"]["cumulative"]
+    controls = [{"control": name, "cumulative": rows} for name in ("zero", "uniform", "something new")]
+    found = sections("setup", "V4", V4={"controls": controls})
+    assert offered(found) - offered(sections("setup", "V4")) == {("zero", "full"), ("uniform", "full")}
+
+
+def test_a_ladder_holds_the_results_and_the_counts():
+    found = explorer.ladders(sections("setup", "phases", "V4", "P3"))
+    zero = next(ladder for ladder in found if ladder["mode"] == "zero")["rows"]
+    for row, measured in zip(zero, results()["phases"]["zero"]["cumulative"], strict=True):
+        assert {key: row[key] for key in measured} == measured
+        gone = row["n"] / 144
+        assert row["saved_attention"] == pytest.approx(gone)
+        assert row["saved_model"] == pytest.approx(gone * flops.attention_share(GPT2, 1024))
+        assert row["extra_attention"] == int(64 / (1 - gone)) - 64
+    factored = next(ladder for ladder in found if (ladder["mode"], ladder["tokens"]) == ("factored", "full"))["rows"]
+    for row in factored:
+        counted = flops.equal_flops(GPT2, row["n"], 128, 64)
+        assert row["extra_attention"] == counted["extra_attention"]
+        assert row["extra_model"] == counted["extra_model_factored"]
+
+
+def test_tokens_are_not_counted_without_generation_nor_without_end():
+    row = explorer.counter(results()["setup"], {})("relu", 30)
+    assert row["extra_attention"] is None and row["extra_model"] is None
+    assert row["saved_attention"] == flops.published_saving(30, 144)
+    all_gone = explorer.counter(results()["setup"], {"prompt_tokens": 128, "new_tokens": 64})("zero", 144)
+    assert all_gone["extra_attention"] is None and all_gone["extra_model"] > 0
+
+
+def test_data_beyond_the_limit_is_refused():
+    found = explorer.ladders(sections("setup", "phases"))
+    assert explorer.for_page(found)["modes"]["zero"] == {"ja": "ゼロ置換", "en": "zero"}
+    with pytest.raises(InputError, match="the explorer's data: .* allowed: 307,200"):
+        explorer.for_page(found * 30)
