@@ -11,7 +11,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B
 
 .DEFAULT_GOAL := help
-.PHONY: help report dry-run test lab verify diff bench bench-kernels embedded-model judge-model reasoner scale recovery new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab verify diff bench bench-kernels embedded-model judge-model reasoner scale recovery new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -22,6 +22,11 @@ help: ## this help
 
 report: $(READY) ## run what has to run, then assemble build/PROFILE/report/
 	@$(PY) -m lib.pipeline report --profile="$$PROFILE" $(PARAMS)
+
+playground: $(READY) ## the embedded model in a page of its own, which the report then links to
+	@$(PY) -m report.playground --model models/embedded --out build/embedded/report/playground.html
+	@test ! -d build/embedded/notebooks || $(PY) -m report.assemble --notebooks build/embedded/notebooks \
+	  --results build/embedded/results --out build/embedded/report
 
 notebooks/%: $(READY) FORCE ## run one notebook and what it needs: make notebooks/V4
 	@$(PY) -m lib.pipeline run "$(basename $*)" --profile="$$PROFILE" $(PARAMS)

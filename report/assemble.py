@@ -19,6 +19,7 @@ from lib.files import replacing
 from report import book, document, loading, page
 from report.words import LANGUAGES
 
+PLAYGROUND = "playground.html"  # beside the report where `report.playground` has been run
 LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
 
 
@@ -27,7 +28,8 @@ def assemble(notebooks: Path | str, results: Path | str, out: Path | str) -> lis
     merged = document.load(notebooks, results)
     files = files_of(Path(results))
     made = {f"report.{lang}.pdf": book.write(merged, lang) for lang in LANGUAGES}
-    made = {"report.html": page.write(merged, files).encode()} | made
+    playground = PLAYGROUND if (Path(out) / PLAYGROUND).is_file() else ""
+    made = {"report.html": page.write(merged, files, playground).encode()} | made
     for name, content in made.items():
         limit = LIMITS[Path(name).suffix]
         if len(content) > limit:

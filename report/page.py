@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--po
 EXTRA_GLYPHS = "".join(map(chr, range(0x20, 0x7F))) + "−–—×→·…’“”、。「」()％◐ΔαβγρΩ≤≥±∞ "
 
 
-def write(document: Document, files: list[dict[str, Any]]) -> str:
-    """The page's HTML text. `files` are `[{path, bytes, digest}]` of what lies beside it."""
+def write(document: Document, files: list[dict[str, Any]], playground: str = "") -> str:
+    """The page's HTML text. `files` are `[{path, bytes, digest}]` of what lies beside it; `playground` is the address
+    of the page of `report.playground`, empty where there is none."""
     render_texts(document)
     specs = chart_data(document)
     config = Config()
@@ -58,6 +60,7 @@ def write(document: Document, files: list[dict[str, Any]]) -> str:
             "makers": document.makers,
             "files": files,
             "explorer": explorer.for_page(document.ladders),
+            "playground": playground,
             "provenance": provenance.rows(document),
             "again": provenance.again(document),
             "policy_mark": Markup(POLICY_MARK),
@@ -166,26 +169,34 @@ def with_assets(
     scripts = [script(name) for name in names]
     data: dict[str, Any] = {**specs, "titles": TITLE, "about": about}
     data |= {"explore-data": explorer.for_page(ladders)} if ladders else {}
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {' '.join(map(source_hash, [head, bundle(), *scripts]))}",
-            f"style-src {source_hash(style)}",
-            "img-src data:",
-            "font-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
     blocks = [
         f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
     ]
     blocks.append(f'<script type="text/plain" id="vega">{bundle()}</script>')
     blocks += [f"<script>{source}</script>" for source in scripts]
     return (
-        html.replace(POLICY_MARK, f'<meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
+        html.replace(
+            POLICY_MARK,
+            f'<meta http-equiv="Content-Security-Policy" content="{policy([head, bundle(), *scripts], style)}">',
+            1,
+        )
         .replace(STYLE_MARK, f"<script>{head}</script>\n<style>{style}</style>", 1)
         .replace(SCRIPT_MARK, "\n".join(blocks), 1)
+    )
+
+
+def policy(scripts: Iterable[str], style: str) -> str:
+    """The content-security policy of a page that runs exactly these scripts and asks nothing of any network."""
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {' '.join(map(source_hash, scripts))}",
+            f"style-src {source_hash(style)}",
+            "img-src data:",
+            "font-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
     )
 
 

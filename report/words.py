@@ -76,6 +76,7 @@ WORDS = {
     "again": ("再実行", "To run it again"),
     "value": ("値", "Value"),
     "item": ("項目", "Item"),
+    "playground": ("モデルを手元で動かす", "Try the model yourself"),
     "files_note": (
         "この報告のもとになったデータと図。場所は出力フォルダーからの相対パス。",
         "The data and figures behind this report, by their path in the output folder.",
@@ -130,6 +131,59 @@ EXPLORER_WORDS = {
         " whose value or weights are fixed costs it nothing. Tokens are counted under P3's conditions.",
     ),
     "table": ("すべての段の表", "All rungs as a table"),
+}
+
+PLAYGROUND_WORDS = {
+    "title": ("ヘッドを差し替えて試す", "Change the heads yourself"),
+    "intro": (
+        "報告で測った小さなGPT-2（{name}、{n_params}パラメータ）が、このページの中だけで動く。文章を打ち込み、盤上のヘッドを押すと、"
+        "softmax、ReLU、ゼロ置換、平均置換の順に切り替わり、そのままのモデルとの違いが出る。"
+        "Pythonのソースで訓練したので、Pythonらしい文章がよい。",
+        "The small GPT-2 that the report measures ({name}, {n_params} parameters) runs here, in this page alone. Type a"
+        " text and press a head on the board: it goes from softmax to ReLU, to zero, to its mean and back, and what"
+        " changes against the untouched model is shown. The model was trained on Python sources and likes them best.",
+    ),
+    "loss": (
+        "重みは行ごとに8ビットに丸めてある。保留テキスト（{corpus}、{n_tokens}トークン）でのPPLは{ppl}から{ppl_int8}に変わる"
+        "（{change}、95%信頼区間 [{low}, {high}]）。平均置換の値は同じテキストでの平均である。",
+        "The weights are rounded to eight bits, row by row. On held-out text ({corpus}, {n_tokens} tokens) that takes"
+        " PPL from {ppl} to {ppl_int8} ({change}, 95% interval [{low}, {high}]). Heads fixed at their mean have"
+        " their mean over the same text.",
+    ),
+    "language": ("言語", "Language"),
+    "text": ("文章", "Text"),
+    "board": ("ヘッドの盤（行は層、列はヘッド）", "The board of heads (rows are layers, columns heads)"),
+    "board_help": (
+        "矢印キーで動き、EnterかSpaceで切り替える。",
+        "Arrow keys move, Enter or Space changes the head.",
+    ),
+    "all": ("すべてのヘッドを", "All heads"),
+    "layer": ("この層", "layer"),
+    "softmax": ("softmax", "softmax"),
+    "relu": ("ReLU", "ReLU"),
+    "zero": ("ゼロ置換", "zero"),
+    "mean": ("平均置換", "mean"),
+    "untouched": ("そのままのモデル", "Untouched model"),
+    "changed": ("差し替えたモデル", "Changed model"),
+    "ppl": ("この文章のPPL", "PPL of the text"),
+    "next": ("次のトークンの確率", "Probability of the next token"),
+    "go_on": ("続きを書かせる", "Continue the text"),
+    "stop": ("止める", "Stop"),
+    "continuation": ("続き（最も確率の高いトークンを順に）", "Continuation (the most probable token each time)"),
+    "loading": ("重みを展開している…", "Unpacking the weights …"),
+    "reading": ("読んでいる…", "Reading …"),
+    "ready": (
+        "{tokens}トークン、変えたヘッドは{n}個。PPLは{before}から{after}へ。",
+        "{tokens} tokens, {n} heads changed. PPL goes from {before} to {after}.",
+    ),
+    "speed": ("{rate}トークン/秒（二つのモデルの合計）", "{rate} tokens/s (both models together)"),
+    "too_long": ("先頭の{n}トークンだけを読む。", "Only the first {n} tokens are read."),
+    "no_script": (
+        "このページはモデルをJavaScriptで動かす。スクリプトを許すと使える。",
+        "This page runs the model in JavaScript and needs scripts to be allowed.",
+    ),
+    "failed": ("動かせなかった: {why}", "It could not be run: {why}"),
+    "report": ("報告へ", "To the report"),
 }
 
 DESCRIPTION = {
