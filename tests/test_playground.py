@@ -113,7 +113,8 @@ def test_a_row_without_a_positive_score_gives_the_value_bias(page, tiny):
     z = page.evaluate(
         """async () => {
           const model = await playground.ready, cache = model.cache(), { scratch, size } = model, own = model.layers[1];
-          cache.keys[1].fill(1); cache.values[1].fill(5);
+          cache.keys[1].fill(1);
+          cache.values[1].fill(5);
           scratch.qkv.fill(-1, 0, model.config.n_embd);
           model.attend(1, 2, MODE.relu, cache);
           return [scratch.z, own.valueBias].map((all) => Array.from(all.subarray(2 * size, 3 * size)));
