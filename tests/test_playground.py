@@ -203,7 +203,7 @@ def test_rounding_keeps_to_half_a_level():
     weight = np.random.default_rng(2).normal(size=(7, 30)).astype(np.float32)
     weight[3] = 0
     rows = int8.rounded(weight)
-    assert np.abs(rows.restored() - weight).max(axis=1) <= pytest.approx(rows.scales / 2 + 1e-7)
+    assert (np.abs(rows.restored() - weight).max(axis=1) <= rows.scales / 2 + 1e-6).all()
     assert np.abs(rows.values).max(axis=1).tolist() == [127, 127, 127, 0, 127, 127, 127]
 
 

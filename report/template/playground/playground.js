@@ -11,7 +11,7 @@ const playground = (() => {
   const buttons = [...document.querySelectorAll("[data-head]")];
   const given = byId("given"), stop = byId("stop");
   const told = { status: () => say("loading"), speed: () => "" };
-  let readers = null, turn = 0;
+  let readers = null, turn = 0, typing;
 
   function tell(place, words_) { told[place] = words_; byId(place).textContent = words_(); }
 
@@ -68,6 +68,7 @@ const playground = (() => {
   }
 
   async function goOn() {
+    clearTimeout(typing);
     if (!await update()) return;
     const own = turn, end = data.tokenizer.special["<|endoftext|>"], length = tokensGiven().tokens.length;
     stop.disabled = false;
@@ -115,7 +116,6 @@ const playground = (() => {
   });
   document.querySelectorAll("[data-all]").forEach((button) => button.addEventListener("click", () => { heads.fill(Number(button.dataset.all)); showBoard(); update(); }));
   document.querySelectorAll("[data-set-lang]").forEach((button) => button.addEventListener("click", () => setLanguage(button.dataset.setLang)));
-  let typing;
   given.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(update, 200); });
   byId("go-on").addEventListener("click", goOn);
   stop.addEventListener("click", () => { turn += 1; stop.disabled = true; });
