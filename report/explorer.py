@@ -17,6 +17,7 @@ from report.words import EXPLORER_WORDS, LANGUAGES
 
 AFTER = "validation"
 LIMIT = 300 * 1024
+TOKENS = ("full", "2k", "spread")  # the last: V4's controls, in ReLU's order on chunks from all over the text
 # mode -> how `flops` counts a head of it
 KINDS = {
     "relu": "relu",
@@ -47,11 +48,11 @@ def _measured(data: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, A
     v4 = data.get("V4", {})
     found = [("relu", "full", v4.get("cumulative")), ("relu", "2k", v4.get("cumulative_2k"))]
     found += [("factored", "full", v4.get("factored"))]
-    found += [(row["control"], "full", row["cumulative"]) for row in v4.get("controls", [])]
+    found += [(row["control"], "spread", row["cumulative"]) for row in (v4.get("controls") or {}).get("rows", [])]
     found += [(mode, "2k", data.get("phases", {}).get(mode, {}).get("cumulative")) for mode in KINDS]
     best: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for mode in KINDS:
-        for tokens in ("full", "2k"):
+        for tokens in TOKENS:
             own = [rows for m, t, rows in found if (m, t) == (mode, tokens) and rows]
             if own:
                 best[mode, tokens] = max(own, key=len)
@@ -97,10 +98,11 @@ def counter(setup: Mapping[str, Any], generation: Mapping[str, Any]) -> Callable
 
 
 def for_page(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What script and template need: `{ladders, modes, words}`, words in both languages; at most `LIMIT` bytes."""
+    """What script and template need: `{ladders, modes, tokens, words}`, in both languages; at most `LIMIT` bytes."""
     modes = {row["mode"]: {lang: term(row["mode"], lang) for lang in LANGUAGES} for row in found}
     words = {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in EXPLORER_WORDS.items()}
-    page = {"ladders": found, "modes": modes, "words": words}
+    tokens = [name for name in TOKENS if any(row["tokens"] == name for row in found)]
+    page = {"ladders": found, "modes": modes, "tokens": tokens, "words": words}
     size = len(json.dumps(page, ensure_ascii=False).encode())
     if size > LIMIT:
         raise InputError(f"the explorer's data: {size:,} bytes, allowed: {LIMIT:,}; shorten the ladder")

@@ -430,3 +430,5 @@ def ladders_of(found):
     """The ladders that the explorer has to offer."""
     yield from (found["V4"]["cumulative"], found["V4"]["factored"])
     yield from (found["phases"][mode]["cumulative"] for mode in ("relu", "mix", "factored", "mean", "zero"))
+    named = ("relu", "mean", "zero", "uniform")
+    yield from (row["cumulative"] for row in found["V4"]["controls"]["rows"] if row["control"] in named)

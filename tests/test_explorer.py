@@ -23,21 +23,27 @@ def offered(found):
 def test_only_what_was_measured_is_offered():
     quick = {(mode, "2k") for mode in ("relu", "mix", "factored", "mean", "zero")}
     assert offered(sections("setup", "phases")) == quick
-    assert offered(sections("setup", "V4")) == {("relu", "full"), ("relu", "2k"), ("factored", "full")}
+    v4 = {("relu", "full"), ("relu", "2k"), ("factored", "full")}
+    assert offered(sections("setup", "V4", V4={"controls": None})) == v4
     assert offered(sections("phases", "V4")) == set()
     assert offered(sections("setup", "V1")) == set()
 
 
-def test_controls_are_offered_where_they_were_measured():
-    rows = results()["phases"]["zero"]["cumulative"]
-    controls = [{"control": name, "cumulative": rows} for name in ("zero", "uniform", "something new")]
-    found = sections("setup", "V4", V4={"controls": controls})
-    assert offered(found) - offered(sections("setup", "V4")) == {("zero", "full"), ("uniform", "full")}
+def test_controls_stand_by_themselves_and_only_where_they_were_measured():
+    spread = {(mode, "spread") for mode in ("relu", "mean", "zero", "uniform")}
+    with_controls, without = sections("setup", "V4"), sections("setup", "V4", V4={"controls": None})
+    assert offered(with_controls) - offered(without) == spread
+    assert explorer.for_page(explorer.ladders(with_controls))["tokens"] == ["full", "2k", "spread"]
+    assert explorer.for_page(explorer.ladders(without))["tokens"] == ["full", "2k"]
+    rows = next(row for row in results()["V4"]["controls"]["rows"] if row["control"] == "uniform")["cumulative"]
+    found = explorer.ladders(with_controls)
+    shown = next(ladder for ladder in found if (ladder["mode"], ladder["tokens"]) == ("uniform", "spread"))["rows"]
+    assert [(row["n"], row["ratio"]) for row in shown] == [(row["n"], row["ratio"]) for row in rows]
 
 
 def test_a_ladder_holds_the_results_and_the_counts():
     found = explorer.ladders(sections("setup", "phases", "V4", "P3"))
-    zero = next(ladder for ladder in found if ladder["mode"] == "zero")["rows"]
+    zero = next(ladder for ladder in found if (ladder["mode"], ladder["tokens"]) == ("zero", "2k"))["rows"]
     for row, measured in zip(zero, results()["phases"]["zero"]["cumulative"], strict=True):
         assert {key: row[key] for key in measured} == measured
         gone = row["n"] / 144
@@ -63,4 +69,4 @@ def test_data_beyond_the_limit_is_refused():
     found = explorer.ladders(sections("setup", "phases"))
     assert explorer.for_page(found)["modes"]["zero"] == {"ja": "ゼロ置換", "en": "zero"}
     with pytest.raises(InputError, match="the explorer's data: .* allowed: 307,200"):
-        explorer.for_page(found * 30)
+        explorer.for_page(found * 40)
