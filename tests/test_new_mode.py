@@ -69,7 +69,11 @@ def copy(tmp_path_factory):
     """A copy of the code with the recipe's lines in the two files that it names."""
     folder, (table, plain) = scratch.copied(tmp_path_factory.mktemp("copy")), recipe("README.md")
     constant = [name for name, line in table.items() if "Constant(" in line]
-    heads = {"modes": "MappingProxyType(\n    {\n", "CONSTANTS": "CONSTANTS = {\n", "PATTERNS": "PATTERNS = {\n"}
+    heads = {
+        "modes": "MappingProxyType(\n    {\n",
+        "CONSTANTS": "CONSTANTS: dict[str, Callable] = {\n",
+        "PATTERNS": "PATTERNS: dict[str, Callable] = {\n",
+    }
     lines = {
         "modes": list(table.values()),
         "CONSTANTS": [line for name, line in plain.items() if name in constant],
