@@ -69,7 +69,7 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
         }
     }
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
-    return with_assets(html, specs, provenance.about(document), document.ladders)
+    return with_assets(html, specs, sizes(document), provenance.about(document), document.ladders)
 
 
 def render_texts(document: Document) -> None:
@@ -125,13 +125,19 @@ def drawing(spec: dict[str, Any], name: str) -> str:
     return re.sub(r' style="[^"]*"', "", text)
 
 
-def sizes(html: str) -> str:
-    """A style rule for each chart, so that its place has its size before it is drawn."""
-    found = re.findall(r'data-chart="([\w-]+)">\s*<svg[^>]*? viewBox="0 0 ([\d.]+) ([\d.]+)"', html)
-    return "".join(
-        f'[data-chart="{name}"]:not([data-drawn]){{width:min(100%,{width}px);aspect-ratio:{width}/{height}}}\n'
-        for name, width, height in found
-    )
+def sizes(document: Document) -> str:
+    """A style rule for each chart, so that its place has its size before its drawing has been read."""
+    rules = []
+    for cell in document.notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.metadata.report.kind == "figure":
+                meta = output.metadata.report
+                (size,) = re.findall(r'^<svg[^>]*? viewBox="0 0 ([\d.]+) ([\d.]+)"', meta.drawing)
+                rules.append(
+                    f'[data-chart="{meta.chart}"]:not([data-drawn])'
+                    f"{{width:min(100%,{size[0]}px);aspect-ratio:{size[0]}/{size[1]}}}\n"
+                )
+    return "".join(rules)
 
 
 def codes(document: Document) -> dict[str, list[NotebookNode]]:
@@ -159,10 +165,14 @@ def contents(document: Document, lang: str) -> list[dict[str, Any]]:
 
 
 def with_assets(
-    html: str, specs: dict[str, dict[str, Any]], about: dict[str, str | None], ladders: list[dict[str, Any]]
+    html: str,
+    specs: dict[str, dict[str, Any]],
+    chart_sizes: str,
+    about: dict[str, str | None],
+    ladders: list[dict[str, Any]],
 ) -> str:
     """The page with style, data, scripts and the policy that names exactly these by their hashes."""
-    style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8") + sizes(html)
+    style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8") + chart_sizes
     style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
     head = script("head")
     names = ["page", "charts", "menus", "previews", "search", *(["explorer"] if ladders else [])]

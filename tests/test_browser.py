@@ -314,15 +314,41 @@ def test_search_finds_and_leads_there(visit):
 def test_loading_is_within_its_limits(address):
     program = "import json, sys; from report.loading import *; print(json.dumps(measure(Path(sys.argv[1]))))"
     words = [sys.executable, "-c", program, address.removeprefix("file://")]
-    for _ in range(3):  # a machine that is busy with other things shifts the page while it is still being read
-        measured = json.loads(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-        if measured["layout_shift"] < 0.02:
-            break
+    measured = json.loads(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert measured["layout_shift"] < 0.02
     assert measured["tab_stops"] < 250
     assert measured["megabytes"] < 4
     assert measured["first_chart_ms"] > 0
     assert measured["longest_task_ms"] >= 0
+
+
+def test_every_chart_has_its_place_before_its_drawing_is_read(address):
+    html = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
+    charts = re.findall(r'data-chart="([\w-]+)" role', html)
+    sizes = dict(
+        re.findall(
+            r'\[data-chart="([\w-]+)"\]:not\(\[data-drawn\]\)\{width:min\(100%,[\d.]+px\);aspect-ratio:([\d.]+/[\d.]+)\}',
+            html,
+        )
+    )
+    drawn = dict(re.findall(r'data-chart="([\w-]+)" role="img"><svg[^>]*?viewbox="0 0 ([\d.]+ [\d.]+)"', html))
+    assert charts and sorted(charts) == sorted(sizes)
+    assert {name: size.replace("/", " ") for name, size in sizes.items()} == drawn
+
+
+def test_a_head_that_is_pointed_at_lights_up_in_every_figure(visit):
+    page = visit("?lang=en", viewport={"width": 1200, "height": 1600})
+    shown = {name: page.locator(f"#fig-{name}-en .plot") for name in ("zero_map", "rank_law")}
+    shown["zero_map"].hover()
+    cell = page.locator("#fig-zero_map-en .plot[data-drawn=yes] .mark-rect.role-mark").first.locator("path").nth(5)
+    cell.hover(force=True)
+    until(page, "document.querySelector('.lit').textContent === 'L0H5 ✕'")
+    ring = "#fig-rank_law-en .plot[data-drawn=yes]  path[stroke-width='2.5']"
+    until(page, f"document.querySelectorAll({ring!r}).length === 1")
+    page.keyboard.press("Escape")
+    until(page, f"document.querySelectorAll({ring!r}).length === 0")
+    assert page.locator(".lit").is_hidden()
+    assert page.told == []
 
 
 def test_contents_follow_the_reader(visit):

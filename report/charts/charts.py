@@ -31,6 +31,7 @@ from report.charts.style import (
     interval_tips,
     law_points,
     legend_values,
+    lighting_up,
     line_chart,
     log_scale,
     name_of,
@@ -55,7 +56,7 @@ def head_map(heads, value="delta", title="change of PPL"):
     """Heat map, layer by head, of `value` of `[{layer, head, delta, ppl, ...}]` on a symmetric log scale."""
     top = max(abs(h[value]) for h in heads)
     rows = [
-        {"layer": h["layer"], "head": h["head"], "name": name_of(h), "value": h[value], "ppl": h.get("ppl")}
+        {"layer": h["layer"], "head": h["head"], "head_name": name_of(h), "value": h[value], "ppl": h.get("ppl")}
         for h in heads
     ]
     scale = alt.Scale(
@@ -65,23 +66,21 @@ def head_map(heads, value="delta", title="change of PPL"):
         range=["#1b5fae", "#7fb2e0", "#f1f0ed", "#eda26b", "#b4281e"],
         interpolate="rgb",
     )
-    chart = (
-        chart_of(rows)
-        .mark_rect(stroke="#80808033", strokeWidth=0.5)
-        .encode(
-            x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("layer:O", title="layer"),
-            color=alt.Color(
-                "value:Q",
-                title=title,
-                scale=scale,
-                legend=alt.Legend(format="+.0%", values=legend_values(top), gradientLength=260),
-            ),
-            tooltip=[tip("name:N", "head"), tip("value:Q", title, "+.6%"), tip("ppl:Q", "PPL", ".6f")],
-        )
+    places = chart_of(rows).encode(
+        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0)), y=alt.Y("layer:O", title="layer")
     )
+    cells = places.mark_rect(stroke="#80808033", strokeWidth=0.5).encode(
+        color=alt.Color(
+            "value:Q",
+            title=title,
+            scale=scale,
+            legend=alt.Legend(format="+.0%", values=legend_values(top), gradientLength=260),
+        ),
+        tooltip=[tip("head_name:N", "head"), tip("value:Q", title, "+.6%"), tip("ppl:Q", "PPL", ".6f")],
+    )
+    lit = places.mark_rect(filled=False, stroke="currentColor", strokeWidth=2.5)
     n_layers = len({h["layer"] for h in heads})
-    return house(chart, height=24 * n_layers)
+    return house(lighting_up(cells, lit), height=24 * n_layers)
 
 
 def rank_law(heads, law, published=None):
@@ -91,7 +90,7 @@ def rank_law(heads, law, published=None):
         {
             "rank": i + 1,
             "size": abs(h["delta"]),
-            "name": name_of(h),
+            "head_name": name_of(h),
             "delta": h["delta"],
             "sign": "worse without it" if h["delta"] > 0 else "better without it",
         }
@@ -102,7 +101,7 @@ def rank_law(heads, law, published=None):
     if published:
         lines += [{"source": PUBLISHED, **p} for p in law_points(published, len(rows), least)]
     axes = {
-        "x": alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", nice=False)),
+        "x": alt.X("rank:Q", title="rank", scale=alt.Scale(type="log", domain=[1, max(len(rows), 2)], nice=False)),
         "y": alt.Y(
             "size:Q",
             title="size of the change of PPL",
@@ -122,7 +121,7 @@ def rank_law(heads, law, published=None):
                     domain=["worse without it", "better without it"], range=[COLOURS["zero"], COLOURS["fewer"]]
                 ),
             ),
-            tooltip=[tip("name:N", "head"), tip("rank:Q", "rank"), tip("delta:Q", "change of PPL", "+.6%")],
+            tooltip=[tip("head_name:N", "head"), tip("rank:Q", "rank"), tip("delta:Q", "change of PPL", "+.6%")],
         )
     )
     law_lines = (
@@ -135,7 +134,8 @@ def rank_law(heads, law, published=None):
             color=alt.value(COLOURS["published"]),
         )
     )
-    return house(law_lines + points, height=320)
+    lit = chart_of(rows).mark_point(filled=False, size=180, strokeWidth=2.5, color="currentColor").encode(**axes)
+    return house(lighting_up(law_lines + points, lit), height=320)
 
 
 def layer_means(zero, mean=None, published_zero=None):
@@ -220,7 +220,7 @@ def methods(heads, published=None):
     `heads` maps `relu`, `l1`, `identity`, ... to `[{layer, head, delta}]`; `published` maps them to {mean, median}.
     """
     keys = list(heads)
-    rows = [{"method": NAMES[k], "value": h["delta"], "name": name_of(h)} for k in keys for h in heads[k]]
+    rows = [{"method": NAMES[k], "value": h["delta"], "head_name": name_of(h)} for k in keys for h in heads[k]]
     marks = []
     for k in keys:
         values = sorted(h["delta"] for h in heads[k])
@@ -251,7 +251,7 @@ def methods(heads, published=None):
             x=x,
             y=y,
             color=colour_of(keys, field="method", legend=False),
-            tooltip=[tip("name:N", "head"), tip("value:Q", "change of PPL", "+.6%")],
+            tooltip=[tip("head_name:N", "head"), tip("value:Q", "change of PPL", "+.6%")],
         )
     )
     shape = alt.Shape(
@@ -274,7 +274,8 @@ def methods(heads, published=None):
             .mark_point(filled=False, size=80, strokeWidth=1.5, yOffset=22)
             .encode(x=x, y=y, shape=shape, color=alt.value(COLOURS["published"]), tooltip=statistic_tips())
         )
-    return house(alt.layer(*layers), height=70 * len(keys))
+    lit = chart_of(rows).mark_tick(thickness=3, size=40, color="currentColor").encode(x=x, y=y)
+    return house(lighting_up(alt.layer(*layers), lit), height=70 * len(keys))
 
 
 def flops_saved(saved, curves, published=None, thresholds=(1.1, 1.5, 2.0)):
@@ -354,6 +355,7 @@ def top_heads(top10, published=None):
                     estimate(
                         {
                             "name": name,
+                            "head_name": name_of(h),
                             "tokens": NAMES[k],
                             "source": source,
                             "rank2": h.get("rank_2k"),
@@ -389,13 +391,16 @@ def top_heads(top10, published=None):
         color=colour_of(["2K", "full"], field="tokens"),
         tooltip=tips,
     )
-    return house(alt.layer(*points_with_intervals(base, x, rows)), height=30 * len(order))
+    chart = alt.layer(*points_with_intervals(base, x, rows))
+    lit = chart_of(rows).mark_point(filled=False, size=200, strokeWidth=2.5, color="currentColor")
+    lit = lit.encode(x=x, y=base.encoding.y, yOffset=base.encoding.yOffset)
+    return house(lighting_up(chart, lit), height=30 * len(order))
 
 
 def rank_slope(top10):
     """The ten heads' ranks on 2K tokens and on all tokens, joined."""
     rows = [
-        {"name": name_of(h), "tokens": NAMES[k], "rank": h[f]}
+        {"head_name": name_of(h), "tokens": NAMES[k], "rank": h[f]}
         for h in top10
         for k, f in (("2K", "rank_2k"), ("full", "rank_full"))
     ]
@@ -413,8 +418,8 @@ def rank_slope(top10):
             scale=alt.Scale(reverse=True, type="log", domain=[0.92, 1.12 * max(r["rank"] for r in rows)]),
             axis=alt.Axis(values=sorted({r["rank"] for r in rows}), format="d", grid=False),
         ),
-        detail="name:N",
-        tooltip=[tip("name:N", "head"), tip("tokens:N", "tokens"), tip("rank:Q", "rank")],
+        detail="head_name:N",
+        tooltip=[tip("head_name:N", "head"), tip("tokens:N", "tokens"), tip("rank:Q", "rank")],
     )
     lines = base.mark_line(
         color=COLOURS["zero"], strokeWidth=1.6, point=alt.OverlayMarkDef(color=COLOURS["zero"], size=50)
@@ -423,14 +428,15 @@ def rank_slope(top10):
     left = (
         base.transform_filter(f"datum.tokens == '{NAMES['2K']}'")
         .mark_text(align="right", dx=-10, **label)
-        .encode(text="name:N")
+        .encode(text="head_name:N")
     )
     right = (
         base.transform_filter(f"datum.tokens != '{NAMES['2K']}'")
         .mark_text(align="left", dx=10, **label)
-        .encode(text="name:N")
+        .encode(text="head_name:N")
     )
-    return house(lines + left + right, height=320, width=420)
+    lit = base.mark_line(color="currentColor", strokeWidth=3.5)
+    return house(lighting_up(lines + left + right, lit), height=320, width=420)
 
 
 def zero_and_mean(v3, published=None):

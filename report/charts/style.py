@@ -101,6 +101,14 @@ def house(chart, height, width=WIDTH):
     )
 
 
+LIT = alt.param(name="lit", value="")  # the head that a reader points at, in any figure; the page sets it
+
+
+def lighting_up(chart, *marks):
+    """The chart with layers on top that show only the head that is lit; their rows name it as `head_name`."""
+    return alt.layer(chart, *(mark.transform_filter("datum.head_name == lit") for mark in marks)).add_params(LIT)
+
+
 def tip(field, title, form=None):
     return alt.Tooltip(field, title=title, **({"format": form} if form else {}))
 

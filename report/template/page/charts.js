@@ -1,8 +1,27 @@
 "use strict";
 // A chart stands as a drawing and comes alive, with its tooltips, when a reader points at it, and on a narrow screen
-// when it comes into view, where it is drawn anew at that width.
+// when it comes into view, where it is drawn anew at that width. A head that is pointed at lights up in every figure
+// that shows it, and stays lit while the reader scrolls, until another one is pointed at or it is put out.
 (() => {
   let library = null;
+  let head = "";
+  const views = new Map();
+  const chip = document.createElement("button");
+  chip.className = "lit";
+  chip.hidden = true;
+  document.body.append(chip);
+  chip.addEventListener("click", () => light(""));
+  addEventListener("keydown", (event) => { if (event.key === "Escape") light(""); });
+
+  function light(name) {
+    if (name === head) return;
+    head = name;
+    chip.hidden = !name;
+    chip.textContent = name && `${name} ✕`;
+    chip.setAttribute("aria-label", document.documentElement.lang === "ja" ? `${name}の強調を消す` : `Stop highlighting ${name}`);
+    for (const [plot, view] of views) if (plot.isConnected) view.signal("lit", head).runAsync();
+    if (head) near.forEach((plot) => { if (!plot.dataset.drawn) enliven(plot); });
+  }
   function vega() {
     library ||= new Promise((resolve) => {
       const script = document.createElement("script");
@@ -27,9 +46,16 @@
     const live = document.createElement("div");
     try {
       await document.fonts.load('12px "IPAexGothic"', "図あ");
-      await (await vega())(live, spec, {
+      const { view } = await (await vega())(live, spec, {
         ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true },
       });
+      if ((spec.params || []).some((param) => param.name === "lit")) {
+        views.set(plot, view);
+        view.addEventListener("pointerover", (_, item) => {
+          if (item && item.datum && item.datum.head_name) light(item.datum.head_name);
+        });
+        await view.signal("lit", head).runAsync();
+      }
       // the plot itself bears the role and the description
       live.querySelectorAll("svg, svg *").forEach((mark) => {
         for (const name of ["role", "aria-roledescription", "aria-label"]) mark.removeAttribute(name);
@@ -44,8 +70,12 @@
 
   const isNarrow = () => matchMedia("(max-width: 44rem)").matches;
   const plots = document.querySelectorAll(".plot");
+  const near = new Set();
   const seen = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) if (isIntersecting && isNarrow()) enliven(target);
+    for (const { isIntersecting, target } of entries) {
+      near[isIntersecting ? "add" : "delete"](target);
+      if (isIntersecting && (isNarrow() || head)) enliven(target);
+    }
   }, { rootMargin: "200px" });
   for (const plot of plots) {
     seen.observe(plot);
