@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from synthetic import HOSTILE
-from test_browser import CHROMIUM, chromium, until  # noqa: F401 (a fixture)
+from test_browser import AXE, CHROMIUM, chromium, until, violations  # noqa: F401 (a fixture)
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from lib.analysis import int8
@@ -157,6 +157,14 @@ def test_board_and_text_lead_to_the_models_figures(page, tiny):
         share = page.locator(f"#{side} .next li span").first.inner_text()
         assert share == f"{100 * math.exp(logp[-1].max()):.1f}%"
     assert page.told == []
+
+
+@needs_browser
+@pytest.mark.skipif(AXE is None, reason="axe-core is not installed (`pip install axe-playwright-python`)")
+def test_axe_finds_nothing(page):
+    page.locator("[data-head='1']").click()
+    until(page, "document.getElementById('status').textContent.includes(' 1 head')")
+    assert violations(page) == []
 
 
 @needs_browser
