@@ -6,6 +6,9 @@
 import argparse
 import re
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from lib import files
 from lib.errors import InputError
@@ -53,17 +56,19 @@ RAN = {
 }
 
 
-def value(measured, path):
+def value(measured: Mapping[str, Any], path: str) -> tuple[Any, Any]:
     """`(figure, interval or None)` at a path; an interval stands beside its figure, under the same key and `_ci`."""
     steps = query.parse(path)
-    at = max(i for i, step in enumerate(steps) if isinstance(step, query.Key) and step.name.isidentifier())
-    beside = query.Key(f"{steps[at].name}_ci")
+    at, name = max(
+        (i, step.name) for i, step in enumerate(steps) if isinstance(step, query.Key) and step.name.isidentifier()
+    )
+    beside = query.Key(f"{name}_ci")
     holder = query.lookup(measured, query.written(steps[:at]))
     interval = (*steps[:at], beside, *steps[at + 1 :]) if beside.name in holder else None
     return query.lookup(measured, path), interval and query.lookup(measured, query.written(interval))
 
 
-def rows(measured, lang):
+def rows(measured: Mapping[str, Any], lang: str) -> list[tuple[str, str, str, str]]:
     """The table's rows, `(section, what, value, interval)`, as text. Raises `InputError` for a section not run."""
     found = []
     for path, (spec, en, ja) in FIGURES.items():
@@ -80,7 +85,7 @@ def rows(measured, lang):
     return found
 
 
-def table(profile, lang):
+def table(profile: str, lang: str) -> str:
     """The Markdown table of a profile's run, and under it what ran."""
     folder = diff.data_folder(profile)
     measured = io.load(folder)
@@ -99,22 +104,21 @@ def table(profile, lang):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n" + ran
 
 
-def write(profile, readmes=READMES):
+def write(profile: str, readmes: Mapping[str, Path] = READMES) -> None:
     """Puts the tables into the READMEs, between their marks; all or none."""
     texts = {}
     for lang, path in readmes.items():
-        made = table(profile, lang)
-        texts[path], count = BLOCK.subn(
-            lambda found, made=made: found[1] + made + found[2], path.read_text(encoding="utf-8")
-        )
-        if count != 1:
+        parts = BLOCK.split(path.read_text(encoding="utf-8"))
+        if len(parts) != 4:
+            count = len(parts) // 3
             raise InputError(f"{path.name}: {count} blocks between expected:begin and expected:end, allowed: one")
+        texts[path] = parts[0] + parts[1] + table(profile, lang) + parts[2] + parts[3]
     for path, text in texts.items():
         with files.replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
 
 
-def main(words=None):
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m report.readme_numbers", description=__doc__.splitlines()[0])
     parser.add_argument("profile")
     parser.add_argument("--lang", choices=READMES, default="en", help="the language to print in")

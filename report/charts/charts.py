@@ -5,6 +5,9 @@ measured ones, exact numbers in the tooltips. Inks are `currentColor` and mid-to
 on a dark page.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import altair as alt
 
 from report.charts.style import (
@@ -15,6 +18,9 @@ from report.charts.style import (
     PUBLISHED_LITERAL,
     WIDTH,
     ZOOM,
+    Chart,
+    Row,
+    Rows,
     beyond,
     chart_of,
     clip_to_log,
@@ -51,8 +57,11 @@ from report.charts.style import (
     tip,
 )
 
+LIMITS = (1.1, 1.5, 2.0)  # of PPL over the baseline's
+Curves = Mapping[str, Rows]
 
-def head_map(heads, value="delta", title="change of PPL"):
+
+def head_map(heads: Rows, value: str = "delta", title: str = "change of PPL") -> Chart:
     """Heat map, layer by head, of `value` of `[{layer, head, delta, ppl, ...}]` on a symmetric log scale."""
     top = max(abs(h[value]) for h in heads)
     rows = [
@@ -83,7 +92,7 @@ def head_map(heads, value="delta", title="change of PPL"):
     return house(lighting_up(cells, lit), height=24 * n_layers)
 
 
-def rank_law(heads, law, published=None):
+def rank_law(heads: Rows, law: Row, published: Row | None = None) -> Chart:
     """|ΔPPL| against rank, both logarithmic, with `law` {alpha, C}; `published` is the law of the earlier write-up."""
     ordered = sorted((h for h in heads if h["delta"]), key=lambda h: -abs(h["delta"]))
     rows = [
@@ -138,10 +147,12 @@ def rank_law(heads, law, published=None):
     return house(lighting_up(law_lines + points, lit), height=320)
 
 
-def layer_means(zero, mean=None, published_zero=None):
+def layer_means(
+    zero: Sequence[float], mean: Sequence[float] | None = None, published_zero: Sequence[float] | None = None
+) -> Chart:
     """Mean ΔPPL by layer of one or two ablations, each a list over layers."""
     series = {"zero": zero} | ({"mean": mean} if mean else {})
-    rows = [
+    rows: list[Row] = [
         {"layer": i, "value": v, "condition": NAMES[k], "source": MEASURED}
         for k, vs in series.items()
         for i, v in enumerate(vs)
@@ -158,7 +169,7 @@ def layer_means(zero, mean=None, published_zero=None):
             axis=percent_axis(values=signed_ticks([r["value"] for r in rows], 0.003)),
             scale=symlog_scale([r["value"] for r in rows], 0.005),
         ),
-        xOffset=alt.XOffset("condition:N", sort=list(map(NAMES.get, series))),
+        xOffset=alt.XOffset("condition:N", sort=[NAMES[key] for key in series]),
         color=colour_of(list(series)),
         tooltip=[
             tip("layer:O", "layer"),
@@ -178,7 +189,9 @@ def layer_means(zero, mean=None, published_zero=None):
     return house(alt.layer(*layers), height=280)
 
 
-def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0), what="changed heads"):
+def cumulative(
+    curves: Curves, published: Curves | None = None, thresholds: Sequence[float] = LIMITS, what: str = "changed heads"
+) -> Chart:
     """PPL ratio against the number of changed heads for every method, logarithmic, with bands and threshold lines.
 
     `curves` and `published` map a condition (`zero`, `mean`, `relu`, `mix`, `factored`, `2K`, `full`) to
@@ -214,7 +227,7 @@ def cumulative(curves, published=None, thresholds=(1.1, 1.5, 2.0), what="changed
     return house(alt.layer(*layers), height=360)
 
 
-def methods(heads, published=None):
+def methods(heads: Curves, published: Mapping[str, Row] | None = None) -> Chart:
     """ΔPPL of each head alone by method: ticks for heads, a diamond for the mean, a bar for the median.
 
     `heads` maps `relu`, `l1`, `identity`, ... to `[{layer, head, delta}]`; `published` maps them to {mean, median}.
@@ -278,7 +291,9 @@ def methods(heads, published=None):
     return house(lighting_up(alt.layer(*layers), lit), height=70 * len(keys))
 
 
-def flops_saved(saved, curves, published=None, thresholds=(1.1, 1.5, 2.0)):
+def flops_saved(
+    saved: Rows, curves: Curves, published: Curves | None = None, thresholds: Sequence[float] = LIMITS
+) -> Chart:
     """PPL ratio against the share of attention FLOPs that the published count saves; `saved` is `[{n, saved}]`.
 
     `published` maps a condition to `[{n, ratio, saved}]`, for the savings depend on the model's shape.
@@ -319,7 +334,7 @@ def flops_saved(saved, curves, published=None, thresholds=(1.1, 1.5, 2.0)):
     return house(alt.layer(*layers), height=300)
 
 
-def baseline(v1, published=None):
+def baseline(v1: Row, published: Row | None = None) -> Chart:
     """Baseline PPL on the first 2K and on all tokens, with intervals; `published` is {ppl_2k, ppl_full}."""
     rows = [
         estimate({"tokens": NAMES[k], "source": MEASURED}, v1[f], v1.get(f"{f}_ci"))
@@ -342,10 +357,10 @@ def baseline(v1, published=None):
     return house(alt.layer(*points_with_intervals(base, x, rows)), height=110)
 
 
-def top_heads(top10, published=None):
+def top_heads(top10: Rows, published: Rows | None = None) -> Chart:
     """ΔPPL of zeroing each of the ten heads, 2K beside all tokens, in 2K order; `published` has the same form."""
     order = [ranked_name(h) for h in top10]
-    rows = []
+    rows: list[Row] = []
     for source, heads in ((MEASURED, top10), (PUBLISHED, published or [])):
         names = {(h["layer"], h["head"]): ranked_name(h) for h in top10}
         for h in heads:
@@ -397,7 +412,7 @@ def top_heads(top10, published=None):
     return house(lighting_up(chart, lit), height=30 * len(order))
 
 
-def rank_slope(top10):
+def rank_slope(top10: Rows) -> Chart:
     """The ten heads' ranks on 2K tokens and on all tokens, joined."""
     rows = [
         {"head_name": name_of(h), "tokens": NAMES[k], "rank": h[f]}
@@ -424,7 +439,7 @@ def rank_slope(top10):
     lines = base.mark_line(
         color=COLOURS["zero"], strokeWidth=1.6, point=alt.OverlayMarkDef(color=COLOURS["zero"], size=50)
     )
-    label = {"color": "currentColor", "fontSize": 11}
+    label: dict[str, Any] = {"color": "currentColor", "fontSize": 11}
     left = (
         base.transform_filter(f"datum.tokens == '{NAMES['2K']}'")
         .mark_text(align="right", dx=-10, **label)
@@ -439,7 +454,7 @@ def rank_slope(top10):
     return house(lighting_up(lines + left + right, lit), height=320, width=420)
 
 
-def zero_and_mean(v3, published=None):
+def zero_and_mean(v3: Row, published: Row | None = None) -> Chart:
     """ΔPPL of the focus head under zero- and mean-ablation, 2K and all tokens, as points with intervals."""
     rows = []
     for source, data in ((MEASURED, v3), (PUBLISHED, published)):
@@ -483,13 +498,13 @@ def zero_and_mean(v3, published=None):
     return house(alt.layer(*layers), height=150)
 
 
-def ladder(v4, published=None, thresholds=(1.1, 1.5, 2.0)):
+def ladder(v4: Row, published: Curves | None = None, thresholds: Sequence[float] = LIMITS) -> Chart:
     """V4: PPL ratio by linearized heads on 2K and on all tokens; `published` maps `2K` and `full` to its rows."""
     curves = {"2K": v4["cumulative_2k"], "full": v4["cumulative"]}
     return cumulative(curves, published, thresholds, "linearized heads")
 
 
-def opening(rows, limits=(1.1, 1.5)):
+def opening(rows: Rows, limits: Sequence[float] = LIMITS[:2]) -> Chart:
     """The report's opening picture: what more and more ReLU heads cost in PPL, on all tokens, up to half as much again.
 
     rows: `V4.cumulative`; limits: the ratios drawn as lines, named in per cent.
@@ -530,9 +545,9 @@ def opening(rows, limits=(1.1, 1.5)):
     )
 
 
-def method_diagram():
+def method_diagram() -> Chart:
     """What is replaced in a head: from scores to weights to z, softmax on one way and its replacements on the other."""
-    boxes = [
+    boxes: list[Row] = [
         {"x": 0, "y": 55, "text": "scores s = q·k / √d", "kind": "step"},
         {"x": 235, "y": 10, "text": "softmax", "kind": "kept"},
         {"x": 235, "y": 55, "text": "ReLU, L1, identity, uniform", "kind": "replaced"},
@@ -540,7 +555,7 @@ def method_diagram():
         {"x": 470, "y": 55, "text": "z = weights · v", "kind": "step"},
     ]
     arrows = [(160, 70, 235, 25), (160, 70, 235, 70), (425, 25, 470, 70), (425, 70, 470, 70), (425, 115, 470, 78)]
-    plane = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, WIDTH], nice=False))}
+    plane: dict[str, Any] = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, WIDTH], nice=False))}
     plane["y"] = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[140, 0], nice=False))
     widths = {"step": 160, "kept": 190, "replaced": 190}
     boxes = [b | {"x2": b["x"] + widths[b["kind"]], "y2": b["y"] + 30} for b in boxes]
@@ -570,7 +585,7 @@ def method_diagram():
     )
 
 
-def generation_speed(p1, published=None):
+def generation_speed(p1: Row, published: Rows | None = None) -> Chart:
     """P1: tokens per second of each condition under each protocol; `published` is `[{condition, tok_per_s}]`."""
     several = len({(r["protocol"], r["backend"]) for r in p1["rows"]}) > len({r["protocol"] for r in p1["rows"]})
     figures = {r["condition"]: r["tok_per_s"] for r in published or []}
@@ -604,7 +619,7 @@ def generation_speed(p1, published=None):
     return house(alt.layer(*points_with_intervals(base, x, rows)), height=max(90, 26 * places))
 
 
-def refinement(p2, published=None):
+def refinement(p2: Row, published: Mapping[str, Sequence[float]] | None = None) -> Chart:
     """P2: PPL of the generated text by iteration; `published` maps a condition to its PPLs."""
     rows = series_rows(p2["conditions"], "ppl", range(1, 1000), published)
     return line_chart(
@@ -617,7 +632,7 @@ def refinement(p2, published=None):
     )
 
 
-def degeneration(p2, field="repeated_4gram_share", title="share of repeated 4-grams"):
+def degeneration(p2: Row, field: str = "repeated_4gram_share", title: str = "share of repeated 4-grams") -> Chart:
     """P2: how repetitive the texts are, by iteration where `field` is a list, else one bar per condition."""
     conditions = [c["condition"] for c in p2["conditions"]]
     if isinstance(p2["conditions"][0][field], list):
@@ -636,7 +651,7 @@ def degeneration(p2, field="repeated_4gram_share", title="share of repeated 4-gr
     return house(bars, height=40 * len(conditions))
 
 
-def best_of_n(p3, published=None):
+def best_of_n(p3: Row, published: Mapping[str, Sequence[float]] | None = None) -> Chart:
     """P3: expected smallest PPL of N samples with its band, the first N hollow, the baseline at N = 1 as a line."""
     counts = p3["n"]
     conditions = [c["condition"] for c in p3["conditions"]]
@@ -666,7 +681,7 @@ def best_of_n(p3, published=None):
     return house(rule + chart, height=320)
 
 
-def context_length(p4, published=None):
+def context_length(p4: Row, published: Mapping[str, Sequence[float]] | None = None) -> Chart:
     """P4: PPL ratio by context length, with intervals; `published` maps a condition to its ratios."""
     conditions = [c["condition"] for c in p4["conditions"] if c["condition"] != "baseline"]
     chosen = [c for c in p4["conditions"] if c["condition"] != "baseline"]
@@ -683,7 +698,7 @@ def context_length(p4, published=None):
     )
 
 
-def speed_and_theory(rows, theory=(), bounds=()):
+def speed_and_theory(rows: Rows, theory: Rows = (), bounds: Rows = ()) -> Chart:
     """Kernel speed: `rows` are `[{what, n_linearized, speedup, speedup_ci?}]`, `theory` and `bounds` the same without.
 
     `what` is `attention`, `one layer`, `prefill` or `decoding`.
@@ -727,7 +742,7 @@ def speed_and_theory(rows, theory=(), bounds=()):
     return house(alt.layer(*layers), height=320)
 
 
-def elsewhere(rows):
+def elsewhere(rows: Rows) -> Chart:
     """Speed-ups timed on other machines: `[{name, device, date, ratio, ratio_ci}]`, all with a ratio."""
     lines = [
         estimate({"name": r["name"], "device": f"{r['device']}, {r['date']}"}, r["ratio"], r["ratio_ci"]) for r in rows
@@ -735,7 +750,7 @@ def elsewhere(rows):
     names = list(dict.fromkeys(r["name"] for r in lines))
     devices = list(dict.fromkeys(r["device"] for r in lines))
     palette = [COLOURS[k] for k in ("fewer", "more", "mix", "identity", "l1", "mean")]
-    beside = {"yOffset": alt.YOffset("device:N", sort=devices)} if len(devices) > 1 else {}
+    beside: dict[str, Any] = {"yOffset": alt.YOffset("device:N", sort=devices)} if len(devices) > 1 else {}
     base = chart_of(lines).encode(
         y=alt.Y("name:N", title=None, sort=names),
         **beside,
@@ -754,7 +769,7 @@ def elsewhere(rows):
     return house(one + spans + spots, height=max(90, 22 * len(names) * len(devices)))
 
 
-def roofline(points, peak, bandwidth):
+def roofline(points: Rows, peak: float, bandwidth: float) -> Chart:
     """`points` are `[{name, intensity, rate}]` (FLOP/byte, FLOP/s) under `peak` FLOP/s and `bandwidth` byte/s."""
     ridge = peak / bandwidth
     left = min([ridge / 16, *(p["intensity"] / 2 for p in points)])

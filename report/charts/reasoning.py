@@ -1,8 +1,10 @@
 """R2's figures: what answering at once, thinking and revising are worth by linearized heads, and by FLOPs."""
 
+from collections.abc import Sequence
+
 import altair as alt
 
-from report.charts.style import COLOURS, SHAPES, chart_of, house, interval_tips, tip
+from report.charts.style import COLOURS, SHAPES, Chart, Rows, chart_of, house, interval_tips, tip
 
 WAYS = {
     "answer": ("answering at once", COLOURS["baseline"]),
@@ -16,7 +18,7 @@ WAYS = {
 SHARE = alt.Axis(format=".0%")
 
 
-def accuracy(rungs):
+def accuracy(rungs: Rows) -> Chart:
     """Accuracy against linearized heads, one line a way; the last round and the largest N of each.
 
     Bands for what is not sampled; those of votes and selections stand in the tooltips.
@@ -37,7 +39,7 @@ def accuracy(rungs):
     return house(alt.layer(*layers), height=340)
 
 
-def by_flops(rungs):
+def by_flops(rungs: Rows) -> alt.ConcatChart:
     """Accuracy against the whole model's FLOPs for a problem, each way and N a point, one panel a number of heads."""
     rows = []
     for rung in rungs:
@@ -64,24 +66,24 @@ def by_flops(rungs):
     return house_of(alt.concat(*panels, columns=2))
 
 
-def house_of(panels):
+def house_of(panels: alt.ConcatChart) -> alt.ConcatChart:
     """The house style on several panels."""
     styled = house(alt.Chart(alt.Data(values=[])).mark_point(), height=1)
     return panels.properties(padding=4).configure(**styled.config.to_dict(validate=False))
 
 
-def _colour(names):
+def _colour(names: Sequence[str]) -> alt.Color:
     inks = dict(WAYS.values())
     return alt.Color("way:N", title=None, scale=alt.Scale(domain=names, range=[inks[name] for name in names]))
 
 
-def _with_bars(rows, x):
+def _with_bars(rows: Rows, x: alt.X) -> list[alt.Chart]:
     colour = _colour(list(dict.fromkeys(row["way"] for row in rows)))
     bars = chart_of(rows).mark_rule(strokeWidth=1, opacity=0.5).encode(x=x, y="lo:Q", y2="hi:Q", color=colour)
     return [bars, *_lines(rows, x, tip("flops:Q", "FLOPs", ".3s"))]
 
 
-def _lines(rows, x, where):
+def _lines(rows: Rows, x: alt.X, where: alt.Tooltip) -> list[alt.Chart]:
     names = list(dict.fromkeys(row["way"] for row in rows))
     shape = alt.Shape("way:N", title=None, scale=alt.Scale(domain=names, range=list(SHAPES[: len(names)])))
     y = alt.Y("value:Q", title="right answers", axis=SHARE, scale=alt.Scale(domain=[0, 1]))

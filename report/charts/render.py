@@ -3,8 +3,10 @@
 import copy
 import json
 import re
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib_fontja
 import vl_convert
@@ -113,24 +115,24 @@ _UNTRANSLATED = re.compile(r"^(PPL|ReLU|L1|SDPA|[+A-Z]?\d[\d.,×x%]*|L\d+H\d+.*)
 _SHOWN = {"title", "text", "label"}
 
 
-def localise(chart, lang, strings=None):
+def localise(chart: Any, lang: str, strings: dict[str, str] | None = None) -> dict[str, Any]:
     """The chart's specification with every title, legend entry and label in `lang`; `strings` adds translations."""
     spec = copy.deepcopy(chart if isinstance(chart, dict) else chart.to_dict())
     return spec if lang == "en" else _localised(spec, JAPANESE | (strings or {}), None)
 
 
-def png(spec, scale=2.0):
+def png(spec: dict[str, Any], scale: float = 2.0) -> bytes:
     """PNG bytes of a specification, on white."""
     return _converter().vegalite_to_png(on_white(spec), scale=scale, allowed_base_urls=[])
 
 
-def svg(spec):
+def svg(spec: dict[str, Any]) -> str:
     """SVG text of a specification, without a background, and without descriptions of every mark."""
     return _svg(json.dumps(spec))
 
 
 @lru_cache(maxsize=256)
-def _svg(spec):
+def _svg(spec: str) -> str:
     text = _converter().vegalite_to_svg(spec, allowed_base_urls=[])
     text = re.sub(r' (?:aria-\w+|role|class)="[^"]*"', "", text)
     # Vega counts gradients and clips on from drawing to drawing; the same chart shall give the same bytes
@@ -140,22 +142,22 @@ def _svg(spec):
     return text
 
 
-def on_white(spec):
+def on_white(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"background": "white"}
 
 
-def font_file():
+def font_file() -> Path:
     """The Japanese font that charts, page and books share."""
     return Path(matplotlib_fontja.__file__).parent / "fonts" / "ipaexg.ttf"
 
 
 @cache
-def _converter():
+def _converter() -> Any:
     vl_convert.register_font_directory(str(font_file().parent))
     return vl_convert
 
 
-def _localised(node, strings, key):
+def _localised(node: Any, strings: Mapping[str, str], key: str | None) -> Any:
     if isinstance(node, dict):
         if key == "datasets" or key == "data":
             return {k: [_row(r, strings) for r in v] if isinstance(v, list) else v for k, v in node.items()}
@@ -172,18 +174,18 @@ def _localised(node, strings, key):
     return node
 
 
-def _row(row, strings):
+def _row(row: Any, strings: Mapping[str, str]) -> Any:
     return {k: _translated(v, strings, False) if isinstance(v, str) else v for k, v in row.items()}
 
 
-def _expression(node, strings):
+def _expression(node: str, strings: Mapping[str, str]) -> str:
     """A filter compares data, so its quoted texts are translated with the data."""
     if not isinstance(node, str):
         return node
     return re.sub(r"'([^']*)'", lambda m: "'" + _translated(m.group(1), strings, False) + "'", node)
 
 
-def _translated(text, strings, required):
+def _translated(text: str, strings: Mapping[str, str], required: bool) -> str:
     if text in strings:
         return strings[text]
     for pattern, form in PATTERNS:

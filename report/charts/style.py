@@ -1,10 +1,16 @@
 """The house style of the charts: colours, names, axes, scales, legends and the layers that several figures share."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import altair as alt
 
 from report.charts.render import FONT
+
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+Row = dict[str, Any]
+Rows = Sequence[Row]
 
 WIDTH = 640
 PUBLISHED = "published (GPT-2 small)"
@@ -52,7 +58,7 @@ PUBLISHED_SHAPE = "diamond"
 ZOOM = 3.2  # the ratio up to which a ladder is shown; what leaves it is written at the edge
 
 
-def condition_name(condition, known=None):
+def condition_name(condition: str, known: Sequence[str] | None = None) -> str:
     """`relu_30` as `ReLU, 30 heads`. With `known`, a published condition takes the name of its place among them."""
     if known and condition not in known and condition.startswith("relu_"):
         place = {"relu_30": 0, "relu_70": 1}.get(condition, 0)
@@ -61,63 +67,60 @@ def condition_name(condition, known=None):
     return NAMES.get(condition) or f"ReLU, {int(condition.removeprefix('relu_'))} heads"
 
 
-def chart_of(rows):
+def chart_of(rows: Iterable[Row]) -> alt.Chart:
     return alt.Chart(alt.Data(values=list(rows)))
 
 
-def house(chart, height, width=WIDTH):
-    return chart.properties(width=width, height=height).configure(
-        font=FONT,
-        background="transparent",
-        padding=4,
-        **{
-            "axis": alt.AxisConfig(
-                labelColor="currentColor",
-                titleColor="currentColor",
-                titleFontWeight="normal",
-                titlePadding=8,
-                domainColor="#80808099",
-                tickColor="#80808099",
-                gridColor="#8080802e",
-                labelFontSize=11,
-                titleFontSize=12,
-                labelLimit=240,
-            ),
-            "legend": alt.LegendConfig(
-                labelColor="currentColor",
-                titleColor="currentColor",
-                titleFontWeight="normal",
-                orient="top",
-                labelFontSize=11,
-                titleFontSize=11,
-                labelLimit=260,
-                columnPadding=14,
-                symbolStrokeWidth=2,
-                symbolOpacity=1,
-                columns=4,
-            ),
-            "view": alt.ViewConfig(stroke=None),
-        },
-    )
+def house(chart: Chart, height: float, width: float = WIDTH) -> Chart:
+    parts: dict[str, Any] = {
+        "axis": alt.AxisConfig(
+            labelColor="currentColor",
+            titleColor="currentColor",
+            titleFontWeight="normal",
+            titlePadding=8,
+            domainColor="#80808099",
+            tickColor="#80808099",
+            gridColor="#8080802e",
+            labelFontSize=11,
+            titleFontSize=12,
+            labelLimit=240,
+        ),
+        "legend": alt.LegendConfig(
+            labelColor="currentColor",
+            titleColor="currentColor",
+            titleFontWeight="normal",
+            orient="top",
+            labelFontSize=11,
+            titleFontSize=11,
+            labelLimit=260,
+            columnPadding=14,
+            symbolStrokeWidth=2,
+            symbolOpacity=1,
+            columns=4,
+        ),
+        "view": alt.ViewConfig(stroke=None),
+    }
+    sized = chart.properties(width=width, height=height)
+    return sized.configure(font=FONT, background="transparent", padding=4, **parts)
 
 
 LIT = alt.param(name="lit", value="")  # the head that a reader points at, in any figure; the page sets it
 
 
-def lighting_up(chart, *marks):
+def lighting_up(chart: Chart, *marks: alt.Chart) -> Chart:
     """The chart with layers on top that show only the head that is lit; their rows name it as `head_name`."""
     return alt.layer(chart, *(mark.transform_filter("datum.head_name == lit") for mark in marks)).add_params(LIT)
 
 
-def tip(field, title, form=None):
-    return alt.Tooltip(field, title=title, **({"format": form} if form else {}))
+def tip(field: str, title: str, form: str | None = None) -> alt.Tooltip:
+    return alt.Tooltip(field, title=title, format=form or alt.Undefined)
 
 
-def interval_tips(form):
+def interval_tips(form: str) -> list[alt.Tooltip]:
     return [tip("lo:Q", "interval from", form), tip("hi:Q", "interval to", form)]
 
 
-def statistic_tips():
+def statistic_tips() -> list[alt.Tooltip]:
     return [
         tip("method:N", "method"),
         tip("statistic:N", "statistic"),
@@ -126,20 +129,20 @@ def statistic_tips():
     ]
 
 
-def colour_of(keys, field="condition", legend=True):
+def colour_of(keys: Sequence[str], field: str = "condition", legend: bool = True) -> alt.Color:
     domain = [NAMES[k] for k in keys]
     scale = alt.Scale(domain=domain, range=[COLOURS[k] for k in keys])
-    return alt.Color(f"{field}:N", title=None, scale=scale, **({} if legend else {"legend": None}))
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=alt.Undefined if legend else None)
 
 
-def condition_colour(conditions, legend=True):
+def condition_colour(conditions: Sequence[str], legend: bool = True) -> alt.Color:
     linearized = sorted((c for c in conditions if c != "baseline"), key=lambda c: int(c.removeprefix("relu_")))
     keys = dict(zip(linearized, ("fewer", "more", "mix", "identity"), strict=False)) | {"baseline": "baseline"}
     scale = alt.Scale(domain=[condition_name(c) for c in conditions], range=[COLOURS[keys[c]] for c in conditions])
-    return alt.Color("condition:N", title=None, scale=scale, **({} if legend else {"legend": None}))
+    return alt.Color("condition:N", title=None, scale=scale, legend=alt.Undefined if legend else None)
 
 
-def dash_of(sources, legend=True):
+def dash_of(sources: Sequence[str], legend: bool = True) -> alt.StrokeDash:
     symbol = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeColor=COLOURS["published"])
     dashes = [[1, 0], [5, 3], [2, 2]][: len(sources)]
     return alt.StrokeDash(
@@ -147,7 +150,7 @@ def dash_of(sources, legend=True):
     )
 
 
-def shape_of(sources, **legend):
+def shape_of(sources: Sequence[str], **legend: Any) -> alt.Shape:
     """Solid circles, published diamonds; `sources` as far as they occur."""
     shapes = {MEASURED: "circle", "first N": "triangle-up", PUBLISHED: "diamond"}
     symbol = alt.Legend(symbolFillColor="transparent", symbolStrokeColor=COLOURS["published"], **legend)
@@ -156,15 +159,15 @@ def shape_of(sources, **legend):
     )
 
 
-def sources_of(rows):
+def sources_of(rows: Rows) -> list[str]:
     return [k for k in (MEASURED, "first N", PUBLISHED) if any(r["source"] == k for r in rows)]
 
 
-def ghost_opacity(solid, strength):
+def ghost_opacity(solid: str, strength: float) -> Any:
     return alt.condition(f"datum.source == {solid!r}", alt.value(strength), alt.value(0.6))
 
 
-def ghost_points(base, sources=(PUBLISHED,)):
+def ghost_points(base: alt.Chart, sources: Sequence[str] = (PUBLISHED,)) -> alt.Chart:
     return (
         base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
         .mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9)
@@ -172,7 +175,7 @@ def ghost_points(base, sources=(PUBLISHED,)):
     )
 
 
-def hollow_published(base):
+def hollow_published(base: alt.Chart) -> alt.Chart:
     """The published ones of the rows as hollow diamonds without a legend, for the caption names them."""
     ghosts = base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
     return ghosts.mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9, shape=PUBLISHED_SHAPE).encode(
@@ -180,7 +183,7 @@ def hollow_published(base):
     )
 
 
-def points_with_intervals(base, x, rows):
+def points_with_intervals(base: alt.Chart, x: alt.X, rows: Rows) -> list[alt.Chart]:
     """Filled points with rules for their intervals, and hollow published ones where `rows` hold any."""
     measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
     intervals = measured.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=2, opacity=0.7)
@@ -192,22 +195,28 @@ def points_with_intervals(base, x, rows):
     return [*layers, points]
 
 
-def shapes_like(colour):
+def _part(encoding: alt.Color | alt.Y, name: str) -> Any:
+    """A property of an encoding as a dict; Altair's `Undefined` where it has none."""
+    whole = encoding.to_dict()
+    return whole.get(name, alt.Undefined) if isinstance(whole, dict) else alt.Undefined
+
+
+def shapes_like(colour: alt.Color) -> alt.Shape:
     """Shapes for the same values as a colour encoding, which share its legend."""
-    names = colour.to_dict()["scale"]["domain"]
+    names = _part(colour, "scale")["domain"]
     scale = alt.Scale(domain=names, range=list(SHAPES[: len(names)]))
     return alt.Shape(colour.shorthand, title=None, scale=scale)
 
 
-def curve_layers(rows, ghosts, x, y, colour, tips, clip=False):
+def curve_layers(
+    rows: Rows, ghosts: Rows, x: alt.X, y: alt.Y, colour: alt.Color, tips: list[alt.Tooltip], clip: bool = False
+) -> list[alt.Chart]:
     """Lines with points and, where there are intervals, bands; dashed published lines with hollow points."""
     layers = []
     banded = [r for r in rows if r.get("lo") is not None]
     if banded:
         band = chart_of(banded).mark_area(opacity=0.18, clip=clip)
-        layers.append(
-            band.encode(x=x, y=alt.Y("lo:Q", scale=y.to_dict().get("scale", alt.Undefined)), y2="hi:Q", color=colour)
-        )
+        layers.append(band.encode(x=x, y=alt.Y("lo:Q", scale=_part(y, "scale")), y2="hi:Q", color=colour))
     dash = {"strokeDash": dash_of([MEASURED, PUBLISHED])} if ghosts else {}
     if ghosts:
         ghost = chart_of(ghosts).encode(x=x, y=y, color=colour, tooltip=tips)
@@ -219,7 +228,7 @@ def curve_layers(rows, ghosts, x, y, colour, tips, clip=False):
     return layers
 
 
-def beyond(rows, top):
+def beyond(rows: Rows, top: float) -> list[dict[str, Any]]:
     """For each line that leaves the picture above `top`, what it reaches, at the right edge in its colour."""
     last = {row["condition"]: row for row in rows}
     over = [row for row in last.values() if row["ratio"] > top]
@@ -230,8 +239,17 @@ def beyond(rows, top):
 
 
 def line_chart(
-    rows, conditions, x_title, y_title, height, x_scale=None, y_scale=None, y_axis=None, hollow=None, x_values=None
-):
+    rows: Rows,
+    conditions: Sequence[str],
+    x_title: str,
+    y_title: str,
+    height: float,
+    x_scale: alt.Scale | None = None,
+    y_scale: alt.Scale | None = None,
+    y_axis: alt.Axis | None = None,
+    hollow: str | None = None,
+    x_values: Iterable[int] | None = None,
+) -> Chart:
     values = list(x_values or sorted({r["x"] for r in rows}))
     x = alt.X(
         "x:Q",
@@ -239,9 +257,7 @@ def line_chart(
         axis=alt.Axis(values=values, format="d"),
         scale=x_scale or alt.Scale(nice=False, padding=12),
     )
-    y = alt.Y(
-        "value:Q", title=y_title, **({"scale": y_scale} if y_scale else {}), **({"axis": y_axis} if y_axis else {})
-    )
+    y = alt.Y("value:Q", title=y_title, scale=y_scale or alt.Undefined, axis=y_axis or alt.Undefined)
     tips = [
         tip("condition:N", "condition"),
         tip("source:N", "source"),
@@ -261,7 +277,9 @@ def line_chart(
     return chart if hollow else house(chart, height)
 
 
-def series_rows(conditions, field, xs, published):
+def series_rows(
+    conditions: Rows, field: str, xs: Iterable[int], published: Mapping[str, Sequence[float]] | None
+) -> list[dict[str, Any]]:
     rows = []
     for c in conditions:
         intervals = c.get(f"{field}_ci") or [None] * len(c[field])
@@ -278,12 +296,12 @@ def series_rows(conditions, field, xs, published):
     return rows
 
 
-def estimate(labels, value, interval):
+def estimate(labels: Row, value: float, interval: Sequence[float | None] | None) -> dict[str, Any]:
     low, high = interval if interval else (None, None)
     return labels | {"value": value, "lo": low, "hi": high}
 
 
-def curve_rows(key, points, source):
+def curve_rows(key: str, points: Rows, source: str) -> list[dict[str, Any]]:
     rows = []
     for p in points:
         low, high = p.get("ratio_ci") or (None, None)
@@ -301,14 +319,14 @@ def curve_rows(key, points, source):
     return rows
 
 
-def clip_to_log(rows, low):
+def clip_to_log(rows: list[Row], low: float) -> list[Row]:
     """Intervals that reach zero or below are cut at a fifth of the smallest value, where the axis is logarithmic."""
     if low <= 0:
         return rows
     return [r | {"lo": max(r["lo"], low / 5)} if r["lo"] is not None else r for r in rows]
 
 
-def threshold_lines(levels, axis):
+def threshold_lines(levels: Iterable[float], axis: str) -> Chart:
     """Dotted lines at the levels, each with its name."""
     base = chart_of([{"level": t, "name": f"{t:g}×"} for t in levels]).encode(**{axis: "level:Q"})
     lines = base.mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3], opacity=0.9)
@@ -316,18 +334,18 @@ def threshold_lines(levels, axis):
     return lines.encode(tooltip=[tip("level:Q", "threshold")]) + names.encode(x=alt.value(0), text="name:N")
 
 
-def law_points(law, n, least):
+def law_points(law: Row, n: int, least: float) -> list[dict[str, float]]:
     steps = [round(math.exp(math.log(n) * i / 24), 4) for i in range(25)] if n > 1 else [1.0]
     points = [{"rank": r, "size": law["C"] * r ** -law["alpha"]} for r in steps]
     return [p for p in points if p["size"] >= least / 2]
 
 
-def reach_of(rows, field):
+def reach_of(rows: Rows, field: str) -> list[float]:
     """The values and the ends of their intervals, for an axis that holds them all."""
     return [r[k] for r in rows for k in (field, "lo", "hi") if r.get(k) is not None]
 
 
-def log_scale(values):
+def log_scale(values: Sequence[float]) -> alt.Scale:
     positive = [v for v in values if v > 0]
     high = max(positive)
     low = max(min(positive), high * 1e-4)
@@ -335,16 +353,16 @@ def log_scale(values):
     return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False)
 
 
-def symlog_scale(values, constant):
+def symlog_scale(values: Sequence[float], constant: float) -> alt.Scale:
     low, high = min(0, *values), max(0, *values)
     return alt.Scale(type="symlog", constant=constant, domain=[low * 1.3, high * 1.2], nice=False)
 
 
-def percent_axis(values=None):
-    return alt.Axis(format=".2~p", **({"values": values} if values else {}))
+def percent_axis(values: Sequence[float] | None = None) -> alt.Axis:
+    return alt.Axis(format=".2~p", values=values or alt.Undefined)
 
 
-def signed_ticks(values, least=0.001):
+def signed_ticks(values: Sequence[float], least: float = 0.001) -> list[float]:
     """Ticks 1, 3, 10, 30, ... per mille on both sides of zero, from `least` as far as the values go."""
     steps = [s * 10**e for e in range(-3, 4) for s in (1, 3) if s * 10**e >= least]
     top, bottom = max(values), min(values)
@@ -353,7 +371,7 @@ def signed_ticks(values, least=0.001):
     return sorted([*negative[-5:], 0, *positive[-7:]])
 
 
-def ratio_ticks(rows):
+def ratio_ticks(rows: Rows) -> list[float]:
     top = max(r["ratio"] for r in rows)
     low = min(r["ratio"] for r in rows)
     steps = [0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]
@@ -361,25 +379,25 @@ def ratio_ticks(rows):
     return [s for s in wanted if s not in (1.2,)] if top > 3 else wanted
 
 
-def speed_ticks(values):
+def speed_ticks(values: Sequence[float]) -> list[float]:
     """Ticks of a speed-up's logarithmic axis: at every fifth below one and a half, at 2, 3, 5, 10, ... above."""
     steps = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 30, 50, 100]
     low, high = min(*values, 1), max(*values, 1)
     return [s for s in steps if low * 0.9 <= s <= high * 1.1]
 
 
-def roofline_colours(n):
+def roofline_colours(n: int) -> list[str]:
     """Softmax in the baseline's ink, then the conditions' colours in the order of their ReLU heads."""
     return [COLOURS[k] for k in ("baseline", "fewer", "more", "mix", "identity", "l1")][:n]
 
 
-def legend_values(top):
+def legend_values(top: float) -> list[float]:
     return [v for v in (-1, -0.1, -0.01, 0, 0.01, 0.1, 1) if abs(v) <= top * 1.2]
 
 
-def name_of(head):
+def name_of(head: Row) -> str:
     return f"L{head['layer']}H{head['head']}"
 
 
-def ranked_name(head):
+def ranked_name(head: Row) -> str:
     return f"{name_of(head)}  {head['rank_2k']} → {head['rank_full']}" if head.get("rank_full") else name_of(head)
