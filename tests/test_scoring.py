@@ -139,6 +139,13 @@ def test_what_is_in_the_store_is_not_computed_again(store, monkeypatch):
     assert engine.missing([Plan.of("mean", [(0, 1)])], 1, torch.ones(3, 4, 8))
 
 
+def test_means_lost_from_the_store_are_computed_again(store):
+    first = evaluator(store)
+    means = first.means(2)
+    store._path(first._z_key(1)).unlink()
+    assert torch.equal(evaluator(store).means(2), means)
+
+
 def test_chunks_are_known_by_their_tokens(store):
     """The same text cut by another evaluator is found; other lengths and other models are not."""
     evaluator(store, ids=tokens(3)).score([Plan()], 3)

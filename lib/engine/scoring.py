@@ -133,7 +133,7 @@ class Evaluator:
             if kept is not None:
                 self._z_sums[chunk] = kept
         lost = [
-            Job(self._key(baseline, chunk, None), chunk, ()) for chunk in range(n_chunks) if self._z_sums[chunk] is None
+            Job(self._key(baseline, chunk, None), chunk, ()) for chunk in range(n_chunks) if chunk not in self._z_sums
         ]
         for _ in self.compute(lost, label="mean outputs of heads"):
             pass
