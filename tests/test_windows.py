@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
 from lib.analysis import windows
 from lib.errors import InputError
+from lib.layout import ROOT
+from lib.model import loading
 
 
 def drawn(n_chunks, n_ctx=64, seed=0, spread=0.0):
@@ -58,3 +62,35 @@ def test_a_window_larger_than_the_text_is_refused():
 def test_chunks_spread_evenly():
     assert windows.spread_out(64, 4) == [0, 21, 42, 63]
     assert windows.spread_out(3, 10) == [0, 1, 2]
+
+
+def kept():
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "docs" / "data").glob("*-coverage-*.json"))
+    ]
+
+
+def test_the_kept_coverage_is_of_the_embedded_model_and_says_what_it_was_measured_with():
+    (record,) = kept()
+    about = record["provenance"]
+    assert about["model"]["fingerprint"] == loading.fingerprint(ROOT / "models" / "embedded")
+    assert (
+        about["commit"] and not about["dirty"] and about["command"] and about["times"]["started"][:10] == record["date"]
+    )
+    assert record["text"]["n_chunks"] == 245
+    for windows_of in ("quick", "full", "by_chunk"):
+        size = record[windows_of]["n_window"]
+        rows = sum((record[windows_of][kind] for kind in ("figures", "ratios", "thresholds", "crossings")), [])
+        assert {row["n_windows"] for row in rows} == {245 - size + 1}
+        for row in rows:
+            hits = row["covered"] * row["n_windows"]
+            assert hits == pytest.approx(round(hits), abs=1e-6) and 0 <= hits <= row["n_windows"]
+            assert row["lowest"] <= row["median"] <= row["highest"] and row["lowest"] <= row["quick"] <= row["highest"]
+
+
+def test_on_the_kept_text_documents_cover_more_often_than_chunks_do():
+    (record,) = kept()
+    by_document, by_chunk = (record[kind]["figures"][0] for kind in ("full", "by_chunk"))
+    assert by_document["what"] == by_chunk["what"] == "ppl"
+    assert by_document["covered"] > by_chunk["covered"] + 0.2
