@@ -12,6 +12,48 @@ from report import prose
 
 UNMEASURED = ("この点は測っていない。", "This was not measured.")
 WORDS: dict[str, dict[str, tuple[str, str]]] = {
+    "heads_unequal": {
+        HOLDS: (
+            "ヘッドの働きは極度に不均等である。",
+            "What the heads do is very unequal.",
+        ),
+        FAILS: (
+            "ヘッドの働きが極度に不均等だ、とはいえない。",
+            "It is not the case that what the heads do is extremely unequal.",
+        ),
+        OPEN: (
+            "ヘッドの働きが極度に不均等かどうかは、判定できない。",
+            "Whether the heads' work is very unequal cannot be told.",
+        ),
+    },
+    "bias_strengthened": {
+        HOLDS: (
+            "定常バイアスは、2Kよりも全体でさらにはっきり現れる。",
+            "The constant bias shows even more clearly on the full tokens than on the 2K.",
+        ),
+        FAILS: (
+            "定常バイアスは、全体では2Kほどはっきり現れない。",
+            "The constant bias shows no more clearly on the full tokens than on the 2K.",
+        ),
+        OPEN: (
+            "定常バイアスが2Kよりも全体ではっきり現れるかどうかは、判定できない。",
+            "Whether the constant bias shows more clearly on the full tokens than on the 2K cannot be told.",
+        ),
+    },
+    "many_tokens_needed": {
+        HOLDS: (
+            "2Kトークンでは足りず、数万トークンでの検証が欠かせない。",
+            "The 2K tokens do not suffice; tens of thousands are needed.",
+        ),
+        FAILS: (
+            "数万トークンでの検証が欠かせない、とはいえない。",
+            "It is not the case that tens of thousands of tokens are needed.",
+        ),
+        OPEN: (
+            "数万トークンでの検証が欠かせないかどうかは、判定できない。",
+            "Whether tens of thousands of tokens are needed cannot be told.",
+        ),
+    },
     "stable_ranking": {
         HOLDS: (
             "どのヘッドが重要かは、2Kだけでも見分けられる。",

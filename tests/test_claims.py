@@ -208,6 +208,32 @@ def test_optimism_without_cross_fitting_is_open(found):
     assert verdict(found, "quick_optimistic") == OPEN
 
 
+@pytest.mark.parametrize(("ends", "expected"), [([1.2, 1.5], HOLDS), ([0.9, 1.2], OPEN), ([0.4, 0.9], FAILS)])
+def test_inequality_by_the_exponent(found, ends, expected):
+    found["phases"]["alpha_ci"] = ends
+    assert verdict(found, "heads_unequal") == expected
+
+
+@pytest.mark.parametrize(
+    ("quick", "full", "expected"),
+    [([150, 250], [280, 330], HOLDS), ([150, 290], [280, 330], OPEN), ([150, 250], [20, 90], FAILS)]
+    + [([150, None], [280, 330], OPEN)],
+)
+def test_strengthening_needs_intervals_apart(found, quick, full, expected):
+    found["V3"] |= {"reduction_2k_ci": quick, "reduction_full_ci": full}
+    assert verdict(found, "bias_strengthened") == expected
+
+
+@pytest.mark.parametrize(
+    ("covered", "n_disjoint", "tokens", "expected"),
+    [(0.6, 32, 65_536, HOLDS), (0.6, 32, 10_000, OPEN), (0.9, 32, 65_536, OPEN), (0.98, 200, 65_536, FAILS)],
+)
+def test_many_tokens_by_how_often_few_are_enough(found, covered, n_disjoint, tokens, expected):
+    found["V1"]["coverage"][0] |= {"covered": covered, "n_disjoint": n_disjoint}
+    found["V1"]["total_tokens"] = tokens
+    assert verdict(found, "many_tokens_needed") == expected
+
+
 def head(layer, delta, width=0.001):
     return {"layer": layer, "head": 0, "delta": delta, "delta_ci": [delta - width, delta + width]}
 

@@ -22,6 +22,9 @@ SPOKEN_IN = {  # the sections that speak of a claim
     "thresholds_within_ten": ("V5", "conclusions"),
     "quick_optimistic": ("V5", "conclusions"),
     "layer0_concentration": ("phases",),
+    "heads_unequal": ("phases",),
+    "bias_strengthened": ("V3",),
+    "many_tokens_needed": ("V5",),
     "relu_nearly_harmless": ("V4", "conclusions"),
     "relu_best": ("phases",),
     "refinement_degenerates": ("P2", "conclusions"),
@@ -110,6 +113,15 @@ def flips():
     def layer0(found, verdict):
         found["phases"]["layer0_share_ci"] = {HOLDS: [0.6, 0.8], FAILS: [0.1, 0.3], OPEN: [0.4, 0.6]}[verdict]
 
+    def unequal(found, verdict):
+        found["phases"]["alpha_ci"] = {HOLDS: [1.2, 1.5], FAILS: [0.5, 0.8], OPEN: [0.9, 1.1]}[verdict]
+
+    def strengthened(found, verdict):
+        found["V3"]["reduction_full_ci"] = {HOLDS: [290, 310], FAILS: [90, 110], OPEN: [200, 310]}[verdict]
+
+    def many(found, verdict):
+        found["V1"]["coverage"][0] |= {"covered": {HOLDS: 0.6, FAILS: 1.0, OPEN: 0.9}[verdict], "n_disjoint": 122}
+
     def harmless(found, verdict):
         delta = {HOLDS: [0.001, 0.002], FAILS: [0.03, 0.04], OPEN: [0.001, 0.04]}[verdict]
         for row in found["phases"]["relu"]["heads"]:
@@ -158,6 +170,9 @@ def flips():
         "thresholds_within_ten": thresholds,
         "quick_optimistic": optimistic,
         "layer0_concentration": layer0,
+        "heads_unequal": unequal,
+        "bias_strengthened": strengthened,
+        "many_tokens_needed": many,
         "relu_nearly_harmless": harmless,
         "relu_best": best,
         "refinement_degenerates": refinement,

@@ -160,6 +160,40 @@ def _layer0(m: Results, limits: Limits) -> Finding:
     }
 
 
+def _unequal(m: Results, limits: Limits) -> Finding:
+    phases = m["phases"]
+    return above(ends(phases["alpha_ci"]), limits["alpha"]), {
+        "alpha": phases["zero"]["rank_law"]["alpha"],
+        "alpha_ci": phases["alpha_ci"],
+        "limit": limits["alpha"],
+    }
+
+
+def _strengthened(m: Results, limits: Limits) -> Finding:
+    v3 = m["V3"]
+    quick, full = ends(v3["reduction_2k_ci"]), ends(v3["reduction_full_ci"])
+    return less(quick, full), {
+        "reduction_2k": v3["reduction_2k"],
+        "reduction_2k_ci": v3["reduction_2k_ci"],
+        "reduction_full": v3["reduction_full"],
+        "reduction_full_ci": v3["reduction_full_ci"],
+    }
+
+
+def _many_tokens(m: Results, limits: Limits) -> Finding:
+    row = m["V1"]["coverage"][0]
+    share = wilson(round(row["covered"] * row["n_disjoint"]), row["n_disjoint"])
+    enough = m["V1"]["total_tokens"] >= limits["tokens"]
+    verdict = FAILS if share[0] >= limits["covered"] else HOLDS if share[1] < limits["covered"] and enough else OPEN
+    return verdict, {
+        "covered": row["covered"],
+        "covered_ci": list(share),
+        "n_disjoint": row["n_disjoint"],
+        "total_tokens": m["V1"]["total_tokens"],
+        "limit": limits["covered"],
+    }
+
+
 def _said(ja: str, en: str) -> Any:
     return lambda m: (ja, en)
 
@@ -303,6 +337,56 @@ CLAIMS = (
         ("フェーズ2", "Phase 2"),
         {"majority": 0.5},
         others={"majority": (0.4, 0.6)},
+        limit_set="after",
+    ),
+    Claim(
+        "heads_unequal",
+        ("phases",),
+        _unequal,
+        _said(
+            "ヘッドの働きは極度に不均等で、ゼロ置換の影響は順位とともに急に減る。",
+            "What heads do is very unequal: the effect of zero-ablation falls off steeply with rank.",
+        ),
+        (
+            "|ΔPPL|を順位のべき則に当てはめた指数αが、信頼区間ごと{alpha:g}より大きいこと。",
+            "The exponent α of the rank law of |ΔPPL| is above {alpha:g}, with its whole interval.",
+        ),
+        ("最終結論の表「Zipf α」", "the final table, “Zipf α”"),
+        {"alpha": 1.0},
+        others={"alpha": (0.5, 1.37)},
+        limit_set="after",
+    ),
+    Claim(
+        "bias_strengthened",
+        ("V3",),
+        _strengthened,
+        _said(
+            "定常バイアスは、全トークンではさらにはっきり現れる。",
+            "The constant bias shows even more clearly on all tokens.",
+        ),
+        (
+            "ゼロ/平均の比が2Kより全体で大きいこと。二つの信頼区間が重なれば判定しない。",
+            "The zero/mean ratio is larger on all tokens than on the 2K; open where the two intervals overlap.",
+        ),
+        ("主要結論、V3「さらに強化された」", "the main conclusions and V3, “strengthened further”"),
+    ),
+    Claim(
+        "many_tokens_needed",
+        ("V1",),
+        _many_tokens,
+        _said(
+            "2Kトークンでは足りず、数万トークンでの検証が欠かせない。",
+            "Two thousand tokens do not suffice: tens of thousands are needed.",
+        ),
+        (
+            "2Kと同じ長さの窓の区間が全体のPPLを含む割合が{covered:.0%}に届かず（重ならない窓の数によるウィルソンの"
+            "信頼区間で判定する）、全体が{tokens:,}トークン以上あること。",
+            "Of the intervals made from windows as long as the 2K, fewer than {covered:.0%} hold the PPL of all "
+            "tokens, by Wilson's interval for as many windows as do not overlap; and there are {tokens:,} tokens or more.",
+        ),
+        ("最終結論の表「50K+トークンでの検証は必須」", "the final table, “50K+ tokens are essential”"),
+        {"covered": 0.9, "tokens": 50_000},
+        others={"covered": (0.8, 0.95)},
         limit_set="after",
     ),
 )
