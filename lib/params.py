@@ -127,6 +127,11 @@ RULES: dict[str, Whole | Real | Choice | Text] = {
     "reasoner_rungs": Whole(1, 100),
     "revisions": Whole(1, 10),
     "votes": Whole(1, 64),
+    "recovery_tokens": Whole(64),
+    "order_tokens": Whole(16),
+    "order_climb": Whole(1),
+    "beyond_chunks": Whole(1),
+    "other_text": Text(r".*", "a folder or hub dataset with a test split, or nothing"),
 }
 
 

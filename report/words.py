@@ -19,7 +19,8 @@ PARTS = (
     Part("earlier", "これまでのフェーズ", "The earlier phases", ("phases",)),
     Part("validation", "第V部 検証", "Part V: Validation", ("V1", "V2", "V3", "V4", "V5")),
     Part("recovery", "第P部 生成による回収", "Part P: Recovery by generation", ("P1", "P2", "P3", "P4")),
-    Part("questions", "第R部 残された問い", "Part R: The open questions", ("K", "R2")),
+    Part("questions", "第R部 残された問い", "Part R: The open questions", ("K", "R2", "R3", "R4")),
+    Part("robustness", "第S部 答えの届く範囲", "Part S: How far the answers carry", ("S1", "S2")),
     Part("setup-part", "実験条件", "Experimental set-up", ("setup",)),
     Part("conclusions-part", "結論", "Conclusions", ("conclusions",)),
 )

@@ -2,7 +2,21 @@
 
 import numpy as np
 
-from lib.analysis import bootstrap, flops, generated, head_effects, perplexity, quick_vs_full, selection, windows
+from lib.analysis import (
+    beyond,
+    bootstrap,
+    flops,
+    generated,
+    head_effects,
+    orders,
+    perplexity,
+    quick_vs_full,
+    recovered,
+    scale,
+    selection,
+    windows,
+)
+from lib.claims import questions
 from lib.engine.interventions import Plan
 from lib.results import assembled, io
 
@@ -278,7 +292,64 @@ def _recovery(scores):
             "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS], "samples": texts,
         },
         "P4": _context(p4),
+        **_questions(scores),
     }  # fmt: skip
+
+
+def _questions(scores):
+    """Parts R and S, without what is kept from elsewhere."""
+    heads = [place for place in scores.harm if place[0]]
+    rng, resampler = scores.rng, bootstrap.Resampler(FULL, N_CTX, SEED, DRAWS)
+    sizes = [
+        scale.row(
+            f"m{i}", 10**i, [{"n": 0, "ratio": 1.0}, {"n": 4, "ratio": 1.2}, {"n": 8, "ratio": 1.4 + 0.1 * i}],
+            [{"layer": n % 3, "delta": 0.1 * n} for n in range(1, 7)], 8,
+        )
+        for i in range(4, 8)
+    ]  # fmt: skip
+    r3 = {
+        "kept": None, "profiles": [sizes[0] | {"corpus": "drawn"}], "slopes": scale.slopes(sizes),
+        "family": [
+            size | {"seed": 1, "n_layer": 3, "n_head": 4, "n_embd": 48, "n_params_blocks": 99, "ppl": 20.0,
+                    "shares_ci": {name: [share, share] for name, share in size["shares"].items()}}
+            for size in sizes
+        ],
+    }  # fmt: skip
+
+    def probe(gain):
+        drawn = rng.normal(gain, 0.1, 8)
+        return {"gain": drawn.tolist(), "first": [0.1] * 8, "second": [0.5] * 8}
+
+    def case(n_heads, excess):
+        noise = rng.normal(3, 0.1, 12)
+        points = [
+            {"tokens": 64 * i, "nll": (noise + e).tolist(), "nll_zeroed": (noise + 2 * e).tolist(),
+             "nll_other": (noise + e).tolist(), "copying": probe(1.0)}
+            for i, e in enumerate(excess)
+        ]  # fmt: skip
+        return {"arm": "all", "n_heads": n_heads, "seed": 1, "name": f"all-{n_heads}-seed1", "points": points}
+
+    rows = recovered.table([case(0, [0.0, 0.0]), case(2, [0.5, 0.4]), case(8, [1.0, 0.4])], SEED, DRAWS)
+    r4 = {"tokens": 64, "other": "drawn", "rows": rows, "kept": None, "kept_rows": []}
+    ordered = {name: orders.at_random(heads, 2, i) for i, name in enumerate(orders.ORDERS)}
+    plans = [Plan.of("relu", order[:n]) for own in ordered.values() for order in own for n in LADDER]
+    climbed = orders.climbed(ordered, LADDER, {plan: scores.score(plan) for plan in plans}, resampler)
+    s1 = {"select": [0, 1], "climb": [2], "order_tokens": 32, "ns": LADDER, "rows": climbed}
+    nlls = [scores.score(Plan.of("relu", heads[:n])) for n in LADDER]
+    kl = np.abs(rng.normal(0.1, 0.05, nlls[0].shape))
+    copied = beyond.copied([probe(1.0 - 0.1 * i) for i in range(len(LADDER))], SEED, DRAWS)
+    rungs = []
+    for n, nll, copy, other in zip(LADDER, nlls, copied, beyond.elsewhere(nlls, resampler), strict=True):
+        ratio, ends = perplexity.ratio(nll, nlls[0], resampler)
+        moved = beyond.moved(kl, kl < 0.1, resampler)
+        rungs.append({"n_linearized": n, "ratio": ratio, "ratio_ci": ends} | moved | copy | other)
+    s2 = {
+        "n_tokens": FULL * N_CTX, "n_sequences": 8, "length": 16, "other": "drawn", "other_tokens": 1024,
+        "rungs": rungs, **beyond.by_position(nlls, nlls[0], resampler), "kept_limit": 0.8, "told_limit": 1.1,
+        "first_broken": beyond.first_break(rungs, 0.8), "first_told": beyond.first_told(rungs, 1.1),
+    }  # fmt: skip
+    found = {"R3": r3, "R4": r4, "S1": s1, "S2": s2}
+    return {name: data | {"asked": questions.asked(name, data)} for name, data in found.items()}
 
 
 def _human(ppl):

@@ -14,7 +14,7 @@ from lib.claims import rules, scorecard
 from lib.claims.judging import VERDICTS
 from report import prose
 from report.assemble import assemble
-from report.charts import charts
+from report.charts import charts, open_questions
 
 HOSTILE = (
     '<img src=x onerror="window.fired=1"><script>window.fired=1</script>[x](javascript:window.fired=1)'
@@ -612,6 +612,36 @@ def hostile_rows(p1):
     return p1 | {"rows": [row | {"backend": HOSTILE} for row in p1["rows"]]}
 
 
+def question_charts():
+    """The figures of Parts R and S."""
+    sizes = [(300_000, "one family"), (3_000_000, "one family"), (124_000_000, "profiles")]
+    models = [
+        {"name": f"m{i}", "kind": kind, "n_params": n, "value": 0.4 + 0.1 * i, "lo": 0.3, "hi": 0.9}
+        for i, (n, kind) in enumerate(sizes)
+    ]
+    points = [{"tokens": n, "share": share, "share_ci": _interval(share)} for n, share in ((0, 0.0), (4096, 0.4))]
+    arms = [{"arm": arm, "n_heads": n, "points": points} for arm in ("all", "transfer", "low_rank") for n in (30, 132)]
+    names = ("abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy", "ranking", "random")
+    ladders = [[1.0, 1.1 + 0.02 * i, 5.0 + i] for i in range(len(names))]
+    s1 = {
+        "ns": [0, 30, 132],
+        "rows": [
+            {"order": name, "ladder": ratios, "ladder_ci": [_interval(ratio) for ratio in ratios]}
+            for name, ratios in zip(names, ladders, strict=True)
+        ],
+    }
+    rungs = [
+        {"n_linearized": n, "agreement": 1 - n / 200, "agreement_ci": None, "kept": kept, "kept_ci": None}
+        for n, kept in ((0, 1.0), (30, 0.8), (132, None))
+    ]
+    return {
+        "scale": open_questions.scale(models, "share of the heads"),
+        "recovery": open_questions.recovery(arms),
+        "orders": open_questions.orders(s1),
+        "beyond": open_questions.beyond(rungs),
+    }
+
+
 def all_charts():
     """`{name: chart}`: every figure of `report.charts.charts` from these results, with published ghosts."""
     r = results()
@@ -660,6 +690,7 @@ def all_charts():
                 for date in ("2026-01-01", "2026-03-01")
             ]
         ),
+        **question_charts(),
         "roofline": charts.roofline([{"name": "SDPA", "intensity": 40.0, "rate": 2e11}], 4e11, 2e10),
     }
 

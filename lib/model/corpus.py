@@ -6,6 +6,7 @@ line, encoded once, and cut into chunks that do not overlap. Nothing here draws 
 
 import ast
 import hashlib
+import importlib.metadata
 import importlib.util
 import platform
 import re
@@ -61,16 +62,19 @@ def stdlib_dataset(split: str) -> Dataset:
     return Dataset.from_dict({"name": list(names), "text": list(texts)})
 
 
-def docstrings(package: str) -> Dataset:
+def docstrings(package: str, most: int | None = None) -> Dataset:
     """The documentation strings of an installed package's modules, functions and classes, read, never imported.
 
-    One text a module that has any, in the order of the modules' names: prose about code, another domain than code.
+    One text a module that has any, in the order of the modules' names, until `most` characters are there: prose about
+    code, another domain than code.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"docstrings: no package {package!r} is installed; pass the name of one that is")
-    root, texts = Path(spec.submodule_search_locations[0]), []
+    root, texts, length = Path(spec.submodule_search_locations[0]), [], 0
     for path in sorted(root.rglob("*.py")):
+        if most is not None and length >= most:
+            break
         if SKIPPED_PACKAGES.intersection(path.relative_to(root).parts):
             continue
         try:
@@ -81,7 +85,21 @@ def docstrings(package: str) -> Dataset:
         found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
         if any(found):
             texts.append("\n\n".join(filter(None, found)))
+            length += len(texts[-1])
     return Dataset.from_dict({"text": texts})
+
+
+OTHER_PACKAGE = "scipy"
+
+
+def other_domain(place: str = "", most: int | None = None) -> tuple[Dataset, str]:
+    """`(rows, name)` of a text unlike the one that is scored: a dataset's test split, or a package's documentation.
+
+    Of the documentation about `most` characters.
+    """
+    if place:
+        return load_rows(place, "", "test")
+    return docstrings(OTHER_PACKAGE, most), f"{OTHER_PACKAGE} {importlib.metadata.version(OTHER_PACKAGE)}, docstrings"
 
 
 def load_rows(dataset: str, config: str, split: str) -> tuple[Dataset, str]:

@@ -40,3 +40,13 @@ def assemble_questions(results, provenance):
     """`exp10r_open_questions_<model>.json`: Part R, as far as it was measured."""
     measured = {key: results[section] for key, section in QUESTIONS.items() if section in results}
     return {"model": results["setup"]["model"]["name"]} | measured | {"provenance": provenance}
+
+
+def assemble_robustness(results, provenance):
+    """`exp10s_robustness_<model>.json`: Part S."""
+    return {
+        "model": results["setup"]["model"]["name"],
+        "s1_order": results["S1"],
+        "s2_beyond_perplexity": results["S2"],
+        "provenance": provenance,
+    }

@@ -66,3 +66,14 @@ def latest(kind, folder=FOLDER):
     if missing:
         raise InputError(f"{found[-1].name} lacks {', '.join(missing)}: write it with `make {kind}`")
     return record | {"file": found[-1].name}
+
+
+def about(record, tokens):
+    """What a section says of the record that it shows, `sections.Kept`; None where there is none."""
+    if record is None:
+        return None
+    made = record["provenance"]
+    return {key: record[key] for key in ("file", "date")} | {
+        **{key: made[key] for key in ("command", "commit", "words")},
+        "tokens": tokens,
+    }

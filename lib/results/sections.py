@@ -866,6 +866,185 @@ LimitSet = Literal["published", "after", "none"]
 Kind = Literal["empirical", "arithmetic"]
 
 
+class Kept(TypedDict):
+    """A dated file of the repository, from which figures that no run of the report measures are shown."""
+
+    file: str
+    date: str
+    command: str
+    commit: str | None
+    words: str
+    tokens: int
+
+
+class Asked(TypedDict):
+    """A question that the published study left open, judged by a rule."""
+
+    id: str
+    verdict: Verdict
+    evidence: dict[str, Any]
+    statement: Bilingual
+    rule: Bilingual
+
+
+HALF = Keep(propertyNames={"pattern": "^(half|\\d+\\.\\d+)$"}, required=["half"])
+Shares = Annotated[dict[str, float], HALF]
+ShareIntervals = Annotated[dict[str, Interval], HALF]
+
+
+class Sized(TypedDict):
+    """A model's figures by size (`lib.analysis.scale.row`); thresholds are shares of the heads outside layer 0."""
+
+    name: str
+    n_params: int
+    shares: Shares
+    layer_0_share: float
+    alpha: float
+    last_share: float | None
+    ratio_all: Positive
+
+
+class FamilyMember(Sized):
+    seed: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_params_blocks: int
+    ppl: Positive
+    shares_ci: ShareIntervals
+
+
+class ProfileModel(Sized):
+    corpus: str
+
+
+class Slope(TypedDict):
+    """Change of a figure for ten times the parameters; `capped`: models of which only a bound is known."""
+
+    figure: str
+    slope: float | None
+    slope_ci: Interval | None
+    n_models: Count
+    capped: Count
+
+
+class R3(TypedDict):
+    kept: Kept | None
+    family: list[FamilyMember]
+    profiles: list[ProfileModel]
+    slopes: list[Slope]
+    asked: list[Asked]
+
+
+class RecoveryPoint(TypedDict):
+    tokens: Count
+    ppl: Positive
+    control_ppl: Positive
+    share: float
+    share_ci: Interval
+
+
+class Recovered(TypedDict):
+    """What an arm of training wins back with so many heads linearized (`lib.analysis.recovered.summary`)."""
+
+    arm: Literal["all", "transfer", "low_rank"]
+    n_heads: Count
+    n_seeds: Count
+    points: list[RecoveryPoint]
+    share: float
+    share_ci: Interval
+    half: float | None
+    half_ci: Interval
+    nine_tenths: float | None
+    nine_tenths_ci: Interval
+    zeroed_before: Positive
+    zeroed_before_ci: Interval
+    zeroed_after: Positive
+    zeroed_after_ci: Interval
+    other_share: float | None
+    other_share_ci: Interval | None
+    copying_before: float
+    copying_before_ci: Interval
+    copying_after: float
+    copying_after_ci: Interval
+    control_copying_before: float
+    control_copying_before_ci: Interval
+    control_copying_after: float
+    control_copying_after_ci: Interval
+
+
+class R4(TypedDict):
+    tokens: Count
+    other: str
+    rows: list[Recovered]
+    kept: Kept | None
+    kept_rows: list[Recovered]
+    asked: list[Asked]
+
+
+class OrderWorth(TypedDict):
+    """An order of the heads on text that it was not chosen on (`lib.analysis.orders`); lists go with `S1.ns`."""
+
+    order: Literal["abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy", "ranking", "random"]
+    n_windows: Count
+    area: float
+    area_ci: Interval
+    crossings: Crossings
+    crossings_ci: ThresholdIntervals
+    ladder: list[Positive]
+    ladder_ci: list[Interval]
+    difference: float | None
+    difference_ci: Interval | None
+
+
+class S1(TypedDict):
+    select: list[Count]
+    climb: list[Count]
+    order_tokens: Count
+    ns: list[Count]
+    rows: Annotated[list[OrderWorth], Keep(minItems=1)]
+    asked: list[Asked]
+
+
+class BeyondRung(TypedDict):
+    """What a rung costs beside PPL (`lib.analysis.beyond`); `first`, `second`: accuracy on the copies of a sequence."""
+
+    n_linearized: Count
+    ratio: Positive
+    ratio_ci: Interval
+    kl: float
+    kl_ci: Interval
+    agreement: float
+    agreement_ci: Interval
+    first: float
+    first_ci: Interval
+    second: float
+    second_ci: Interval
+    gain: float
+    gain_ci: Interval
+    kept: float | None
+    kept_ci: Interval | None
+    other_ratio: Positive
+    other_ratio_ci: Interval
+
+
+class S2(TypedDict):
+    n_tokens: Count
+    n_sequences: Count
+    length: Count
+    other: str
+    other_tokens: Count
+    rungs: Annotated[list[BeyondRung], Keep(minItems=1)]
+    bins: list[Pair]
+    ratios: list[list[Positive]]
+    ratios_ci: list[list[Interval]]
+    kept_limit: float
+    told_limit: float
+    first_broken: Count | None
+    first_told: Count | None
+    asked: list[Asked]
+
+
 class JudgedClaim(TypedDict):
     """A conclusion of the published study, tested on this model; `published_in` says where it stands in the study.
 
@@ -964,4 +1143,8 @@ class Results(TypedDict, total=False):
     P3: P3
     P4: P4
     K: K
+    R3: R3
+    R4: R4
+    S1: S1
+    S2: S2
     conclusions: Conclusions

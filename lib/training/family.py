@@ -16,22 +16,20 @@ from pathlib import Path
 import numpy as np
 
 from lib.analysis import head_effects
+from lib.analysis import scale as scale_figures
 from lib.analysis.bootstrap import Resampler, interval
 from lib.analysis.perplexity import ppl
-from lib.analysis.thresholds import interpolated
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.results import dated
-from lib.store import open_store
+from lib.store import digest, open_store
 from lib.training import pretraining
 
 D_HEAD = 12
 TOKENIZER = ROOT / "models" / "embedded"
-LAST_SHARE = 0.1
-LIMITS = (1.01, 1.02, 1.05, *head_effects.LIMITS)
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,7 @@ def measure(model, tokens, scale, store, model_key, seed=0):
     """Figures of one model on held-out `tokens` [n_chunks, n_ctx].
 
     The ranking comes from the first `quick_chunks`, the ladder from the chunks after them, so that no head was chosen
-    on what it is climbed on. Thresholds are interpolated, as shares of the heads outside layer 0; `half` is the share
-    at which half of the whole ladder's log PPL is lost, which every model reaches.
+    on what it is climbed on; the figures are those of `lib.analysis.scale.row`.
     """
     shape = model.config
     quick = scale.quick_chunks
@@ -103,34 +100,23 @@ def measure(model, tokens, scale, store, model_key, seed=0):
     scores = evaluator.score(list(piles.values()), len(tokens), label="ReLU ladder")
     nlls = [scores[plan][quick:] for plan in piles.values()]
     rows, draws = head_effects.ladder(ns, nlls, Resampler.of(nlls[0], seed))
-    ratios = [row["ratio"] for row in rows]
-    before = ns.index(len(ranking) - max(1, round(LAST_SHARE * len(ranking))))
-    whole = np.log(ratios[-1])
-    limits = {str(limit): limit for limit in LIMITS} | {"half": max(ratios[-1], 1.0) ** 0.5}
-    layer_0 = sum(abs(delta) for place, delta in harm.items() if place[0] == 0)
-    return {
+    zero_rows = [{"layer": layer, "delta": delta} for (layer, _), delta in harm.items()]
+    row = scale_figures.row("", 0, rows, zero_rows, len(ranking))
+    drawn = [scale_figures.shares(ns, own, len(ranking)) for own in draws.T]
+    return {key: value for key, value in row.items() if key not in ("name", "n_params")} | {
         "n_heads": len(heads),
         "n_rankable": len(ranking),
         "ppl": rows[0]["ppl"],
-        "shares": {name: interpolated(ns, ratios, limit) / len(ranking) for name, limit in limits.items()},
-        "shares_ci": {
-            name: interval([interpolated(ns, own, limit) / len(ranking) for own in draws.T])
-            for name, limit in limits.items()
-        },
-        "ratio_all": ratios[-1],
-        "layer_0_share": layer_0 / sum(map(abs, harm.values())),
-        "rank_law": head_effects.rank_law(list(harm.values())),
-        "rank_law_relu": head_effects.rank_law(cost),
-        "last_share": float((whole - np.log(ratios[before])) / whole) if whole > 0 else None,
+        "shares_ci": {name: interval([own[name] for own in drawn]) for name in row["shares"]},
+        "alpha_relu": head_effects.rank_law(cost)["alpha"],
         "ranking": [list(place) for place in ranking],
         "ladder": [{key: row[key] for key in ("n", "ppl", "ratio", "ratio_ci")} for row in rows],
     }
 
 
 def rungs(n, most):
-    """Numbers of heads from 0 to `n`, at most about `most` of them, the place before the last tenth among them."""
-    before_last = n - max(1, round(LAST_SHARE * n))
-    return sorted({round(share * n) for share in np.linspace(0, 1, min(n, most) + 1)} | {before_last})
+    """Numbers of heads from 0 to `n` at even distances, `most` steps at most."""
+    return sorted({round(share * n) for share in np.linspace(0, 1, min(n, most) + 1)})
 
 
 def parameters(model):
@@ -155,10 +141,11 @@ def run(scale, folder, out, words="", report=print):
         if member.name in done:
             continue
         recipe = scale.recipe(member)
-        model, curve = pretraining.train(
-            recipe, ids["train"], len(tokenizer), folder / member.name, report=partial(report, member.name)
-        )
         key = f"{json.dumps(asdict(recipe), sort_keys=True)} on {record['text']['train_fingerprint']}"
+        place = folder / f"{member.name}-{digest(key)[:12]}"  # nothing goes on from another recipe's checkpoint
+        model, curve = pretraining.train(
+            recipe, ids["train"], len(tokenizer), place, report=partial(report, member.name)
+        )
         row = asdict(member) | {"name": member.name, "n_embd": model.config.n_embd} | parameters(model)
         row |= {"loss": curve[-1][1]} | measure(model, tokens, scale, open_store(), key)
         record["members"].append(row)

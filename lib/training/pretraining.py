@@ -76,10 +76,15 @@ def optimizers(model, recipe):
     matrices = [p for n, p in model.transformer.h.named_parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=0.01, momentum=0.95, ns_steps=5),
-        torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+    return [muon(matrices, recipe.matrix_lr), adam(others, recipe.other_lr)]
+
+
+def muon(matrices, lr):
+    return torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, momentum=0.95, ns_steps=5)
+
+
+def adam(parameters, lr):
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def lr_factor(seen, total, batch, recipe):

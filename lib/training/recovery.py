@@ -10,6 +10,7 @@ command goes on from the last checkpoint, with the same bits.
 import argparse
 import copy
 import hashlib
+import re
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,11 +30,11 @@ from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.model.adapters import adapter
 from lib.results import dated
-from lib.store import open_store
+from lib.store import digest, open_store
 from lib.training import low_rank, pretraining
 
 MODEL = ROOT / "models" / "embedded"
-OTHER = "scipy"
+IN_A_BLOCK = re.compile(r"\.(h|layers)\.\d+\.")
 ARMS = ("all", "transfer", "low_rank")
 
 
@@ -82,10 +83,13 @@ def optimizers(model, case, schedule):
     """`[(optimizer, rate)]`: Muon and AdamW for all weights, AdamW alone for low-rank adapters, which it attaches."""
     if case.arm == "low_rank":
         trained = low_rank.attach(model, schedule.rank, case.seed)
-        adam = torch.optim.AdamW(trained, lr=schedule.low_rank_lr, betas=(0.9, 0.95), weight_decay=0.0)
-        return [(adam, schedule.low_rank_lr)]
-    recipe = pretraining.Recipe(matrix_lr=schedule.matrix_lr, other_lr=schedule.other_lr)
-    return list(zip(pretraining.optimizers(model, recipe), (schedule.matrix_lr, schedule.other_lr), strict=True))
+        return [(pretraining.adam(trained, schedule.low_rank_lr), schedule.low_rank_lr)]
+    of_blocks = {name: p for name, p in model.named_parameters() if IN_A_BLOCK.search(name) and p.ndim == 2}
+    others = [p for name, p in model.named_parameters() if name not in of_blocks]
+    return [
+        (pretraining.muon(list(of_blocks.values()), schedule.matrix_lr), schedule.matrix_lr),
+        (pretraining.adam(others, schedule.other_lr), schedule.other_lr),
+    ]
 
 
 def cross_entropy(model, windows, plan, backend):
@@ -238,6 +242,8 @@ def trained_case(case, ranking, base, ids, schedule, texts, folder, store, backe
             report(case.name, tokens, float(np.exp(np.mean(row["nll"]))))
         return row
 
+    about = digest(weights_key(base), plan.key(), repr(schedule), np.asarray(ids), *vars(texts).values())
+    folder = Path(folder) / f"{case.name}-{about[:12]}"  # nothing goes on from another case's checkpoint
     _, points = train(case, plan, base, ids, schedule, folder, measured, backend)
     return asdict(case) | {"name": case.name, "points": points}
 
@@ -251,15 +257,41 @@ def grid(n_rankable):
     return [Case(*case, seed) for seed in (1, 2, 3) for case in cases]
 
 
+def small_grid(model, train_ids, heldout_ids, other_ids, ranking, tokens, n_ctx, folder, store, n_chunks=32, seed=1):
+    """Cases of a few tokens: all ranked heads, a third of them or fewer, and the control; what a report can afford."""
+    context = min(Schedule.context, n_ctx)
+    marks = (0, *(tokens // share for share in (4, 2, 1)))
+    schedule = Schedule(marks, context, max(context, min(Schedule.batch_tokens, tokens // 4) // context * context))
+    texts = Texts.of(heldout_ids, other_ids, context, min(n_chunks, len(heldout_ids) // context), seed=seed)
+    cases = [Case("all", n, seed) for n in (0, max(1, len(ranking) * 30 // 132), len(ranking))]
+    return [trained_case(case, ranking, model, train_ids, schedule, texts, folder, store) for case in cases]
+
+
+def texts_of(dataset, config, tokenizer, stream, most=1_000_000):
+    """`(training ids, held-out ids)`: the dataset's own training split, up to `most` characters of it, and `stream`.
+
+    A dataset without one lends the second half of `stream`, the first half of which is then held out.
+    """
+    try:
+        rows, _ = corpus.load_rows(dataset, config, "train")
+    except InputError:
+        half = len(stream) // 2
+        return stream[half:], stream[:half]
+    n, length = 0, 0
+    while n < len(rows) and length < most:
+        n, length = n + 1, length + len(rows[n]["text"])
+    return corpus.encode(rows.select(range(n)), tokenizer), stream
+
+
 def run(schedule, folder, out, words="", n_chunks=32, report=print):
     """Trains and measures every case that `out` does not have yet; `out` is whole after each of them."""
     tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
-    other = corpus.encode(corpus.docstrings(OTHER), tokenizer)
+    other = corpus.encode(corpus.other_domain()[0], tokenizer)
     texts = Texts.of(ids["heldout"], other, schedule.context, n_chunks)
     store, key = open_store(), loading.fingerprint(MODEL)
     ranking = ranking_of(base, corpus.chunk(ids["heldout"], base.config.n_positions, 2), store, key)
-    text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": OTHER}
+    text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": corpus.OTHER_PACKAGE}
     text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
     new = dated.new("recovery", "make recovery", words) | {"model": key, "text": text, "recipe": asdict(schedule)}
     record = dated.resume(out, new | {"n_rankable": len(ranking), "cases": []}, "recipe")
@@ -267,8 +299,7 @@ def run(schedule, folder, out, words="", n_chunks=32, report=print):
     for case in grid(len(ranking)):
         if case.name in done:
             continue
-        place = folder / case.name
-        row = trained_case(case, ranking, base, ids["train"], schedule, texts, place, store, report=report)
+        row = trained_case(case, ranking, base, ids["train"], schedule, texts, folder, store, report=report)
         record["cases"].append(row)
         dated.write(out, record)
     return record

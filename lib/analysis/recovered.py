@@ -1,0 +1,114 @@
+"""What training wins back of a replacement's loss, against the untouched model under the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lib.analysis.bootstrap import DRAWS, interval
+from lib.errors import InputError
+
+LEVELS = {"half": 0.5, "nine_tenths": 0.9}
+
+
+def summary(cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], seed=0, draws=DRAWS) -> dict:
+    """Figures of one arm and one number of heads, from its points and its control's, one list of points a seed.
+
+    A point is `{tokens, nll}`, nll being one mean for each chunk of held-out text. The excess at a mark is the log PPL
+    over the control's at the same mark; the share recovered is what has gone of the excess at 0 tokens. Intervals
+    resample chunks and, where there are several, seeds, the same on both sides. `tokens_to` a share is read between
+    the marks, None where it is not reached.
+    """
+    tokens = [point["tokens"] for point in cases[0]]
+    if any([point["tokens"] for point in points] != tokens for points in (*cases, *controls)):
+        raise InputError("recovery: the cases and their controls were not measured at the same marks")
+    own, control = (np.array([[point["nll"] for point in points] for points in side]) for side in (cases, controls))
+    pick = _Resamples(len(cases), own.shape[-1], seed, draws)
+    excess, excess_draws = pick.both(own - control)
+    if excess[0] <= 0:
+        raise InputError("recovery: the replacement costs nothing before training, so nothing can be recovered")
+    shares = 1 - excess / excess[0]
+    shares_draws = 1 - excess_draws / excess_draws[:1]
+    points = []
+    for i, seen in enumerate(tokens):
+        points.append(
+            {
+                "tokens": seen,
+                "ppl": float(np.exp(own[:, i].mean())),
+                "control_ppl": float(np.exp(control[:, i].mean())),
+                "share": float(shares[i]),
+                "share_ci": interval(shares_draws[i]),
+            }
+        )
+    found = {"n_seeds": len(cases), "points": points, "share": points[-1]["share"], "share_ci": points[-1]["share_ci"]}
+    for name, level in LEVELS.items():
+        reached = reached_at(tokens, shares, level)
+        ends = [reached_at(tokens, column, level) for column in shares_draws.T]
+        found[name] = reached
+        found[f"{name}_ci"] = interval(np.array([np.inf if end is None else end for end in ends]))
+    return found | _controls(cases, controls, pick)
+
+
+def reached_at(tokens: Sequence[int], shares: Sequence[float], level: float) -> float | None:
+    """Tokens at which the share first reaches `level`, straight between marks; None where it does not."""
+    for i in range(1, len(tokens)):
+        if shares[i] >= level:
+            step = (level - shares[i - 1]) / (shares[i] - shares[i - 1])
+            return float(tokens[i - 1] + step * (tokens[i] - tokens[i - 1]))
+    return None
+
+
+class _Resamples:
+    """Chunks and seeds drawn once: `both(values)` is the mean over them and its draws."""
+
+    def __init__(self, n_seeds, n_chunks, seed, draws):
+        rng = np.random.default_rng([seed, n_seeds, n_chunks])
+        self.seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws) / n_seeds
+        self.chunks = rng.multinomial(n_chunks, np.full(n_chunks, 1 / n_chunks), size=draws) / n_chunks
+
+    def both(self, values):
+        """values [n_seeds, ..., n_chunks] -> (mean [...], draws [..., draws])."""
+        drawn = np.einsum("ds,s...c,dc->...d", self.seeds, values, self.chunks, optimize=True)
+        return values.mean((0, -1)), drawn
+
+
+def _controls(cases, controls, pick):
+    """What the first and the last mark say beside held-out PPL: the heads zeroed, another domain, copying.
+
+    `zeroed_before`, `zeroed_after`: PPL ratio when the linearized heads are zeroed. 1 means that nothing rests on them.
+    """
+    found: dict[str, Any] = {}
+    for name, at in (("before", 0), ("after", -1)):
+        ends = [points[at] for points in cases]
+        own = np.array([np.subtract(end["nll_zeroed"], end["nll"]) for end in ends])
+        value, drawn = pick.both(own)
+        found |= {f"zeroed_{name}": float(np.exp(value)), f"zeroed_{name}_ci": interval(np.exp(drawn))}
+        for side, points in (("", cases), ("control_", controls)):
+            gain = np.array([row[at]["copying"]["gain"] for row in points])
+            own_pick = _Resamples(len(gain), gain.shape[1], 0, len(pick.seeds))
+            value, drawn = own_pick.both(gain)
+            found |= {f"{side}copying_{name}": float(value), f"{side}copying_{name}_ci": interval(drawn)}
+    other = [np.array([[row[at]["nll_other"] for at in (0, -1)] for row in side]) for side in (cases, controls)]
+    excess, drawn = pick.both(other[0] - other[1])
+    if excess[0] > 0:
+        found |= {"other_share": float(1 - excess[1] / excess[0]), "other_share_ci": interval(1 - drawn[1] / drawn[0])}
+    else:
+        found |= {"other_share": None, "other_share_ci": None}
+    return found
+
+
+def table(cases: Sequence[Mapping], seed: int = 0, draws: int = DRAWS) -> list[dict]:
+    """A row for every arm and number of heads of a grid whose control is there as well, over the seeds of both."""
+    by_name = {case["name"]: case for case in cases}
+    groups: dict[tuple[str, int], list] = {}
+    for case in cases:
+        control = by_name.get(f"{'low_rank' if case['arm'] == 'low_rank' else 'all'}-0-seed{case['seed']}")
+        if case["n_heads"] and control:
+            groups.setdefault((case["arm"], case["n_heads"]), []).append((case["points"], control["points"]))
+    rows = []
+    for (arm, n_heads), pairs in groups.items():
+        found = summary([own for own, _ in pairs], [control for _, control in pairs], seed, draws)
+        rows.append({"arm": arm, "n_heads": n_heads} | found)
+    return sorted(rows, key=lambda row: (row["n_heads"], row["arm"]))

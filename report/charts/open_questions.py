@@ -1,0 +1,117 @@
+"""Figures of Parts R and S: one function each, as in `report.charts.charts`."""
+
+import altair as alt
+
+from report.charts.style import (
+    COLOURS,
+    MEASURED,
+    chart_of,
+    curve_layers,
+    estimate,
+    house,
+    interval_tips,
+    ratio_ticks,
+    shapes_like,
+    tip,
+)
+
+LINES = ("fewer", "more", "relu", "mean", "l1", "identity", "mix", "factored", "baseline")
+ARM_NAMES = {"all": "all weights", "transfer": "transfer first", "low_rank": "low rank"}
+
+
+def _colour(names):
+    scale = alt.Scale(domain=list(names), range=[COLOURS[key] for key in LINES[: len(names)]])
+    return alt.Color("condition:N", title=None, scale=scale)
+
+
+def lines(rows, x_title, y_title, x_scale=None, y_scale=None, y_axis=None, height=300, x_values=None):
+    """Lines with bands of `rows` `[{condition, x, value, lo, hi}]`; at most as many conditions as there are colours."""
+    names = list(dict.fromkeys(row["condition"] for row in rows))
+    x = alt.X(
+        "x:Q",
+        title=x_title,
+        scale=x_scale or alt.Scale(nice=False, padding=12),
+        axis=alt.Axis(values=list(x_values or sorted({row["x"] for row in rows})), format="~s"),
+    )
+    y = alt.Y("value:Q", title=y_title, scale=y_scale or alt.Scale(zero=False), axis=y_axis or alt.Axis())
+    tips = [
+        tip("condition:N", "condition"),
+        tip("x:Q", x_title),
+        tip("value:Q", y_title, ".6f"),
+        *interval_tips(".6f"),
+    ]
+    return house(alt.layer(*curve_layers(rows, [], x, y, _colour(names), tips)), height)
+
+
+def scale(models, y_title):
+    """R3: a figure of every model against its parameters; `models` are `[{name, kind, n_params, value, lo, hi}]`."""
+    names = list(dict.fromkeys(row["kind"] for row in models))
+    rows = [row | {"condition": row["kind"]} for row in models]
+    colour = _colour(names)
+    base = chart_of(rows).encode(
+        x=alt.X("n_params:Q", title="parameters", scale=alt.Scale(type="log", nice=False, padding=16)),
+        color=colour,
+        tooltip=[
+            tip("name:N", "model"),
+            tip("n_params:Q", "parameters", ","),
+            tip("value:Q", y_title, ".4f"),
+            *interval_tips(".4f"),
+        ],
+    )
+    y = alt.Y("value:Q", title=y_title, axis=alt.Axis(format=".0%"), scale=alt.Scale(domainMin=0))
+    rules = base.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=1.5, opacity=0.5)
+    points = base.mark_point(filled=True, size=70, opacity=0.9)
+    return house(rules.encode(y=alt.Y("lo:Q"), y2="hi:Q") + points.encode(y=y, shape=shapes_like(colour)), 300)
+
+
+def recovery(rows):
+    """R4: share of the excess recovered against the tokens trained on, one line for each arm and number of heads."""
+    points = [
+        estimate(
+            {"condition": f"{ARM_NAMES[row['arm']]}, {row['n_heads']} heads", "x": at["tokens"], "source": MEASURED},
+            at["share"],
+            at["share_ci"],
+        )
+        for row in rows
+        for at in row["points"]
+    ]
+    return lines(points, "training tokens", "share recovered", y_axis=alt.Axis(format=".0%"))
+
+
+ORDER_NAMES = {
+    "abs_delta": "|ΔPPL|",
+    "greedy": "greedy",
+    "kl": "KL",
+    "gradient": "one backward pass",
+    "zero": "harm when zeroed",
+    "restore": "restore one",
+    "random": "random",
+}
+
+
+def orders(s1):
+    """S1: the ladder of every order, ratios on a logarithmic axis, cut where even the best has left the picture."""
+    rows = [
+        estimate({"condition": ORDER_NAMES[row["order"]], "x": n, "source": MEASURED}, ratio, ends)
+        for name in ORDER_NAMES
+        for row in s1["rows"]
+        if row["order"] == name
+        for n, ratio, ends in zip(s1["ns"], row["ladder"], row["ladder_ci"], strict=True)
+    ]
+    ticks = ratio_ticks([{"ratio": row["value"]} for row in rows])
+    scale = alt.Scale(type="log", nice=False)
+    axis = alt.Axis(values=ticks, format="~g")
+    title = "PPL relative to the baseline"
+    return lines(rows, "linearized heads", title, y_scale=scale, y_axis=axis, x_values=s1["ns"], height=360)
+
+
+def beyond(rungs):
+    """S2: what is left of copying and of the most likely token, by rung."""
+    rows = [
+        estimate({"condition": name, "x": rung["n_linearized"], "source": MEASURED}, rung[key], rung[f"{key}_ci"])
+        for key, name in (("agreement", "same most likely token"), ("kept", "gain of copying kept"))
+        for rung in rungs
+        if rung[key] is not None
+    ]
+    scale = alt.Scale(domainMin=0)
+    return lines(rows, "linearized heads", "share", y_scale=scale, y_axis=alt.Axis(format=".0%"))
