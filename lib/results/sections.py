@@ -862,6 +862,143 @@ class Bilingual(TypedDict):
 Verdict = Literal["holds", "fails", "open", "not measured"]
 
 
+class ThinkingModel(TypedDict):
+    name: str
+    commit: str | None
+    fingerprint: str
+    n_layer: int
+    n_head: int
+    n_heads: int
+    n_params: int
+
+
+class ThinkingLevel(TypedDict):
+    """`kinds` are pairs of a kind of problem and its length."""
+
+    level: str
+    kinds: list[list[Any]]
+
+
+class LoneHead(TypedDict):
+    """One head alone: the change in NLL under ReLU, and in accuracy at once when it is zeroed."""
+
+    layer: Count
+    head: Count
+    delta_nll: float
+    zeroed: float
+    zeroed_ci: Interval
+
+
+class Comparison(TypedDict):
+    """A difference of accuracies on the same problems, and McNemar's exact p."""
+
+    difference: float
+    difference_ci: Interval
+    p: float
+    verdict: Literal["above", "alike", "below"]
+
+
+class EqualFlopsThinking(Comparison):
+    """Thinking against the vote of as many of the untouched model's answers at once as its FLOPs pay for."""
+
+    flops: Positive
+    votes: Count
+    rival_flops: Positive
+    rival: float
+    rival_ci: Interval
+
+
+class Spent(TypedDict):
+    tokens: Positive
+    flops: Positive
+
+
+class ThinkingRung(TypedDict):
+    """Accuracies of all ways of answering; lists go with rounds of revising, or with numbers of samples."""
+
+    n_linearized: Count
+    answer: float
+    answer_ci: Interval
+    think: float
+    think_ci: Interval
+    cost: dict[str, Spent]
+    revise: Figures
+    revise_ci: list[Interval]
+    revise_flops: Figures
+    revise_tokens: Figures
+    vote_answer: Figures
+    vote_answer_ci: list[Interval]
+    vote_answer_flops: Figures
+    vote_answer_tokens: Figures
+    best_answer: Figures
+    best_answer_ci: list[Interval]
+    best_answer_flops: Figures
+    best_answer_tokens: Figures
+    vote_think: Figures
+    vote_think_ci: list[Interval]
+    vote_think_flops: Figures
+    vote_think_tokens: Figures
+    best_think: Figures
+    best_think_ci: list[Interval]
+    best_think_flops: Figures
+    best_think_tokens: Figures
+    answer_against_answer: Comparison
+    think_against_answer: Comparison
+    think_against_think: Comparison
+    revised_against_first: Comparison
+    equal_flops: EqualFlopsThinking
+
+
+class ThinkingAtLevel(TypedDict):
+    level: str
+    n_linearized: Count
+    n_problems: Count
+    answer: float
+    answer_ci: Interval
+    think: float
+    think_ci: Interval
+
+
+class ThinkingReach(TypedDict):
+    """Heads up to which thinking is above, or not shown to be below, the untouched model's answers at once."""
+
+    above: int | None
+    not_below: int | None
+
+
+class AnswerSeconds(TypedDict):
+    way: Literal["answer", "think"]
+    n_linearized: Count
+    n_problems: Count
+    new_tokens: Count
+    ms: Positive
+    ms_ci: Interval
+
+
+class ThinkingSample(TypedDict):
+    n_linearized: Count
+    prompt: str
+    text: str
+
+
+class R2(TypedDict):
+    model: ThinkingModel
+    levels: list[ThinkingLevel]
+    n_problems: Count
+    n_ranking_problems: Count
+    n: list[int]
+    revisions: Count
+    temperature: Positive
+    heads: list[LoneHead]
+    ranking: list[Pair]
+    rungs: list[ThinkingRung]
+    by_level: list[ThinkingAtLevel]
+    reach: ThinkingReach
+    third: Count
+    seconds: list[AnswerSeconds]
+    samples: list[ThinkingSample]
+
+
 LimitSet = Literal["published", "after", "none"]
 Kind = Literal["empirical", "arithmetic"]
 
@@ -1143,6 +1280,7 @@ class Results(TypedDict, total=False):
     P3: P3
     P4: P4
     K: K
+    R2: R2
     R3: R3
     R4: R4
     S1: S1
