@@ -382,7 +382,7 @@ CLAIMS = (
             "2Kと同じ長さの窓の区間が全体のPPLを含む割合が{covered:.0%}に届かず（重ならない窓の数によるウィルソンの"
             "信頼区間で判定する）、全体が{tokens:,}トークン以上あること。",
             "Of the intervals made from windows as long as the 2K, fewer than {covered:.0%} hold the PPL of all "
-            "tokens, by Wilson's interval for as many windows as do not overlap; and there are {tokens:,} tokens or more.",
+            "tokens, by Wilson's interval for as many windows as do not overlap; and there are {tokens:,} or more.",
         ),
         ("最終結論の表「50K+トークンでの検証は必須」", "the final table, “50K+ tokens are essential”"),
         {"covered": 0.9, "tokens": 50_000},
