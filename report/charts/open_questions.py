@@ -1,10 +1,15 @@
 """Figures of Parts R and S: one function each, as in `report.charts.charts`."""
 
+from collections.abc import Sequence
+
 import altair as alt
 
 from report.charts.style import (
     COLOURS,
     MEASURED,
+    Chart,
+    Row,
+    Rows,
     chart_of,
     curve_layers,
     estimate,
@@ -19,12 +24,21 @@ LINES = ("fewer", "more", "relu", "mean", "l1", "identity", "mix", "factored", "
 ARM_NAMES = {"all": "all weights", "transfer": "transfer first", "low_rank": "low rank"}
 
 
-def _colour(names):
+def _colour(names: Sequence[str]) -> alt.Color:
     scale = alt.Scale(domain=list(names), range=[COLOURS[key] for key in LINES[: len(names)]])
     return alt.Color("condition:N", title=None, scale=scale)
 
 
-def lines(rows, x_title, y_title, x_scale=None, y_scale=None, y_axis=None, height=300, x_values=None):
+def lines(
+    rows: Rows,
+    x_title: str,
+    y_title: str,
+    x_scale: alt.Scale | None = None,
+    y_scale: alt.Scale | None = None,
+    y_axis: alt.Axis | None = None,
+    height: float = 300,
+    x_values: Sequence[int] | None = None,
+) -> Chart:
     """Lines with bands of `rows` `[{condition, x, value, lo, hi}]`; at most as many conditions as there are colours."""
     names = list(dict.fromkeys(row["condition"] for row in rows))
     x = alt.X(
@@ -43,7 +57,7 @@ def lines(rows, x_title, y_title, x_scale=None, y_scale=None, y_axis=None, heigh
     return house(alt.layer(*curve_layers(rows, [], x, y, _colour(names), tips)), height)
 
 
-def scale(models, y_title):
+def scale(models: Rows, y_title: str) -> Chart:
     """R3: a figure of every model against its parameters; `models` are `[{name, kind, n_params, value, lo, hi}]`."""
     names = list(dict.fromkeys(row["kind"] for row in models))
     rows = [row | {"condition": row["kind"]} for row in models]
@@ -64,7 +78,7 @@ def scale(models, y_title):
     return house(rules.encode(y=alt.Y("lo:Q"), y2="hi:Q") + points.encode(y=y, shape=shapes_like(colour)), 300)
 
 
-def recovery(rows):
+def recovery(rows: Rows) -> Chart:
     """R4: share of the excess recovered against the tokens trained on, one line for each arm and number of heads."""
     points = [
         estimate(
@@ -89,7 +103,7 @@ ORDER_NAMES = {
 }
 
 
-def orders(s1):
+def orders(s1: Row) -> Chart:
     """S1: the ladder of every order, ratios on a logarithmic axis, cut where even the best has left the picture."""
     rows = [
         estimate({"condition": ORDER_NAMES[row["order"]], "x": n, "source": MEASURED}, ratio, ends)
@@ -105,7 +119,7 @@ def orders(s1):
     return lines(rows, "linearized heads", title, y_scale=scale, y_axis=axis, x_values=s1["ns"], height=360)
 
 
-def beyond(rungs):
+def beyond(rungs: Rows) -> Chart:
     """S2: what is left of copying and of the most likely token, by rung."""
     rows = [
         estimate({"condition": name, "x": rung["n_linearized"], "source": MEASURED}, rung[key], rung[f"{key}_ci"])
