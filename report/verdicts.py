@@ -5,9 +5,11 @@
 A section, the summary and the conclusion that speak through `sentence` can't contradict each other or the claim.
 """
 
+from collections.abc import Iterable
+
 from lib.claims import rules
 from lib.claims.judging import FAILS, HOLDS, NOT_MEASURED, OPEN, judged
-from lib.results.sections import Bilingual, Verdict
+from lib.results.sections import Asked, Bilingual, Verdict
 from report import prose
 
 UNMEASURED = ("この点は測っていない。", "This was not measured.")
@@ -305,3 +307,16 @@ def hypothesis() -> Bilingual:
     """What is said of hypothesis 5."""
     ja, en = HYPOTHESIS[rules.hypothesis(prose.bound().results)["verdict"]]
     return {"ja": ja, "en": en}
+
+
+def tell(asked: Iterable[Asked]) -> None:
+    """Says of each question that a section asks what came of it, and by what rule."""
+    for question in asked:
+        words = question["statement"]
+        prose.say(
+            ja="「{statement}」の判定: **{verdict:term}**。規則: {rule}",
+            en="Verdict on “{statement}”: **{verdict:term}**. Rule: {rule}",
+            statement={"ja": words["ja"].removesuffix("。"), "en": words["en"].removesuffix(".")},
+            verdict=question["verdict"],
+            rule=question["rule"],
+        )

@@ -18,6 +18,7 @@ from lib.engine.interventions import Plan, apply
 from lib.errors import InputError
 from lib.model import corpus
 from lib.results import dated, io, profiles
+from report import prose, verdicts
 
 HEADS = [(layer, head) for layer in (1, 2) for head in range(4)]
 
@@ -233,6 +234,22 @@ def test_copying_breaks_first_or_not(rungs, verdict):
 def test_a_model_that_does_not_copy_leaves_it_open():
     data = {"rungs": [rung(0, 1.0, 1.0) | {"kept": None, "kept_ci": None}], "first_broken": None, "told_limit": 1.1}
     assert questions.asked("S2", data | {"first_told": None})[0]["verdict"] == "open"
+
+
+@pytest.mark.parametrize(("ends", "verdict"), [([0.02, 0.3], "holds"), ([-0.3, -0.02], "fails"), ([-0.1, 0.2], "open")])
+def test_thinking_buys_back_or_not_and_the_section_says_so(ends, verdict, monkeypatch):
+    paired = {"difference": sum(ends) / 2, "difference_ci": ends}
+    rungs = [{"n_linearized": n, "think_against_answer": paired if n == 12 else None} for n in (0, 12, 36)]
+    asked = questions.asked("R2", {"third": 12, "rungs": rungs, "reach": {"not_below": 30}})
+    assert asked[0]["verdict"] == verdict
+    shown = []
+    monkeypatch.setattr(prose, "show", lambda bundle, metadata: shown.append(bundle["text/plain"]))
+    verdicts.tell(asked)
+    words = {lang: prose.term(verdict, lang) for lang in prose.LANGUAGES}
+    assert shown[0].startswith(
+        "「ヘッドの三分の一をReLUにしても、考えを書けば、介入なしのすぐの答えを上回る」の判定: " + words["ja"]
+    )
+    assert f"at once”: {words['en']}. Rule: The difference" in shown[1]
 
 
 def test_docstrings_are_prose_and_an_unknown_package_is_one_line():

@@ -15,6 +15,7 @@ from test_pipeline import FAKE_RUN
 
 from lib.errors import InputError
 from lib.pipeline import children, kernels, measuring
+from lib.pipeline.locking import HELD, locked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and process groups are POSIX's")
 WITHIN = 2  # seconds
@@ -229,6 +230,16 @@ def test_a_section_that_a_notebook_cannot_have_measured(build, capsys):
     with pytest.raises(InputError, match=r"^notebook: given 'V44' \(did you mean V4\?\), allowed: setup, "):
         measuring.have_measured("V44", "smoke")
     assert "error: notebook: given 'V44'" in capsys.readouterr().out
+
+
+def test_what_a_run_starts_works_on_its_behalf_and_waits_for_nobody(build):
+    """A section that has another one measured meets the lock of the very run that it belongs to."""
+    program = "from lib.pipeline.locking import locked\nwith locked('smoke'):\n    print('mine')"
+    with locked("smoke"):
+        words = {"env": children.environment(), "capture_output": True, "text": True, "timeout": 60}
+        inside = subprocess.run([sys.executable, "-c", program], **words)
+    assert (inside.stdout, inside.stderr) == ("mine\n", "")
+    assert "smoke" not in os.environ[HELD].split("/")
 
 
 def test_a_notebook_run_by_hand_waits_for_the_pipeline(notebook, tmp_path, monkeypatch):

@@ -59,6 +59,16 @@ def asked(section: str, data: Mapping[str, Any]) -> list[Asked]:
     return found
 
 
+def _thinking(data: Mapping[str, Any], limits: Limits) -> Finding:
+    """Thinking with a third of the heads on ReLU against the untouched model's answers at once, problem by problem."""
+    row = next(row for row in data["rungs"] if row["n_linearized"] == data["third"])
+    paired = row["think_against_answer"]
+    evidence = {"n_linearized": row["n_linearized"], "not_below": data["reach"]["not_below"]}
+    return above(ends(paired["difference_ci"]), 0), evidence | {
+        key: paired[key] for key in ("difference", "difference_ci")
+    }
+
+
 def _redundancy(data: Mapping[str, Any], limits: Limits) -> Finding:
     if not data["family"]:
         return NOT_MEASURED, {}
@@ -98,6 +108,20 @@ def _copying_first(data: Mapping[str, Any], limits: Limits) -> Finding:
 
 
 QUESTIONS = (
+    Question(
+        "thinking_buys_back",
+        "R2",
+        _thinking,
+        (
+            "ヘッドの三分の一をReLUにしても、考えを書けば、介入なしのすぐの答えを上回る。",
+            "With a third of the heads on ReLU, thinking aloud is more accurate than the untouched model's answers at "
+            "once.",
+        ),
+        (
+            "同じ問題での正答率の差が、信頼区間ごと0より大きいこと。",
+            "The difference in accuracy on the same problems is above 0 with its whole interval.",
+        ),
+    ),
     Question(
         "larger_models_more_redundant",
         "R3",

@@ -14,13 +14,14 @@ try:
 except ImportError:  # where there is no flock, nobody is kept waiting
     CAN_LOCK = False
 
-_held: set[str] = set()
+HELD = "EXPERIMENT10_HELD"  # what this process holds, for the kernels and runs that it starts: they work on its behalf
 
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Holds `build/<name>` for this process; the lock goes with the process, however that ends."""
-    if name in _held or not CAN_LOCK:
+    """Holds `build/<name>` for this process and those that it starts; the lock goes with it, however it ends."""
+    held = os.environ.get(HELD, "").split("/")
+    if name in held or not CAN_LOCK:
         yield
         return
     path = build_root() / ".locks" / name
@@ -36,8 +37,8 @@ def locked(name: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        _held.add(name)
+        os.environ[HELD] = "/".join([*held, name])
         try:
             yield
         finally:
-            _held.discard(name)
+            os.environ[HELD] = "/".join(held)

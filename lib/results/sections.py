@@ -981,6 +981,16 @@ class ThinkingSample(TypedDict):
     text: str
 
 
+class Asked(TypedDict):
+    """A question that the published study left open, judged by a rule."""
+
+    id: str
+    verdict: Verdict
+    evidence: dict[str, Any]
+    statement: Bilingual
+    rule: Bilingual
+
+
 class R2(TypedDict):
     model: ThinkingModel
     levels: list[ThinkingLevel]
@@ -997,6 +1007,7 @@ class R2(TypedDict):
     third: Count
     seconds: list[AnswerSeconds]
     samples: list[ThinkingSample]
+    asked: list[Asked]
 
 
 LimitSet = Literal["published", "after", "none"]
@@ -1012,16 +1023,6 @@ class Kept(TypedDict):
     commit: str | None
     words: str
     tokens: int
-
-
-class Asked(TypedDict):
-    """A question that the published study left open, judged by a rule."""
-
-    id: str
-    verdict: Verdict
-    evidence: dict[str, Any]
-    statement: Bilingual
-    rule: Bilingual
 
 
 HALF = Keep(propertyNames={"pattern": "^(half|\\d+\\.\\d+)$"}, required=["half"])
