@@ -1,6 +1,7 @@
 """The document as one self-contained HTML page: no request to anywhere, a strict content-security policy inside."""
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -27,6 +28,8 @@ from report.words import DESCRIPTION, LANGUAGES, SUBTITLE, TITLE, WORDS, word
 
 TEMPLATES = Path(__file__).parent / "template"
 STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--policy-->"
+CODE = re.compile(r'<div class="highlight.*?</div>', re.S)
+PLAIN_SPAN = re.compile(r'<span class="(?:n|nn|o|p|w|fm|bp)">([^<]*)</span>')  # of which the style says nothing
 EXTRA_GLYPHS = "".join(map(chr, range(0x20, 0x7F))) + "−–—×→·…’“”、。「」()％◐ΔαβγρΩ≤≥±∞ "
 
 
@@ -69,6 +72,7 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
         }
     }
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
+    html = CODE.sub(lambda block: PLAIN_SPAN.sub(r"\1", block[0]), html)
     return with_assets(html, specs, sizes(document), provenance.about(document), document.ladders)
 
 
@@ -182,7 +186,8 @@ def with_assets(
     blocks = [
         f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
     ]
-    blocks.append(f'<script type="text/plain" id="vega">{bundle()}</script>')
+    packed = base64.b64encode(gzip.compress(bundle().encode(), mtime=0)).decode()
+    blocks.append(f'<script type="text/plain" id="vega">{packed}</script>')
     blocks += [f"<script>{source}</script>" for source in scripts]
     return (
         html.replace(

@@ -154,11 +154,17 @@ def svg(spec: dict[str, Any]) -> str:
 def _svg(spec: str) -> str:
     text = _converter().vegalite_to_svg(spec, allowed_base_urls=[])
     text = re.sub(r' (?:aria-\w+|role|class)="[^"]*"', "", text)
+    text = re.sub(r"\d+\.\d{3,}(?=[^<>]*>)", _hundredths, text)
     # Vega counts gradients and clips on from drawing to drawing; the same chart shall give the same bytes
     names = dict.fromkeys(re.findall(r'id="(\w+)"', text))
     for i, name in enumerate(names):
         text = re.sub(rf'(id="|#){name}\b', rf"\g<1>d{i}", text)
     return text
+
+
+def _hundredths(number: re.Match[str]) -> str:
+    """A length in an SVG's tag, whose unit is a pixel, to two digits."""
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def on_white(spec: dict[str, Any]) -> dict[str, Any]:

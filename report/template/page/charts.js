@@ -23,13 +23,18 @@
     if (head) near.forEach((plot) => { if (!plot.dataset.drawn) enliven(plot); });
   }
   function vega() {
-    library ||= new Promise((resolve) => {
+    return library ||= unpacked("vega").then((code) => {
       const script = document.createElement("script");
-      script.textContent = document.getElementById("vega").textContent;
+      script.textContent = code;
       document.head.append(script);
-      resolve(window.vegaEmbed);
+      return window.vegaEmbed;
     });
-    return library;
+  }
+
+  // What stands in the page as base64 of gzip, as text.
+  function unpacked(id) {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (sign) => sign.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
 
   async function enliven(plot) {
