@@ -128,6 +128,7 @@ RULES: dict[str, Whole | Real | Choice | Text] = {
     "revisions": Whole(1, 10),
     "votes": Whole(1, 64),
     "recovery_tokens": Whole(64),
+    "order_windows": Whole(1, 64),
     "order_tokens": Whole(16),
     "order_climb": Whole(1),
     "beyond_chunks": Whole(1),
