@@ -71,7 +71,7 @@ def test_samples_are_drawn_once_and_kept(respondent, monkeypatch):
     first = respondent.write(PROMPTS, ROOMS, PLAN, n_samples=5, temperature=1.0, seed=2)
     assert len({tuple(row) for row in first.texts}) == len(PROMPTS)
     assert any(len(set(row)) > 1 for row in first.texts)
-    monkeypatch.setattr(answering, "generate", lambda *args, **kwargs: pytest.fail("generated again"))
+    monkeypatch.setattr(answering, "write", lambda *args, **kwargs: pytest.fail("generated again"))
     again = respondent.write(PROMPTS, ROOMS, PLAN, n_samples=5, temperature=1.0, seed=2)
     assert again.texts == first.texts
     np.testing.assert_array_equal(again.log_likelihood, first.log_likelihood)

@@ -4,7 +4,7 @@ import torch
 from tiny_models import CONTEXT, MAKERS, VOCAB, gpt2, llama, tokens
 
 from lib.engine import generation
-from lib.engine.generation import continuation_nll, generate
+from lib.engine.generation import continuation_nll, generate, write
 from lib.engine.interventions import Plan
 from lib.engine.modes import MODES
 from lib.engine.reference import Reference
@@ -139,3 +139,37 @@ def test_continuations_are_scored_by_the_model_under_a_plan(make):
     ]
     np.testing.assert_allclose(continuation_nll(model, rows, 12, plan), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(continuation_nll(model, rows, 12) - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_text_that_ends_is_the_beginning_of_the_one_that_does_not(make, temperature):
+    model, plan, rows = make(), Plan.of("relu", HEADS), np.repeat(prompts(9), 2, axis=0)
+    sampled = {"temperature": temperature, "seeds": list(range(18))}
+    whole = generate(model, rows, 12, plan, **sampled, cached=False)
+    ends = [int(whole[0, 4]), int(whole[9, 2])]
+    found, nll = write(model, rows, 12, plan, ends=ends, **sampled)
+    lengths = [next((i + 1 for i, token in enumerate(row) if token in ends), 12) for row in whole]
+    assert min(lengths) < max(lengths)
+    scored = continuation_nll(model, np.concatenate([rows, whole], 1), 12, plan)
+    for own, own_nll, full, expected, n in zip(found, nll, whole, scored, lengths, strict=True):
+        np.testing.assert_array_equal(own[:n], full[:n])
+        assert (own[n:] == own[n - 1]).all() and (own_nll[n:] == 0).all()
+        np.testing.assert_allclose(own_nll[:n], expected[:n], rtol=1e-4, atol=1e-5)
+
+
+def test_what_rows_have_in_common_is_computed_once(monkeypatch):
+    model, rows, seeds = gpt2(), np.repeat(prompts(2), 40, axis=0), list(range(80))
+    texts = generate(model, rows, 8, Plan(), temperature=0.8, seeds=seeds)
+    whole = np.concatenate([rows, texts], 1)
+    computed = []
+    advance = generation._Decoder.advance
+
+    def counted(self, tokens, cache):
+        computed.append(len(tokens))
+        return advance(self, tokens, cache)
+
+    monkeypatch.setattr(generation._Decoder, "advance", counted)
+    generate(model, rows, 8, Plan(), temperature=0.8, seeds=seeds)
+    assert computed == [len(np.unique(whole[:, : 9 + n], axis=0)) for n in range(8)]
+    assert computed[0] == 2 and computed[1] < 80

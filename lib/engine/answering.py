@@ -1,6 +1,6 @@
 """Prompts answered in text by a model under a plan; everything that was written is kept in the store."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lib.engine.computed_by import computed_by, sources_digest
-from lib.engine.generation import continuation_nll, generate
+from lib.engine.generation import continuation_nll, write
 from lib.engine.interventions import Plan
 from lib.store import Store, digest
 
@@ -40,9 +40,12 @@ class Respondent:
         device = torch.device(model.device)
         self.identity = (device.type, *computed_by(SOURCES, device), fingerprint, str(model.dtype))
         self.ends = _end_ids(model, tokenizer)
+        self._ids: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        if text not in self._ids:
+            self._ids[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self._ids[text]
 
     def write(
         self,
@@ -62,69 +65,72 @@ class Respondent:
         ids = [self.ids(prompt) for prompt in prompts]
         texts: list[list[str]] = [[]] * len(ids)
         counts = np.empty((len(ids), n_samples), dtype=int)
-        scores = np.empty((len(ids), n_samples)) if temperature else None
-        for rows in _alike([(len(own), room) for own, room in zip(ids, rooms, strict=True)]):
+        scores = np.empty((len(ids), n_samples))
+        for rows in _alike(map(len, ids)):
             given = np.repeat(np.array([ids[i] for i in rows], dtype=np.int32), n_samples, axis=0)
             seeds = [seed + SEED_STRIDE * i + k for i in rows for k in range(n_samples)] if temperature else None
-            settings = (plan, given, rooms[rows[0]], temperature, seeds, label)
-            tokens = self._tokens(*settings).reshape(len(rows), n_samples, -1)
-            lengths = [[self._length(row) for row in own] for own in tokens]
-            for i, own, n in zip(rows, tokens, lengths, strict=True):
-                texts[i] = [self._text(row[:stop]) for row, stop in zip(own, n, strict=True)]
-                counts[i] = n
-            if scores is not None:
-                nll = self._nll(np.concatenate([given, tokens.reshape(len(given), -1)], 1), tokens.shape[2], plan)
-                counted = np.arange(tokens.shape[2]) < np.array(lengths)[..., None]
-                scores[rows] = -(nll.reshape(tokens.shape) * counted).sum(-1)
-        return Written(texts, counts, scores)
+            own_rooms = np.repeat([rooms[i] for i in rows], n_samples)
+            tokens, nll = self._written(plan, given, int(own_rooms.max()), temperature, seeds, label)
+            n_tokens = np.minimum(self._lengths(tokens), own_rooms)
+            nll[np.arange(nll.shape[1]) >= n_tokens[:, None]] = 0
+            counts[rows], scores[rows] = (x.reshape(len(rows), n_samples) for x in (n_tokens, -nll.sum(1)))
+            decoded = self._texts([row[:n] for row, n in zip(tokens.tolist(), n_tokens, strict=True)])
+            for k, i in enumerate(rows):
+                texts[i] = decoded[k * n_samples : (k + 1) * n_samples]
+        return Written(texts, counts, scores if temperature else None)
 
     def nll(self, prompts: Sequence[str], completions: Sequence[str], plan: Plan | None = None) -> np.ndarray:
         """Summed negative log-likelihood of each completion after its prompt under `plan`, float64 `[n_prompts]`."""
         plan = Plan() if plan is None else plan
-        pairs = [
-            (self.ids(prompt), self.ids(completion)) for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-        total = np.empty(len(pairs))
-        for rows in _alike([(len(given), len(wanted)) for given, wanted in pairs]):
-            sequences = np.array([[*pairs[i][0], *pairs[i][1]] for i in rows], dtype=np.int32)
-            total[rows] = self._nll(sequences, len(pairs[rows[0]][1]), plan).sum(1)
-        return total
+        given = [self.ids(prompt) for prompt in prompts]
+        whole = [[*ids, *self.ids(completion)] for ids, completion in zip(given, completions, strict=True)]
+        starts, stops = (np.array([len(ids) for ids in rows]) for rows in (given, whole))
+        sequences = np.zeros(
+            (len(whole), stops.max()), dtype=np.int32
+        )  # what is filled up comes last, and nothing sees it
+        for row, ids in zip(sequences, whole, strict=True):
+            row[: len(ids)] = ids
+        nll = self._nll(sequences, int(stops.max() - starts.min()), plan)
+        places = np.arange(starts.min(), stops.max())
+        return (nll * ((places >= starts[:, None]) & (places < stops[:, None]))).sum(1)
 
-    def _tokens(
+    def _written(
         self, plan: Plan, given: np.ndarray, room: int, temperature: float, seeds: list[int] | None, label: str
-    ) -> np.ndarray:
-        """`room` tokens after each row of `given` [B, P], int32 [B, room]."""
-        asked = (plan.key(), given, room, repr(temperature), repr(seeds))
-        return self._kept(
-            digest("write", *self.identity, self._kernel(plan), *asked),
-            lambda: generate(
-                self.model, given, room, plan, temperature=temperature, seeds=seeds, backend=self.backend, label=label
-            ),
-        )
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`room` tokens after each row of `given` [B, P], int32 [B, room], and their NLL, float64 [B, room]."""
+        asked = (self._kernel(plan), plan.key(), given, room, repr(temperature), repr(seeds), repr(self.ends))
+        keys = [digest(f"write {what}", *self.identity, *asked) for what in ("tokens", "nll")]
+        found = [self.store.get(key) for key in keys]
+        tokens, nll = found
+        if tokens is None or nll is None:
+            tokens, nll = write(
+                self.model, given, room, plan, ends=self.ends, temperature=temperature, seeds=seeds,
+                backend=self.backend, label=label,
+            )  # fmt: skip
+            for key, array in zip(keys, (tokens, nll), strict=True):
+                self.store.put(key, array)
+        return tokens, nll.astype(np.float64)
 
     def _nll(self, sequences: np.ndarray, n_scored: int, plan: Plan) -> np.ndarray:
         """Of the last `n_scored` tokens of each row under `plan`, float64 [B, n_scored]."""
         key = digest("answer nll", *self.identity, self._kernel(plan), plan.key(), sequences, n_scored)
-        score = lambda: continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)  # noqa: E731
-        return self._kept(key, score).astype(np.float64)
+        nll = self.store.get(key)
+        if nll is None:
+            nll = continuation_nll(self.model, sequences, n_scored, plan, backend=self.backend)
+            self.store.put(key, nll)
+        return nll.astype(np.float64)
 
-    def _kept(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        found = self.store.get(key)
-        if found is None:
-            found = compute()
-            self.store.put(key, found)
-        return found
-
-    def _text(self, tokens: np.ndarray) -> str:
-        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    def _texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        texts = {ids: self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in set(map(tuple, rows))}
+        return [texts[tuple(row)] for row in rows]
 
     def _kernel(self, plan: Plan) -> str | None:
         return self.backend if plan.needs_kernel else None
 
-    def _length(self, tokens: np.ndarray) -> int:
-        """Tokens up to and with the first end, all of them where there is none."""
-        ends = np.flatnonzero(np.isin(tokens, self.ends))
-        return int(ends[0]) + 1 if len(ends) else len(tokens)
+    def _lengths(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens of each row [B, n] up to and with the first end, all of them where there is none."""
+        ended = np.isin(tokens, self.ends)
+        return np.where(ended.any(1), ended.argmax(1) + 1, tokens.shape[1])
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:

@@ -1,9 +1,9 @@
 """Generation under a plan, and the unmodified model's judgement of what was generated.
 
-With the cache, prompts go through the model once (equal prompts just once) and every further token costs one
-position; keys and folded values lie in buffers made once. Every row draws from a generator of its own, so that a
-text does not depend on the rows beside it. Without the cache it is the published protocol: hooks, and the whole
-sequence again for every token.
+With the cache, prompts go through the model once and every further token costs one position; keys and folded values
+lie in buffers made once. Rows whose tokens agree so far, as samples of one prompt do for a while, are computed once.
+Every row draws from a generator of its own, so that a text does not depend on the rows beside it. Without the cache it
+is the published protocol: hooks, and the whole sequence again for every token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,24 +52,39 @@ def generate(
     """
     arch = adapter(model)
     plan.check(arch, means)
-    texts = _checked_sequences(prompts, arch)
-    n_rows, n_prompt = texts.shape
-    if n_new < 1 or n_prompt + n_new > arch.n_positions:
-        raise InputError(
-            f"{n_prompt} prompt tokens and {n_new} new ones do not fit: need 1 or more new tokens and at most "
-            f"{arch.n_positions} in all"
-        )
-    draws = _draws(n_rows, n_new, temperature, seeds)
+    texts = _checked_prompts(prompts, n_new, arch)
+    draws = _draws(len(texts), n_new, temperature, seeds)
     if not cached:
         return _recompute(model, texts, n_new, plan, means, temperature, draws, backend)
-    backend = dispatch.resolve(backend, arch.device)
-    decoder = _Decoder(arch, plan, means, backend)
-    with progress(label, n_rows * n_new if label else 0, "tok") as bar:
-        parts = [
-            decoder.generate(texts[rows], n_new, temperature, draws[rows], bar)
-            for rows in decoder.groups(n_rows, n_prompt + n_new)
-        ]
-    return torch.cat(parts).to(torch.int32).numpy(force=True)
+    decoder = _Decoder(arch, plan, means, dispatch.resolve(backend, arch.device))
+    return decoder.generate(texts, n_new, temperature, draws, (), False, label)[0]
+
+
+@torch.inference_mode()
+def write(
+    model: PreTrainedModel,
+    prompts: ArrayLike,
+    n_new: int,
+    plan: Plan,
+    *,
+    ends: Sequence[int],
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    means: Tensor | None = None,
+    backend: str = "auto",
+    label: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texts that end: (tokens int32 [B, n_new], their negative log-likelihood float32 [B, n_new] under `plan`).
+
+    As `generate`, but a row that has written one of `ends` costs nothing more: that token fills it up, at an NLL of 0.
+    The likelihood is that of the model itself, whatever the temperature.
+    """
+    arch = adapter(model)
+    plan.check(arch, means)
+    texts = _checked_prompts(prompts, n_new, arch)
+    draws = _draws(len(texts), n_new, temperature, seeds)
+    decoder = _Decoder(arch, plan, means, dispatch.resolve(backend, arch.device))
+    return decoder.generate(texts, n_new, temperature, draws, ends, True, label)
 
 
 @torch.inference_mode()
@@ -102,19 +117,51 @@ def continuation_nll(
 
 
 class _Cache:
-    """Keys and folded values [n_rows, n_kv_head, n_max, d_head] of every layer; `length` positions are filled."""
+    """Keys and folded values [n_rows, n_kv_head, n_max, d_head] of every layer; `length` positions are filled.
+
+    There is room for `n_rows` rows, of which the first `n_used` are computed.
+    """
 
     def __init__(self, arch: Decoder, n_rows: int, n_max: int) -> None:
         shape = (arch.n_layer, 2, n_rows, arch.n_kv_head, n_max, arch.d_head)
         self.content = torch.empty(shape, dtype=arch.dtype, device=arch.device)
-        self.length = 0
+        self.length, self.n_used = 0, n_rows
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
         """Adds k, v [B, H_kv, T, d] behind the filled positions; returns all keys and values up to there."""
         stop = self.length + k.shape[2]
-        for content, new in zip(self.content[layer], (k, v), strict=True):
+        for content, new in zip(self.content[layer, :, : self.n_used], (k, v), strict=True):
             content[:, :, self.length : stop] = new
-        return self.content[layer, :, :, :, :stop]
+        return self.content[layer, :, : self.n_used, :, :stop]
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Rows `source` [n] as they are filled, also as rows `target` [n]."""
+        self.content[:, :, target, :, : self.length] = self.content[:, :, source, :, : self.length]
+
+    def spread(self, row_of: Tensor) -> None:
+        """Each row of `row_of` [n_rows] in its place."""
+        self.copy(row_of, torch.arange(len(row_of), device=row_of.device))
+        self.n_used = len(row_of)
+
+    def branch(self, row_of: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Texts that lie in rows `row_of` [B] go on with `tokens` [B]: (their rows [B] now, the token of each row).
+
+        One text stays in a row, those that go on in the same way with it; the others get copies, in rows that are
+        free. Rows without a text are given up.
+        """
+        n_tokens = int(tokens.max()) + 1
+        pairs, pair_of = torch.unique(row_of * n_tokens + tokens, return_inverse=True)
+        parents, own, n = pairs // n_tokens, pairs % n_tokens, len(pairs)
+        stays = parents < n
+        stays[1:] &= parents[1:] != parents[:-1]
+        free = torch.ones(n, dtype=torch.bool, device=row_of.device)
+        free[parents[stays]] = False
+        rows = parents.clone()
+        rows[~stays] = free.nonzero().flatten()
+        if not stays.all():
+            self.copy(parents[~stays], rows[~stays])
+        self.n_used = n
+        return rows[pair_of], torch.empty_like(own).scatter_(0, rows, own)
 
 
 class _Decoder:
@@ -135,22 +182,68 @@ class _Decoder:
         ends = [n_rows * i // n_groups for i in range(n_groups + 1)]
         return [slice(*pair) for pair in pairwise(ends)]
 
-    def generate(self, prompts: Tensor, n_new: int, temperature: float, draws: Tensor, bar: tqdm) -> Tensor:
-        cache, logits = self.prefill(prompts, prompts.shape[1] + n_new)
-        tokens = torch.empty(len(prompts), n_new, dtype=torch.long, device=prompts.device)
+    def generate(
+        self,
+        prompts: Tensor,
+        n_new: int,
+        temperature: float,
+        draws: Tensor,
+        ends: Sequence[int],
+        scored: bool,
+        label: str,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, their NLL where they are `scored`, else zeros), both [B, n_new]."""
+        with progress(label, len(prompts) * n_new if label else 0, "tok") as bar:
+            parts = [
+                self._generate(prompts[rows], n_new, temperature, draws[rows], ends, scored, bar)
+                for rows in self.groups(len(prompts), prompts.shape[1] + n_new)
+            ]
+        tokens, nll = (torch.cat(part) for part in zip(*parts, strict=True))
+        return tokens.to(torch.int32).numpy(force=True), nll.numpy(force=True)
+
+    def _generate(
+        self,
+        prompts: Tensor,
+        n_new: int,
+        temperature: float,
+        draws: Tensor,
+        ends: Sequence[int],
+        scored: bool,
+        bar: tqdm,
+    ) -> tuple[Tensor, Tensor]:
+        device = prompts.device
+        last = torch.tensor(list(ends), dtype=torch.long, device=device)
+        cache, row_of, logits = self.prefill(prompts, prompts.shape[1] + n_new)
+        tokens = torch.empty(len(prompts), n_new, dtype=torch.long, device=device)
+        nll = torch.zeros(len(prompts), n_new, device=device)
+        texts = torch.arange(len(prompts), device=device)  # those that have not ended
         for step in range(n_new):
-            tokens[:, step] = _choose(logits, temperature, draws[:, step])
-            bar.update(len(prompts))
-            if step + 1 < n_new:
-                logits = self.logits(self.advance(tokens[:, step : step + 1], cache)[:, -1])
-        return tokens
+            own = logits[row_of]
+            chosen = _choose(own, temperature, draws[:, step])
+            tokens[texts, step:] = chosen[:, None]
+            if scored:
+                nll[texts, step] = F.cross_entropy(own.float(), chosen, reduction="none")
+            bar.update(len(chosen))
+            going = ~torch.isin(chosen, last)
+            some_ended = bool(ends) and not going.all()
+            if some_ended:
+                texts, row_of, chosen, draws = texts[going], row_of[going], chosen[going], draws[going.cpu()]
+            if step + 1 == n_new or len(texts) == 0:
+                break
+            if some_ended or temperature:
+                row_of, heads = cache.branch(row_of, chosen)
+            else:
+                heads = torch.empty(cache.n_used, dtype=torch.long, device=device).scatter_(0, row_of, chosen)
+            logits = self.logits(self.advance(heads[:, None], cache)[:, -1])
+        return tokens, nll
 
     def judge(self, sequences: Tensor, n_scored: int) -> Tensor:
         n_prompt = sequences.shape[1] - n_scored
-        cache, logits = self.prefill(sequences[:, :n_prompt], sequences.shape[1])
-        first = F.cross_entropy(logits.float(), sequences[:, n_prompt], reduction="none")
+        cache, row_of, logits = self.prefill(sequences[:, :n_prompt], sequences.shape[1])
+        first = F.cross_entropy(logits[row_of].float(), sequences[:, n_prompt], reduction="none")
         if n_scored == 1:
             return first[:, None]
+        cache.spread(row_of)
         hidden = self.advance(sequences[:, n_prompt:-1], cache).flatten(0, 1)
         targets = sequences[:, n_prompt + 1 :].flatten()
         step = max(1, SCORED_LOGITS // self.arch.vocab_size)
@@ -160,8 +253,11 @@ class _Decoder:
         ]
         return torch.cat([first[:, None], torch.cat(rest).view(len(sequences), -1)], dim=1)
 
-    def prefill(self, prompts: Tensor, n_max: int) -> tuple[_Cache, Tensor]:
-        """(cache of `n_max` positions filled with `prompts` [B, P], logits [B, vocab_size] after them)."""
+    def prefill(self, prompts: Tensor, n_max: int) -> tuple[_Cache, Tensor, Tensor]:
+        """(cache of `n_max` positions with the different ones of `prompts` [B, P], row of each [B], logits after them).
+
+        The cache has room for B rows.
+        """
         unique, row_of = torch.unique(prompts, dim=0, return_inverse=True)
         cache = _Cache(self.arch, len(prompts), n_max)
         step = max(1, PREFILL_TOKENS // prompts.shape[1])
@@ -169,11 +265,9 @@ class _Decoder:
         for start in range(0, len(unique), step):
             part = _Cache(self.arch, len(unique[start : start + step]), prompts.shape[1])
             logits.append(self.logits(self.advance(unique[start : start + step], part)[:, -1]))
-            for row, source in enumerate((row_of - start).tolist()):
-                if 0 <= source < part.content.shape[2]:
-                    cache.content[:, :, row, :, : prompts.shape[1]] = part.content[:, :, source]
-        cache.length = prompts.shape[1]
-        return cache, torch.cat(logits)[row_of]
+            cache.content[:, :, start : start + part.n_used, :, : prompts.shape[1]] = part.content
+        cache.length, cache.n_used = prompts.shape[1], len(unique)
+        return cache, row_of, torch.cat(logits)
 
     def advance(self, tokens: Tensor, cache: _Cache) -> Tensor:
         """Residuals [B, T, E] after the last layer for T further tokens, which the cache then holds."""
@@ -285,6 +379,16 @@ def _choose(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     at = draws.to(logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1).to(device)
+
+
+def _checked_prompts(prompts: ArrayLike, n_new: int, arch: Decoder) -> Tensor:
+    texts = _checked_sequences(prompts, arch)
+    if n_new < 1 or texts.shape[1] + n_new > arch.n_positions:
+        raise InputError(
+            f"{texts.shape[1]} prompt tokens and {n_new} new ones do not fit: need 1 or more new tokens and at most "
+            f"{arch.n_positions} in all"
+        )
+    return texts
 
 
 def _checked_sequences(texts: ArrayLike, arch: Decoder) -> Tensor:
