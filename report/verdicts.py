@@ -122,7 +122,7 @@ WORDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "relu_nearly_harmless": {
         HOLDS: (
-            "多くのヘッドでは、softmaxをReLUに替えてもほとんど害がない。",
+            "多くのヘッドでは、softmaxをReLUに替えてもほとんど劣化しない。",
             "For many heads, ReLU in place of softmax does almost no harm.",
         ),
         FAILS: (
@@ -136,15 +136,15 @@ WORDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "relu_best": {
         HOLDS: (
-            "三つの線形化のうち、最も害が少ないのはReLUである。",
+            "三つの線形化のうち、最も劣化が小さいのはReLUである。",
             "Of the three ways to linearize, ReLU does the least harm.",
         ),
         FAILS: (
-            "三つの線形化のうち、ReLUが最も害が少ないとはいえない。",
+            "三つの線形化のうち、ReLUの劣化が最も小さいとはいえない。",
             "Of the three ways to linearize, ReLU is not the one that does the least harm.",
         ),
         OPEN: (
-            "三つの線形化のうちReLUが最も害が少ないかどうかは、判定できない。",
+            "三つの線形化のうちReLUの劣化が最も小さいかどうかは、判定できない。",
             "Whether ReLU does the least harm of the three ways to linearize cannot be told.",
         ),
     },

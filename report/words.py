@@ -128,7 +128,7 @@ EXPLORER_WORDS = {
         "角括弧は95%信頼区間で、限度の二行では帯の端が限度を越える点である。補間はPPL比の対数を段の間で直線とみなす。"
         "attentionだけの数え方は公表された式により、値や重みを固定したヘッドの計算はすべて消えるとする。"
         "増やせるトークンはP3の条件で数えた。"
-        "ヘッドの順序は方式ごとに害の小さい順で、対照だけはReLUの順序に従い、全体から間を空けて採ったチャンクで測った。",
+        "ヘッドの順序は方式ごとに劣化の小さい順で、対照だけはReLUの順序に従い、全体から間を空けて採ったチャンクで測った。",
         "Brackets are 95% intervals; for the limit, they are where the band's edges pass it. Interpolation takes the"
         " logarithm of the ratio as straight between rungs. Attention alone is counted by the published formula; a head"
         " whose value or weights are fixed costs it nothing. Tokens are counted under P3's conditions. Each mode takes"

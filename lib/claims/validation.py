@@ -234,8 +234,8 @@ CLAIMS = (
         _constant_bias,
         _bias,
         (
-            "平均置換がゼロ置換の害の{share:.0%}より多くを打ち消すこと（信頼区間の下端で判定する）。"
-            "ゼロ置換そのものに害が認められなければ判定しない。",
+            "平均置換がゼロ置換による劣化の{share:.0%}より多くを打ち消すこと（信頼区間の下端で判定する）。"
+            "ゼロ置換そのもので劣化するといえなければ判定しない。",
             "Mean-ablation undoes more than {share:.0%} of the harm of zero-ablation, by the lower end of the "
             "interval; open where zero-ablation does no certain harm.",
         ),
@@ -303,12 +303,12 @@ CLAIMS = (
         ("setup", "phases", "V4"),
         harmless,
         _said(
-            "多くのヘッドでは、softmaxをReLUに替えてもほとんど害がない。",
+            "多くのヘッドでは、softmaxをReLUに替えてもほとんど劣化しない。",
             "For many heads, ReLU in place of softmax does almost no harm.",
         ),
         (
             "単独で替えたときの|ΔPPL|が{harmless:.0%}未満のヘッドが{majority:.0%}を超え、PPLを1.1倍以内に保って同時に"
-            "替えられる数が対象ヘッドの{reach:.0%}を超え、しかも同じヘッドを平均に固定するより害が小さいこと"
+            "替えられる数が対象ヘッドの{reach:.0%}を超え、しかも同じヘッドを平均に固定するより劣化が小さいこと"
             "（対にした差の信頼区間で判定する）。",
             "More than {majority:.0%} of the heads, linearized alone, have |ΔPPL| under {harmless:.0%}; more than "
             "{reach:.0%} of the heads can be linearized together within 1.1 times the PPL; and ReLU does less harm to "
@@ -324,7 +324,7 @@ CLAIMS = (
         ("phases",),
         _best_of_three,
         _said(
-            "三つの線形化のうち、ReLUが最も害が少ない。",
+            "三つの線形化のうち、ReLUの劣化が最も小さい。",
             "Of the three ways to linearize, ReLU does the least harm.",
         ),
         (
