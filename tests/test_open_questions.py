@@ -88,8 +88,10 @@ def test_recovery_is_the_part_of_the_excess_that_is_gone():
 def test_a_control_that_improves_as_much_leaves_nothing_recovered():
     found = recovered.summary([points([1.0, 0.7])], [points([0.0, -0.3])])
     assert found["share"] == pytest.approx(0)
-    with pytest.raises(InputError, match="costs nothing"):
-        recovered.summary([points([-0.1, 0.0])], [points([0.0, 0.0])])
+    free = recovered.summary([points([-0.1, 0.0])], [points([0.0, 0.0])])
+    assert all(free[key] is None for key in ("share", "share_ci", "half", "half_ci"))
+    row = free | {"arm": "all", "n_heads": 8}
+    assert questions.asked("R4", {"kept_rows": [], "rows": [row]})[0]["verdict"] == "open"
     with pytest.raises(InputError, match="same marks"):
         recovered.summary([points([1.0, 0.7])], [points([0.0])])
 

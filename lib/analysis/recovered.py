@@ -18,8 +18,9 @@ def summary(cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapp
 
     A point is `{tokens, nll}`, nll being one mean for each chunk of held-out text. The excess at a mark is the log PPL
     over the control's at the same mark; the share recovered is what has gone of the excess at 0 tokens. Intervals
-    resample chunks and, where there are several, seeds, the same on both sides. `tokens_to` a share is read between
-    the marks, None where it is not reached.
+    resample chunks and, where there are several, seeds, the same on both sides. `half` and `nine_tenths` are the tokens
+    to these shares, read between the marks, None where they are not reached. Where the replacement costs nothing before
+    training, there is nothing to recover, and shares are None.
     """
     tokens = [point["tokens"] for point in cases[0]]
     if any([point["tokens"] for point in points] != tokens for points in (*cases, *controls)):
@@ -27,8 +28,7 @@ def summary(cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapp
     own, control = (np.array([[point["nll"] for point in points] for points in side]) for side in (cases, controls))
     pick = _Resamples(len(cases), own.shape[-1], seed, draws)
     excess, excess_draws = pick.both(own - control)
-    if excess[0] <= 0:
-        raise InputError("recovery: the replacement costs nothing before training, so nothing can be recovered")
+    costs = excess[0] > 0
     shares = 1 - excess / excess[0]
     shares_draws = 1 - excess_draws / excess_draws[:1]
     points = []
@@ -38,16 +38,20 @@ def summary(cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapp
                 "tokens": seen,
                 "ppl": float(np.exp(own[:, i].mean())),
                 "control_ppl": float(np.exp(control[:, i].mean())),
-                "share": float(shares[i]),
-                "share_ci": interval(shares_draws[i]),
+                "share": float(shares[i]) if costs else None,
+                "share_ci": interval(shares_draws[i]) if costs else None,
             }
         )
-    found = {"n_seeds": len(cases), "points": points, "share": points[-1]["share"], "share_ci": points[-1]["share_ci"]}
+    found: dict[str, Any] = {
+        "n_seeds": len(cases),
+        "points": points,
+        "share": points[-1]["share"],
+        "share_ci": points[-1]["share_ci"],
+    }
     for name, level in LEVELS.items():
-        reached = reached_at(tokens, shares, level)
         ends = [reached_at(tokens, column, level) for column in shares_draws.T]
-        found[name] = reached
-        found[f"{name}_ci"] = interval(np.array([np.inf if end is None else end for end in ends]))
+        found[name] = reached_at(tokens, shares, level) if costs else None
+        found[f"{name}_ci"] = interval(np.array([np.inf if end is None else end for end in ends])) if costs else None
     return found | _controls(cases, controls, pick)
 
 

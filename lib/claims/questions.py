@@ -81,7 +81,7 @@ def _recovers(data: Mapping[str, Any], limits: Limits) -> Finding:
     """By the longest training with the most heads: the kept data's, where there are any, else this run's."""
     rows = data["kept_rows"] or data["rows"]
     most = max(row["n_heads"] for row in rows)
-    row = max((row for row in rows if row["n_heads"] == most), key=lambda row: row["share"])
+    row = max((row for row in rows if row["n_heads"] == most), key=lambda row: known(row["share"]))
     evidence = {key: row[key] for key in ("arm", "n_heads", "share", "share_ci")} | {"limit": limits["share"]}
     return above(ends(row["share_ci"]), limits["share"]), evidence | {"tokens": row["points"][-1]["tokens"]}
 

@@ -1078,8 +1078,8 @@ class RecoveryPoint(TypedDict):
     tokens: Count
     ppl: Positive
     control_ppl: Positive
-    share: float
-    share_ci: Interval
+    share: float | None
+    share_ci: Interval | None
 
 
 class Recovered(TypedDict):
@@ -1089,12 +1089,12 @@ class Recovered(TypedDict):
     n_heads: Count
     n_seeds: Count
     points: list[RecoveryPoint]
-    share: float
-    share_ci: Interval
+    share: float | None
+    share_ci: Interval | None
     half: float | None
-    half_ci: Interval
+    half_ci: Interval | None
     nine_tenths: float | None
-    nine_tenths_ci: Interval
+    nine_tenths_ci: Interval | None
     zeroed_before: Positive
     zeroed_before_ci: Interval
     zeroed_after: Positive

@@ -88,6 +88,7 @@ def recovery(rows: Rows) -> Chart:
         )
         for row in rows
         for at in row["points"]
+        if at["share"] is not None
     ]
     return lines(points, "training tokens", "share recovered", y_axis=alt.Axis(format=".0%"))
 
