@@ -11,7 +11,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab verify diff bench bench-kernels embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab verify diff bench bench-kernels profile embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -59,6 +59,9 @@ judge-model: $(READY) ## train P3's second judge again (a quarter of an hour on 
 	@$(PY) -m lib.pipeline train -p role judge -p n_embd 84 -p n_layer 6 -p n_head 6 -p seed 11 -p weights float16 \
 	  -p tokens_at_128 3600000 -p tokens_at_256 720000 -p tokens_at_1024 480000 \
 	  -p checkpoints build/judge-model -p export_to models/judge $(PARAMS)
+
+profile: $(READY) ## where the time of a first run goes, section by section; build/profile/PROFILE.json
+	@$(PY) -m lib.pipeline.profiling --profile="$$PROFILE"
 
 coverage: $(READY) ## how often intervals from few chunks hold the value of 245; build/coverage/coverage.json
 	@$(PY) -m lib.analysis.coverage_study

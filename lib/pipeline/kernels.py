@@ -127,7 +127,7 @@ def start(task: str | None = None) -> Kernel:
         environment["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
         if task == "redraw":
             environment["EXPERIMENT10_FIGURES"] = str(figures)
-        arguments = [f"--IPKernelApp.exec_lines=import {PRELOADED[task]}"] if task else []
+        arguments = [f"--IPKernelApp.exec_lines=import lib.pipeline.sampling, {PRELOADED[task]}"] if task else []
         run_sync(manager.start_kernel)(
             cwd=str(notebooks.NOTEBOOKS),
             env=children.environment(**environment),

@@ -15,7 +15,7 @@ from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
-from lib.pipeline import children
+from lib.pipeline import children, sampling
 from lib.pipeline.locking import locked
 from lib.results import io, provenance
 from lib.store import Store, open_store
@@ -37,6 +37,7 @@ class Measuring:
 
     def __init__(self, section: str, namespace: Mapping[str, Any], needs: Iterable[str] = ()) -> None:
         self.section = section
+        sampling.enter(section)
         self.started = time.time()
         self.profile = namespace.get("profile", BASE_PROFILE)
         load_profile(self.profile)

@@ -1,0 +1,95 @@
+"""Where a kernel's time goes: what its threads are at, looked at a hundred times a second while a notebook runs.
+
+A kernel that is started with `EXPERIMENT10_SAMPLES` set to a folder imports this module and leaves there, a few times
+a second, `<process>.json`: `{section: {room: seconds}}`. `python -m lib.pipeline.profiling` makes a table of them.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from types import FrameType
+
+from lib.files import replacing
+from lib.layout import ROOT
+
+FOLDER = "EXPERIMENT10_SAMPLES"
+EVERY, WRITTEN_EVERY = 0.01, 0.3  # seconds
+STARTING = "starting"
+# The innermost frame of the project says what a thread is at.
+ROOMS = {
+    "lib/store.py": "disk",
+    "lib/files.py": "disk",
+    "lib/timing": "timing",
+    "lib/engine": "model",
+    "lib/model": "model",
+    "lib/training": "model",
+    "kernels": "model",
+    "lib/analysis": "statistics",
+    "lib/claims": "statistics",
+    "report": "drawing",
+}
+WAITING = ("threading.py", "concurrent/futures/_base.py", "concurrent/futures/thread.py", "queue.py")
+section = STARTING
+
+
+def enter(name: str) -> None:
+    """The section that this process is at from now on."""
+    global section
+    section = name
+
+
+def room_of(frame: FrameType | None) -> str | None:
+    """The room of a stack's innermost frame that is the project's; None where it has none, as in an idle thread."""
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(str(ROOT)):
+            place = path[len(str(ROOT)) + 1 :]
+            if not place.startswith((".venv", "lib/pipeline/sampling", "lib/pipeline/child")):
+                return next((room for start, room in ROOMS.items() if place.startswith(start)), "other")
+        elif "ipykernel_" in path or path.startswith("<ipython"):
+            return "other"
+        frame = frame.f_back
+    return None
+
+
+def at_work(frames: dict[int, FrameType], main: int) -> dict[str, float]:
+    """The share of each room in this moment: the main thread's, or its workers' where it waits for them."""
+    room = room_of(frames.get(main))
+    if room is None:
+        return {}
+    if frames[main].f_code.co_filename.endswith(WAITING):
+        workers = [room_of(frame) for thread, frame in frames.items() if thread not in (main, threading.get_ident())]
+        busy = [found for found in workers if found not in (None, "other")]
+        if busy:
+            return {found: busy.count(found) / len(busy) for found in dict.fromkeys(busy) if found}
+    return {room: 1.0}
+
+
+def sample(path: Path) -> None:
+    """Looks and writes for as long as the process lives."""
+    seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    main = threading.main_thread().ident or 0
+    last = written = time.perf_counter()
+    while True:
+        time.sleep(EVERY)
+        now = time.perf_counter()
+        for room, share in at_work(sys._current_frames(), main).items():
+            seconds[section][room] += share * (now - last)
+        last = now
+        if now - written > WRITTEN_EVERY:
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(seconds), encoding="utf-8")
+            written = now
+
+
+def start() -> None:
+    folder = Path(os.environ[FOLDER])
+    threading.Thread(target=sample, args=(folder / f"{os.getpid()}.json",), daemon=True).start()
+
+
+if FOLDER in os.environ:
+    start()
