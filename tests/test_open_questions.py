@@ -15,9 +15,11 @@ from lib.analysis.bootstrap import Resampler
 from lib.claims import questions
 from lib.engine import comparing, importance
 from lib.engine.interventions import Plan, apply
+from lib.engine.scoring import Evaluator
 from lib.errors import InputError
 from lib.model import corpus
 from lib.results import dated, io, profiles
+from lib.store import Store
 from report import prose, verdicts
 
 HEADS = [(layer, head) for layer in (1, 2) for head in range(4)]
@@ -116,10 +118,15 @@ def test_the_table_pairs_every_arm_with_its_control():
     assert questions.asked("R4", data)[0]["evidence"]["arm"] == "transfer"
 
 
-def test_comparing_is_the_textbook_divergence():
+def engine_of(model, tokens, folder):
+    return Evaluator(model, tokens, Store(folder), model_key="m")
+
+
+def test_comparing_is_the_textbook_divergence(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "LOGITS_BLOCK", 5 * tiny_models.gpt2().config.vocab_size)
     model, tokens = tiny_models.gpt2(), tiny_models.tokens(2, 12)
     plan = Plan.of("relu", [(1, 0), (2, 3)])
-    found = comparing.stacked(model, [Plan(), plan], tokens)
+    found = comparing.stacked(engine_of(model, tokens, tmp_path), [Plan(), plan])
     assert not found[Plan()].kl.any() and found[Plan()].agrees.all()
     with torch.no_grad():
         base = model(tokens.long()).logits.double().softmax(-1)
@@ -160,12 +167,13 @@ def test_importance_is_the_derivative_of_the_loss():
         assert found[layer, head] == pytest.approx(abs(slope), rel=1e-5)
 
 
-def test_every_order_names_every_head_once_and_the_first_is_the_most_harmless():
-    model, tokens = tiny_models.gpt2(), tiny_models.tokens(2, 16)
-    found = orders.chosen(model, HEADS, tokens)
+def test_every_order_names_every_head_once_and_the_first_is_the_most_harmless(tmp_path):
+    model = tiny_models.gpt2()
+    engine = engine_of(model, tiny_models.tokens(2, 16), tmp_path)
+    found = orders.chosen(engine, model, HEADS)
     assert set(found) == set(orders.ORDERS)
     assert all(sorted(order) == HEADS for order in found.values())
-    single = comparing.stacked(model, [Plan.of("relu", [head]) for head in HEADS], tokens)
+    single = comparing.stacked(engine, [Plan.of("relu", [head]) for head in HEADS])
     kl = {head: single[Plan.of("relu", [head])].kl.mean(dtype=float) for head in HEADS}
     assert found["kl"] == sorted(HEADS, key=kl.get)
     assert found["greedy"][:2] == found["kl"][:2]

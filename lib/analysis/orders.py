@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from lib.analysis import head_effects
 from lib.analysis.bootstrap import LEVEL, Resampler, interval
@@ -13,14 +14,15 @@ from lib.analysis.perplexity import ppl
 from lib.engine.comparing import stacked
 from lib.engine.importance import head_importance
 from lib.engine.interventions import Plan
+from lib.engine.scoring import Evaluator
 
 Head = tuple[int, int]
 ORDERS = ("abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy")
 ROUNDS = 4
 
 
-def chosen(model: Any, heads: Sequence[Head], tokens: np.ndarray) -> dict[str, list[Head]]:
-    """`{order: heads, the first to go first}`, all from the same `tokens` [n_chunks, T].
+def chosen(engine: Evaluator, model: PreTrainedModel, heads: Sequence[Head]) -> dict[str, list[Head]]:
+    """`{order: heads, the first to go first}`, all from the engine's tokens; `model` is the one that it scores.
 
     abs_delta: |ΔPPL| of each head alone on ReLU, as in the report's ranking. signed_delta: ΔPPL. kl: KL to the
     untouched model. gradient: `head_importance`. zero: |ΔPPL| of zeroing it. restore: from all heads on ReLU, the KL
@@ -32,13 +34,13 @@ def chosen(model: Any, heads: Sequence[Head], tokens: np.ndarray) -> dict[str, l
     everything = Plan.of("relu", heads)
     restored = {head: Plan.of("relu", [other for other in heads if other != head]) for head in heads}
     plans = [Plan(), *singles.values(), *zeroed.values(), everything, *restored.values()]
-    found = stacked(model, plans, tokens)
+    found = stacked(engine, plans)
     base = ppl(found[Plan()].nll)
     delta = {head: ppl(found[plan].nll) / base - 1 for head, plan in singles.items()}
     kl = {head: _mean(found[plan].kl) for head, plan in singles.items()}
     lost = {head: ppl(found[plan].nll) / base - 1 for head, plan in zeroed.items()}
     freed = {head: _mean(found[everything].kl) - _mean(found[plan].kl) for head, plan in restored.items()}
-    size = head_importance(model, tokens)
+    size = head_importance(model, engine.tokens.numpy(force=True))
     return {
         "abs_delta": _ordered(heads, lambda head: abs(delta[head])),
         "signed_delta": _ordered(heads, lambda head: delta[head]),
@@ -46,18 +48,18 @@ def chosen(model: Any, heads: Sequence[Head], tokens: np.ndarray) -> dict[str, l
         "gradient": _ordered(heads, lambda head: size[head]),
         "zero": _ordered(heads, lambda head: abs(lost[head])),
         "restore": _ordered(heads, lambda head: freed[head]),
-        "greedy": _greedy(model, heads, tokens, kl),
+        "greedy": _greedy(engine, heads, kl),
     }
 
 
-def _greedy(model, heads, tokens, alone):
+def _greedy(engine: Evaluator, heads: Sequence[Head], alone: dict[Head, float]) -> list[Head]:
     """Rounds of equal size; in each, every head left is tried on top of those taken."""
     taken: list[Head] = []
     left, cost = list(heads), alone
     for turn in range(ROUNDS):
         if turn:
             tried = {head: Plan.of("relu", [*taken, head]) for head in left}
-            found = stacked(model, list(tried.values()), tokens)
+            found = stacked(engine, list(tried.values()))
             cost = {head: _mean(found[plan].kl) for head, plan in tried.items()}
         left = _ordered(left, cost.__getitem__)
         n = -(-len(left) // (ROUNDS - turn))

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from lib.engine.interventions import Plan, apply
+from lib.engine.interventions import Plan
+from lib.engine.scoring import LOGITS_BLOCK, Evaluator
 
 
 class Compared(NamedTuple):
@@ -22,22 +22,28 @@ class Compared(NamedTuple):
 
 @torch.inference_mode()
 def compare(
-    model: PreTrainedModel, plans: Sequence[Plan], tokens: np.ndarray, means: Tensor | None = None
+    engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = None
 ) -> Iterator[tuple[int, Plan, Compared]]:
-    """Yields `(chunk, plan, Compared)` for every plan on every chunk of `tokens` [n_chunks, T]."""
-    device = next(model.parameters()).device
-    for chunk, row in enumerate(np.asarray(tokens)):
-        ids = torch.as_tensor(row[None], dtype=torch.long, device=device)
-        base = _log_probabilities(model, Plan(), ids, means)
-        for plan in plans:
-            own = base if not plan else _log_probabilities(model, plan, ids, means)
-            yield chunk, plan, Compared(*(x.float().numpy(force=True) for x in _figures(base, own, ids[0, 1:])))
+    """Yields `(chunk, plan, Compared)` for every plan on every chunk of the engine's tokens."""
+    for chunk, row in enumerate(engine.tokens):
+        targets = row[1:].to(engine.arch.device, torch.long)
+        base: list[Tensor] = []
+        for plan, resid in engine.residuals(chunk, [Plan(), *plans], means):
+            blocks = _log_probabilities(engine, resid)
+            if not plan:
+                base = list(blocks)
+                blocks = iter(base)
+            if plan in plans:
+                parts = zip(base, blocks, targets.split([len(own) for own in base]), strict=True)
+                figures = [torch.cat(side) for side in zip(*(_figures(*part) for part in parts), strict=True)]
+                yield chunk, plan, Compared(*(side.float().numpy(force=True) for side in figures))
 
 
-def _log_probabilities(model: PreTrainedModel, plan: Plan, ids: Tensor, means: Tensor | None) -> Tensor:
-    with apply(model, plan, means):
-        logits = model(ids[:, :-1], use_cache=False).logits[0]
-    return F.log_softmax(logits.float(), -1)
+def _log_probabilities(engine: Evaluator, resid: Tensor) -> Iterator[Tensor]:
+    """Of every predicted token, float32, in blocks of rows [n, vocab_size]."""
+    hidden = engine.arch.final(resid)[0, :-1]
+    for rows in hidden.split(max(1, LOGITS_BLOCK // engine.arch.vocab_size)):
+        yield F.log_softmax(engine.arch.logits(rows).float(), -1)
 
 
 def _figures(base: Tensor, own: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,11 +52,9 @@ def _figures(base: Tensor, own: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     return nll, kl, base.argmax(-1) == own.argmax(-1)
 
 
-def stacked(
-    model: PreTrainedModel, plans: Sequence[Plan], tokens: np.ndarray, means: Tensor | None = None
-) -> dict[Plan, Compared]:
+def stacked(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = None) -> dict[Plan, Compared]:
     """`{plan: Compared}` with the chunks of each figure stacked, [n_chunks, T - 1]."""
     rows: dict[Plan, list[Compared]] = {plan: [] for plan in plans}
-    for _, plan, found in compare(model, list(rows), tokens, means):
+    for _, plan, found in compare(engine, list(rows), means):
         rows[plan].append(found)
     return {plan: Compared(*(np.stack(side) for side in zip(*found, strict=True))) for plan, found in rows.items()}

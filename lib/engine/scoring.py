@@ -224,6 +224,20 @@ class Evaluator:
                 )
             yield plan, nll
 
+    @torch.inference_mode()
+    def residuals(
+        self, chunk: int, plans: Iterable[Plan], means: Tensor | None = None
+    ) -> Iterator[tuple[Plan, Tensor]]:
+        """Yields `(plan, residual stream after the last layer [1, n_ctx, n_embd])`, the untouched model's first.
+
+        Plans that agree on a layer and all before it share them. Nothing comes from the store or goes there.
+        """
+        plans = list(dict.fromkeys(plans))
+        for plan in plans:
+            plan.check(self.arch, means)
+        tokens = self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
+        yield from self._walk(0, self.arch.embed(tokens, self.start), plans, means, None)
+
     def _walk(
         self,
         layer: int,
