@@ -163,7 +163,7 @@ class GraphDecoder:
             self.capture()
         self.start(prompt)
         for _ in range(n_prompt + n_new - 1):
-            if graph:
+            if graph and self.graph is not None:
                 self.graph.replay()
             else:
                 self.step()

@@ -5,6 +5,7 @@ With `TRITON_INTERPRET=1` in the environment the same kernels run on CPU tensors
 
 import os
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ DECODE_QUERIES = 4  # up to so many query rows, the cache is split over its keys
 MAX_SPLITS = 64
 STRATEGIES = ("branch", "lists", "sdpa")
 D_HEAD = range(1, 129)
-_chosen = {}
+_chosen: dict[tuple, Any] = {}
 
 
 def relu_attention(q, k, v, *, scale=None, n_visible=None, out=None, tile=None):
@@ -101,7 +102,8 @@ class ReluAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return (*gradients(*ctx.saved_tensors, grad, ctx.scale), None, None)
+        q, k, v, z, row_sums = ctx.saved_tensors
+        return (*gradients(q, k, v, z, row_sums, grad, ctx.scale), None, None)
 
 
 def gradients(q, k, v, z, row_sums, grad, scale, tile=None):
@@ -208,7 +210,7 @@ def _quickest(key, candidates, launch):
             continue
     if not times:
         raise InputError(f"no tile of {candidates} fits this device: choose backend 'naive'")
-    _chosen[key] = min(times, key=times.get)
+    _chosen[key] = min(times, key=times.__getitem__)
     return _chosen[key]
 
 
@@ -249,12 +251,8 @@ def _through_sdpa(q, k, v, z, scale, n_visible, is_relu, tile):
     others = _on_device(tuple(h for h, flag in enumerate(is_relu) if not flag), torch.int64, q.device)
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if len(others):
-        softmax = F.scaled_dot_product_attention(
-            q.index_select(1, others),
-            *(x.index_select(1, others // group) for x in (k, v)),
-            is_causal=True,
-            scale=scale,
-        )
+        kept = q.index_select(1, others), *(x.index_select(1, others // group) for x in (k, v))
+        softmax = F.scaled_dot_product_attention(kept[0], kept[1], kept[2], is_causal=True, scale=scale)
         z = z.index_copy(1, others, softmax) if graph else z.index_copy_(1, others, softmax)
     if len(relu_heads) and graph:
         relu = ReluAttention.apply(

@@ -110,7 +110,7 @@ class Units:
             "unit": self.kind,
             "length": self.length,
             "n_units": n,
-            "n_effective": n / self.length if self.kind == "chunks" else effective_number(sizes),
+            "n_effective": n / self.length if self.kind == "chunks" and self.length else effective_number(sizes),
             "scope": self.scope,
         }
 
@@ -123,7 +123,7 @@ class Units:
         sizes = self.sizes
         n = len(sizes)
         rng = np.random.default_rng([seed, n])  # sets of other sizes draw independently
-        if self.kind == "chunks":
+        if self.kind == "chunks" and self.length:
             n_blocks = n / self.length
             starts = rng.integers(n, size=(draws, math.ceil(n_blocks)))
             times = np.zeros((draws, n + self.length))
@@ -262,8 +262,8 @@ def median_ci(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> tup
 def _statistic_ci(
     values: Sequence[float], statistic: Callable, seed: int, draws: int, level: float = LEVEL
 ) -> tuple[float, Interval]:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
-        raise InputError(f"{values.size} values, shape {list(values.shape)}; one or more finite numbers are needed")
-    index = np.random.default_rng(seed).integers(values.size, size=(draws, values.size))
-    return float(statistic(values)), interval(statistic(values[index], axis=1), level)
+    own = np.asarray(values, dtype=np.float64)
+    if own.ndim != 1 or own.size == 0 or not np.isfinite(own).all():
+        raise InputError(f"{own.size} values, shape {list(own.shape)}; one or more finite numbers are needed")
+    index = np.random.default_rng(seed).integers(own.size, size=(draws, own.size))
+    return float(statistic(own)), interval(statistic(own[index], axis=1), level)

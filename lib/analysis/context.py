@@ -6,6 +6,7 @@ The column i of an `nll` [n_chunks, n_ctx − 1] has a context of i + 1 tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,8 +25,8 @@ def bins(n_ctx: int) -> list[tuple[int, int]]:
     edges = {1, n_ctx, *(n_ctx >> k for k in range(1, 7) if n_ctx >> k >= SMALLEST_BIN)}
     if n_ctx >= 4 * SMALLEST_BIN:
         edges.add(3 * n_ctx // 4)
-    edges = sorted(edges)
-    return [(first, stop - 1) for first, stop in zip(edges, edges[1:], strict=False)]
+    stops = sorted(edges)
+    return [(first, stop - 1) for first, stop in pairwise(stops)]
 
 
 def windows(tokens: np.ndarray) -> dict[int, np.ndarray]:
@@ -44,7 +45,7 @@ def windows(tokens: np.ndarray) -> dict[int, np.ndarray]:
 
 def spans(nll: np.ndarray, base: np.ndarray, resampler: Resampler, places: Sequence[tuple[int, int]]) -> dict:
     """`{ppl, ppl_ci, ratio, ratio_ci}`, one value for each of `places`, as `bins` gives them, all paired."""
-    found = {"ppl": [], "ppl_ci": [], "ratio": [], "ratio_ci": []}
+    found: dict[str, list] = {"ppl": [], "ppl_ci": [], "ratio": [], "ratio_ci": []}
     for first, last in places:
         columns = slice(first - 1, last)
         own, below = (resampler.ppl(values[:, columns], columns) for values in (nll, base))
@@ -64,7 +65,8 @@ def targets(
     (`{ppl, ppl_ci, ratio, ratio_ci}`, one value for each context; the last ratio minus the first with its interval).
     """
     columns = slice(resampler.n_ctx - 1 - n_targets, resampler.n_ctx - 1)
-    found, draws = {"ppl": [], "ppl_ci": [], "ratio": [], "ratio_ci": []}, []
+    found: dict[str, list] = {"ppl": [], "ppl_ci": [], "ratio": [], "ratio_ci": []}
+    draws: list[np.ndarray] = []
     for nll, base in scores:
         nll, base = nll[:, -n_targets:], base[:, -n_targets:]
         own = resampler.ppl(nll, columns)

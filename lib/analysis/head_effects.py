@@ -117,10 +117,10 @@ def thresholds(ns: Sequence[int], ratios: Sequence[float], limits: Iterable[floa
 
 def thresholds_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] = LIMITS) -> dict[str, Interval]:
     """Intervals of the thresholds from ratio draws `[len(ns), draws]`; their ends are measured n."""
-    ns = np.asarray(ns)
+    rungs = np.asarray(ns)
     result = {}
     for limit in limits:
-        reached = np.where(draws <= limit, ns[:, None], 0).max(axis=0)
+        reached = np.where(draws <= limit, rungs[:, None], 0).max(axis=0)
         result[str(limit)] = [int(end) for end in interval(reached, measured_only=True)]
     return result
 
@@ -141,13 +141,13 @@ def crossings_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] =
 
 def crossing_draws(ns: Sequence[int], ratios: np.ndarray, limit: float) -> np.ndarray:
     """Crossings [draws] of ratios [len(ns), draws]; n = 0, at which the ratio is 1, comes first."""
-    ns = np.asarray(ns, dtype=float)
+    rungs = np.asarray(ns, dtype=float)
     height = np.minimum.accumulate(np.log(ratios)[::-1])[::-1] - np.log(limit)
     below = (height <= 0).sum(axis=0) - 1  # the last rung within the limit
-    after = np.minimum(below + 1, len(ns) - 1)
+    after = np.minimum(below + 1, len(rungs) - 1)
     low, high = (np.take_along_axis(height, at[None], axis=0)[0] for at in (below, after))
     rise = np.where(after > below, high - low, 1.0)
-    return ns[below] + np.where(after > below, -low / rise, 0.0) * (ns[after] - ns[below])
+    return rungs[below] + np.where(after > below, -low / rise, 0.0) * (rungs[after] - rungs[below])
 
 
 def ranking(heads: Sequence[Head], deltas: Sequence[float]) -> list[list[int]]:
@@ -194,16 +194,16 @@ def _nullable(value: float) -> float | None:
 
 def summary(deltas: Sequence[float]) -> dict:
     """Counts and moments of signed ΔPPLs: `{under_1pct, under_10pct, negative, mean, median, max}`."""
-    deltas = np.asarray(deltas, dtype=float)
-    if deltas.size == 0 or not np.isfinite(deltas).all():
-        raise InputError(f"{deltas.size} ΔPPLs, {int((~np.isfinite(deltas)).sum())} not finite; finite ones are needed")
+    own = np.asarray(deltas, dtype=float)
+    if own.size == 0 or not np.isfinite(own).all():
+        raise InputError(f"{own.size} ΔPPLs, {int((~np.isfinite(own)).sum())} not finite; finite ones are needed")
     return {
-        "under_1pct": int((np.abs(deltas) < 0.01).sum()),
-        "under_10pct": int((np.abs(deltas) < 0.1).sum()),
-        "negative": int((deltas < 0).sum()),
-        "mean": float(deltas.mean()),
-        "median": float(np.median(deltas)),
-        "max": float(deltas.max()),
+        "under_1pct": int((np.abs(own) < 0.01).sum()),
+        "under_10pct": int((np.abs(own) < 0.1).sum()),
+        "negative": int((own < 0).sum()),
+        "mean": float(own.mean()),
+        "median": float(np.median(own)),
+        "max": float(own.max()),
     }
 
 

@@ -24,10 +24,10 @@ def bigram_ppl(train_ids, chunks, vocab_size):
         context_count[pair // vocab_size] += count
         followers[pair // vocab_size] += 1
     first, second = np.asarray(chunks)[:, :-1].ravel(), np.asarray(chunks)[:, 1:].ravel()
-    count = np.array([pairs.get(p, 0) for p in (first.astype(np.int64) * vocab_size + second).tolist()])
+    seen = np.array([pairs.get(p, 0) for p in (first.astype(np.int64) * vocab_size + second).tolist()])
     total = np.maximum(context_count[first], 1)
     backoff = np.where(context_count[first] > 0, discount * followers[first] / total, 1.0)
-    probability = np.maximum(count - discount, 0) / total + backoff * unigram[second]
+    probability = np.maximum(seen - discount, 0) / total + backoff * unigram[second]
     return float(np.exp(-np.log(probability).mean()))
 
 
@@ -42,10 +42,10 @@ def heldout_facts(model, ids, chunks, store, model_key):
     single = {place: Plan.of("zero", [place]) for place in places}
     layers = {at: Plan.of("zero", [p for p in places if p[0] == at]) for at in range(shape.n_layer)}
     few = evaluator.score([Plan(), *single.values(), *layers.values()], 2, label="heads and layers zeroed")
-    harm = {
+    harm: dict[int | tuple[int, int], float] = {
         what: perplexity.ppl(few[plan]) / perplexity.ppl(few[Plan()]) - 1 for what, plan in (single | layers).items()
     }
-    head, layer = max(single, key=harm.get), max(layers, key=harm.get)
+    head, layer = max(single, key=harm.__getitem__), max(layers, key=harm.__getitem__)
     return {
         "chunks": len(chunks),
         "ppl": perplexity.ppl(evaluator.score([Plan()], len(chunks), label="held-out text")[Plan()]),

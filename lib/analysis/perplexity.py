@@ -35,7 +35,9 @@ def change(old: float, new: float, old_draws: np.ndarray, new_draws: np.ndarray)
     return (new - old) / abs(old), interval((new_draws - old_draws) / np.abs(old_draws))
 
 
-def quotient(above: np.ndarray, below: np.ndarray, base: np.ndarray, resampler: Resampler) -> tuple[float, Interval]:
+def quotient(
+    above: np.ndarray, below: np.ndarray, base: np.ndarray, resampler: Resampler
+) -> tuple[float | None, Interval]:
     """ΔPPL of `above` / ΔPPL of `below`, as for the zero/mean ratio, with its paired interval.
 
     A resample in which the lower ΔPPL is not positive counts as unbounded, so an end of the interval may be None.

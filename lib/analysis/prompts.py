@@ -10,13 +10,13 @@ from lib.analysis.bootstrap import DRAWS, interval, small_sample_level
 from lib.errors import InputError
 
 
-def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = DRAWS) -> dict:
-    """`a` against `b` over the same prompts: `{difference, difference_ci, relative, relative_ci, lower, of}`.
+def paired(above: Sequence[float], below: Sequence[float], seed: int = 0, draws: int = DRAWS) -> dict:
+    """`above` (a) and `below` (b), paired by prompt: `{difference, difference_ci, relative, relative_ci, lower, of}`.
 
     difference: mean of a − b; relative: mean of a / mean of b − 1; both from the same resamples of prompts. lower: the
     number of prompts in which a is below b, of so many.
     """
-    a, b = (_checked(values) for values in (a, b))
+    a, b = _checked(above), _checked(below)
     if a.shape != b.shape:
         raise InputError(f"{a.size} and {b.size} prompts; the same prompts are needed")
     index = np.random.default_rng(seed).integers(a.size, size=(draws, a.size))
@@ -37,14 +37,14 @@ def lag1(values: Sequence[float]) -> float | None:
 
     None where all are alike or there are fewer than three.
     """
-    values = _checked(values)
-    rest = values - values.mean()
+    own = _checked(values)
+    rest = own - own.mean()
     spread = float(rest @ rest)
-    return float(rest[1:] @ rest[:-1]) / spread if spread > 0 and values.size > 2 else None
+    return float(rest[1:] @ rest[:-1]) / spread if spread > 0 and own.size > 2 else None
 
 
 def _checked(values: Sequence[float]) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
-        raise InputError(f"figures of shape {list(values.shape)}; one finite number for each prompt is needed")
-    return values
+    own = np.asarray(values, dtype=np.float64)
+    if own.ndim != 1 or own.size == 0 or not np.isfinite(own).all():
+        raise InputError(f"figures of shape {list(own.shape)}; one finite number for each prompt is needed")
+    return own

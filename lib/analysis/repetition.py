@@ -23,12 +23,12 @@ def repeated_share(ids: Sequence[int], n: int = 4) -> float:
 
 def longest_repeat(ids: Sequence[int]) -> int:
     """Tokens of the longest span that occurs at two different places, which may overlap; 0 where no token repeats."""
-    ids = np.asarray(ids)
+    text = np.asarray(ids)
     best = 0
-    for shift in range(1, len(ids)):
-        if len(ids) - shift <= best:
+    for shift in range(1, len(text)):
+        if len(text) - shift <= best:
             break
-        best = max(best, _longest_run(ids[shift:] == ids[:-shift]))
+        best = max(best, _longest_run(text[shift:] == text[:-shift]))
     return best
 
 

@@ -65,10 +65,11 @@ def ladder_coverage(
     values = _log_values({str(n): (nll, nlls[0]) for n, nll in zip(ns, nlls, strict=True)})
     full = np.exp(values.mean(axis=(1, 2)))
     by_rung, by_crossing = thresholds(ns, full), crossings(ns, full)
-    centres, inside = [], {"ratios": [], "thresholds": [], "crossings": []}
-    for centre, own in _windows(values, n_quick, documents, seed, draws):
-        centre, own = np.exp(centre), np.exp(own)
-        centres.append(centre)
+    seen: list[np.ndarray] = []
+    inside: dict[str, list] = {"ratios": [], "thresholds": [], "crossings": []}
+    for centre, log_draws in _windows(values, n_quick, documents, seed, draws):
+        own = np.exp(log_draws)
+        seen.append(np.exp(centre))
         low, high = np.quantile(own, _tails(), axis=1)
         inside["ratios"].append((low <= full) & (full <= high))
         for kind, ends, whole in (
@@ -77,7 +78,7 @@ def ladder_coverage(
         ):
             inside[kind].append([ends[key][0] <= value <= ends[key][1] for key, value in whole.items()])
     share = {kind: np.mean(rows, axis=0) for kind, rows in inside.items()}
-    centres = np.stack(centres, axis=1)
+    centres = np.stack(seen, axis=1)
     n_chunks = values.shape[1]
     found = {
         "ratios": [

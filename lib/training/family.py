@@ -61,7 +61,12 @@ class Scale:
     def members(self):
         """All members, the first seed of every size before the second of any."""
         most = max(n_seeds for _, n_seeds in self.sizes)
-        return [Member(*size, seed) for seed in range(1, most + 1) for size, n_seeds in self.sizes if seed <= n_seeds]
+        return [
+            Member(n_layer, n_head, seed)
+            for seed in range(1, most + 1)
+            for (n_layer, n_head), n_seeds in self.sizes
+            if seed <= n_seeds
+        ]
 
     def recipe(self, member):
         return pretraining.Recipe(
@@ -94,7 +99,7 @@ def measure(model, tokens, scale, store, model_key, seed=0):
     few = evaluator.score([Plan(), *zeroed.values(), *single.values()], quick, label="one head at a time")
     harm = {place: ppl(few[plan]) / ppl(few[Plan()]) - 1 for place, plan in zeroed.items()}
     cost = [ppl(few[plan]) / ppl(few[Plan()]) - 1 for plan in single.values()]
-    ranking = [tuple(place) for place in head_effects.ranking(rankable, cost)]
+    ranking = [(layer, head) for layer, head in head_effects.ranking(rankable, cost)]
     ns = rungs(len(ranking), scale.rungs)
     piles = {n: Plan.of("relu", ranking[:n]) for n in ns}
     scores = evaluator.score(list(piles.values()), len(tokens), label="ReLU ladder")
@@ -107,7 +112,7 @@ def measure(model, tokens, scale, store, model_key, seed=0):
         "n_heads": len(heads),
         "n_rankable": len(ranking),
         "ppl": rows[0]["ppl"],
-        "shares_ci": {name: interval([own[name] for own in drawn]) for name in row["shares"]},
+        "shares_ci": {name: interval(np.array([own[name] for own in drawn])) for name in row["shares"]},
         "alpha_relu": head_effects.rank_law(cost)["alpha"],
         "ranking": [list(place) for place in ranking],
         "ladder": [{key: row[key] for key in ("n", "ppl", "ratio", "ratio_ci")} for row in rows],

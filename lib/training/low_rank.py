@@ -25,7 +25,8 @@ def attach(model, rank, seed):
     """Freezes `model` and puts an adapter on every matrix of its attention; returns the parameters that train."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    arch, trained = adapter(model), []
+    arch = adapter(model)
+    trained: list[nn.Parameter] = []
     for layer in range(arch.n_layer):
         for module in list(arch.attention(layer).modules()):
             weight = getattr(module, "weight", None)

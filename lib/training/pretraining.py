@@ -5,8 +5,10 @@ Checkpoints are safetensors, so that an interrupted training goes on where it st
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast  # type: ignore[attr-defined]  # of its making
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -111,7 +113,9 @@ def save_checkpoint(folder, model, opts, seen, curve):
     partial.replace(folder / "checkpoint.safetensors")
 
 
-def load_checkpoint(folder, model, opts):
+def load_checkpoint(
+    folder: Path, model: GPT2LMHeadModel, opts: Sequence[torch.optim.Optimizer]
+) -> tuple[int, list[Any]]:
     """Restores model and optimizers in place; returns tokens seen and the loss curve, `(0, [])` without one."""
     path = folder / "checkpoint.safetensors"
     if not path.exists():
@@ -121,7 +125,7 @@ def load_checkpoint(folder, model, opts):
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
     model.tie_weights()
     for i, opt in enumerate(opts):
-        state = {}
+        state: dict[int, dict[str, torch.Tensor]] = {}
         for key in [k for k in tensors if k.startswith(f"opt.{i}.")]:
             _, _, j, name = key.split(".", 3)
             state.setdefault(int(j), {})[name] = tensors[key]

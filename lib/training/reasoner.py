@@ -125,7 +125,8 @@ def train(recipe, folder, checkpoint_steps=100, report=print):
     model.set_attn_implementation("eager")
     opts = pretraining.optimizers(model, recipe)
     seen, kept = pretraining.load_checkpoint(folder, model, opts)
-    curve, losses = kept or ([], [])
+    curve: list[list[float]] = kept[0] if kept else []
+    losses: list[float] = kept[1] if kept else []
     while seen < recipe.problems:
         total = 0.0
         for ids, labels in batch(recipe, seen):
@@ -166,14 +167,14 @@ def facts(respondent, manner, seed, count=100):
     overall = {name: float(np.mean([row[name] for row in by_level])) for name in ("answer", "think")}
     middle = examiners[len(examiners) // 2]
     whole = np.mean(middle.right(middle.ask("answer").first))
-    losses = {}
+    lost: dict[tuple[int, int], float] = {}
     for head in product(range(model.config.n_layer), range(model.config.n_head)):
-        losses[head] = float(whole - np.mean(middle.right(middle.ask("answer", Plan.of("zero", [head])).first)))
-    layer, head = max(losses, key=losses.get)
+        lost[head] = float(whole - np.mean(middle.right(middle.ask("answer", Plan.of("zero", [head])).first)))
+    worst = max(lost, key=lost.__getitem__)
     return overall | {
         "levels": by_level,
-        "worst_head": f"L{layer}H{head}",
-        "worst_head_loss": losses[layer, head],
+        "worst_head": f"L{worst[0]}H{worst[1]}",
+        "worst_head_loss": lost[worst],
         "worst_head_level": manner.levels[len(examiners) // 2].name,
     }
 
