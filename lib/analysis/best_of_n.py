@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import comb
@@ -57,7 +58,7 @@ class BestOf:
         (a, a_draws), (b, b_draws) = self._pair(n, other, n_other)
         return float(a / b - 1), interval(a_draws / b_draws - 1)
 
-    def _pair(self, n, other, n_other):
+    def _pair(self, n: int, other: Any, n_other: int) -> Any:
         if self.shape != other.shape:
             raise InputError(
                 f"samples of shape {list(self.shape)} and {list(other.shape)}; the same prompts are needed"

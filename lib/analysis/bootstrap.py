@@ -174,7 +174,7 @@ class Resampler:
         documents: np.ndarray | None = None,
         units: Units | None = None,
         weights: np.ndarray | None = None,
-    ):
+    ) -> None:
         if n_chunks < 1 or n_ctx < 2:
             raise InputError(f"n_chunks={n_chunks}, n_ctx={n_ctx}; at least one chunk of two tokens is needed")
         if draws < 2:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lib.errors import InputError
 
@@ -76,7 +77,7 @@ class Shape:
     gated: bool = False
 
     @classmethod
-    def of(cls, config) -> Shape:
+    def of(cls, config: Any) -> Shape:
         """From a `transformers` configuration of GPT-2's or Llama's kind."""
         if config.model_type == "gpt2":
             inner = config.n_inner or 4 * config.n_embd

@@ -6,6 +6,7 @@ A condition is a name and its number of linearized heads; the first one, without
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def refinement(
     `prompts.paired` gives them; `lag1` is that of the differences.
     """
 
-    def row(condition, a, b, **more):
+    def row(condition: str, a: Any, b: Any, **more: Any) -> dict[str, Any]:
         named = {"condition": condition, "n_linearized": counts[condition]} | more
         return named | paired(a, b, seed, draws) | {"lag1": lag1(np.subtract(a, b))}
 
@@ -124,7 +125,7 @@ def judged(
     return rows
 
 
-def _named(condition, counts):
+def _named(condition: str, counts: Any) -> Any:
     return {"condition": condition, "n_linearized": counts[condition]}
 
 

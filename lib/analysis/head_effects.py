@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import curve_fit
@@ -17,12 +18,14 @@ from lib.errors import InputError
 EXTRA_STEPS = (5, 15, 25, 35)
 
 
-def steps(ladder, n_max):
+def steps(ladder: Sequence[int], n_max: int) -> list[int]:
     """The ladder with the finer steps of the earlier phases, ending at `n_max`."""
     return sorted({n for n in (*ladder, *EXTRA_STEPS) if n < n_max} | {n_max})
 
 
-def head_rows(heads, nlls, base, resampler):
+def head_rows(
+    heads: Sequence[Head], nlls: Sequence[np.ndarray], base: np.ndarray, resampler: Resampler
+) -> list[dict[str, Any]]:
     """`[{layer, head, ppl, delta, delta_ci}]`, one for each head's scores against `base`, paired."""
     nlls = list(nlls)
     below = ppl(base)
@@ -32,20 +35,20 @@ def head_rows(heads, nlls, base, resampler):
     ]
 
 
-def places(rows):
+def places(rows: Sequence[Mapping[str, Any]]) -> list[Head]:
     return [(row["layer"], row["head"]) for row in rows]
 
 
-def deltas(rows):
+def deltas(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["delta"] for row in rows]
 
 
-def order(rows):
+def order(rows: Sequence[Mapping[str, Any]]) -> Any:
     """`(layer, head)` of the rows, smallest |ΔPPL| first."""
     return [tuple(place) for place in ranking(places(rows), deltas(rows))]
 
 
-def best_per_head(scans):
+def best_per_head(scans: Any) -> Any:
     """For each head the mode that leaves the lowest PPL: `[{layer, head, mode, delta}]`; `scans` maps mode to rows."""
     best = []
     for rows in zip(*scans.values(), strict=True):
@@ -54,7 +57,7 @@ def best_per_head(scans):
     return best
 
 
-def drift(piles, scores, exact):
+def drift(piles: Any, scores: Mapping[Plan, np.ndarray], exact: Any) -> Any:
     """What a coarser dtype costs: `[{n_linearized, ppl, ppl_exact, ppl_drift, delta, delta_exact, delta_drift}]`.
 
     piles: `{n: Plan}`, n = 0 among them; scores and exact: the same chunks in the run's dtype and in float32.
@@ -69,12 +72,12 @@ def drift(piles, scores, exact):
     return rows
 
 
-def pile(ordered, ns):
+def pile(ordered: Any, ns: Iterable[int]) -> Any:
     """`{n: Plan}` of the first n of `ordered`, which holds `(layer, head, mode)`."""
     return {n: Plan(tuple(ordered[:n])) for n in ns}
 
 
-def curve(piles, scores, resampler):
+def curve(piles: Any, scores: Mapping[Plan, np.ndarray], resampler: Resampler) -> Any:
     """Plans piled up, from their scores: `{cumulative, thresholds, thresholds_ci, crossings, crossings_ci}`."""
     ns = list(piles)
     rows, draws = ladder(ns, [scores[plan] for plan in piles.values()], resampler)

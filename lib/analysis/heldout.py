@@ -1,15 +1,17 @@
 """What makes a trained model worth ablating: held-out PPL beside a bigram model's, and the harm of losing heads."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
 from lib.analysis import perplexity
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator
+from lib.store import Store
 
 
-def bigram_ppl(train_ids, chunks, vocab_size):
+def bigram_ppl(train_ids: np.ndarray, chunks: np.ndarray, vocab_size: int) -> float:
     """Perplexity of a bigram model with absolute discounting, backed off to add-one unigrams, on `chunks` [n, T].
 
     The discount is 0.75 (Ney, Essen and Kneser 1994). Predicts what the neural model predicts: T - 1 of each chunk.
@@ -31,7 +33,7 @@ def bigram_ppl(train_ids, chunks, vocab_size):
     return float(np.exp(-np.log(probability).mean()))
 
 
-def heldout_facts(model, ids, chunks, store, model_key):
+def heldout_facts(model: Any, ids: np.ndarray, chunks: np.ndarray, store: Store, model_key: str) -> dict[str, Any]:
     """What makes the model worth ablating: held-out PPL beside the bigram model's, and the harm of losing heads.
 
     ids: training ids; chunks: held-out `[n, n_ctx]`, the first two of which are ablated, as in the report's 2K column.

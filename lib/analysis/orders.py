@@ -71,7 +71,7 @@ def _ordered(heads: Sequence[Head], cost: Callable[[Head], float]) -> list[Head]
     return sorted(heads, key=lambda head: (cost(head), head))
 
 
-def _mean(values):
+def _mean(values: np.ndarray) -> float:
     return float(np.mean(values, dtype=np.float64))
 
 
@@ -120,7 +120,9 @@ def climbed(
     return rows
 
 
-def _figures(order, ns, scores, resampler):
+def _figures(
+    order: Sequence[Head], ns: Sequence[int], scores: Mapping[Plan, np.ndarray], resampler: Resampler
+) -> tuple[Any, Any, np.ndarray, np.ndarray]:
     """(area, its draws, log ratio at each rung, its draws [rung, draws]) of one order."""
     nlls = [scores[Plan.of("relu", order[:n])] for n in ns]
     logs = np.log([ppl(nll) / ppl(nlls[0]) for nll in nlls])
@@ -128,12 +130,12 @@ def _figures(order, ns, scores, resampler):
     return np.trapezoid(logs, ns) / ns[-1], np.trapezoid(draws, ns, axis=0) / ns[-1], logs, draws
 
 
-def _crossings(ns, logs):
+def _crossings(ns: Sequence[int], logs: Sequence[Any]) -> dict[str, float]:
     found = [head_effects.crossings(ns, np.exp(own)) for own in logs]
     return {limit: float(np.mean([own[limit] for own in found])) for limit in found[0]}
 
 
-def _crossings_ci(ns, log_draws):
+def _crossings_ci(ns: Sequence[int], log_draws: Sequence[Any]) -> dict[str, Any]:
     found = {}
     for limit in head_effects.LIMITS:
         drawn = [head_effects.crossing_draws(ns, np.exp(own), limit) for own in log_draws]

@@ -13,7 +13,9 @@ from lib.errors import InputError
 LEVELS = {"half": 0.5, "nine_tenths": 0.9}
 
 
-def summary(cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], seed=0, draws=DRAWS) -> dict:
+def summary(
+    cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], seed: int = 0, draws: int = DRAWS
+) -> dict:
     """Figures of one arm and one number of heads, from its points and its control's, one list of points a seed.
 
     A point is `{tokens, nll}`, nll being one mean for each chunk of held-out text. The excess at a mark is the log PPL
@@ -67,18 +69,20 @@ def reached_at(tokens: Sequence[int], shares: Sequence[float], level: float) -> 
 class _Resamples:
     """Chunks and seeds drawn once: `both(values)` is the mean over them and its draws."""
 
-    def __init__(self, n_seeds, n_chunks, seed, draws):
+    def __init__(self, n_seeds: int, n_chunks: int, seed: int, draws: int) -> None:
         rng = np.random.default_rng([seed, n_seeds, n_chunks])
         self.seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws) / n_seeds
         self.chunks = rng.multinomial(n_chunks, np.full(n_chunks, 1 / n_chunks), size=draws) / n_chunks
 
-    def both(self, values):
+    def both(self, values: np.ndarray) -> tuple[Any, Any]:
         """values [n_seeds, ..., n_chunks] -> (mean [...], draws [..., draws])."""
         drawn = np.einsum("ds,s...c,dc->...d", self.seeds, values, self.chunks, optimize=True)
         return values.mean((0, -1)), drawn
 
 
-def _controls(cases, controls, pick):
+def _controls(
+    cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], pick: _Resamples
+) -> dict[str, Any]:
     """What the first and the last mark say beside held-out PPL: the heads zeroed, another domain, copying.
 
     `zeroed_before`, `zeroed_after`: PPL ratio when the linearized heads are zeroed. 1 means that nothing rests on them.

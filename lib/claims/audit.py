@@ -209,7 +209,7 @@ def _places(m: Data, mode: str) -> list[list[int]]:
     return [[layer, head] for layer in range(first, shape["n_layer"]) for head in range(shape["n_head"])]
 
 
-def _ladder(rows, where: str, key: str, base: float, name: str) -> Iterator[Relation]:
+def _ladder(rows: Any, where: str, key: str, base: float, name: str) -> Iterator[Relation]:
     for row in rows or ():
         yield f"{where}[{key}={row[key]}].ratio", row["ratio"], row["ppl"] / base, f"ppl / {name}"
         if row[key] == 0:

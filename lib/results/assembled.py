@@ -1,7 +1,9 @@
 """The results files that are put together from sections, the first two in the write-up's own form."""
 
+from typing import Any
 
-def assemble_validation(results, provenance):
+
+def assemble_validation(results: Any, provenance: dict[str, Any] | None) -> dict[str, Any]:
     """`exp10v_validation_<model>.json`: Part V in the write-up's own form."""
     v1, v2, v3, v4, v5 = (results[name] for name in ("V1", "V2", "V3", "V4", "V5"))
     return {
@@ -21,7 +23,7 @@ def assemble_validation(results, provenance):
     }
 
 
-def assemble_phase3(results, provenance):
+def assemble_phase3(results: Any, provenance: dict[str, Any] | None) -> dict[str, Any]:
     """`exp10p_phase3_<model>.json`: Part P in the write-up's own form."""
     return {
         "model": results["setup"]["model"]["name"],
@@ -36,13 +38,13 @@ def assemble_phase3(results, provenance):
 QUESTIONS = {"r1_kernels": "K", "r2_thinking": "R2", "r3_scale": "R3", "r4_recovery": "R4"}
 
 
-def assemble_questions(results, provenance):
+def assemble_questions(results: Any, provenance: dict[str, Any] | None) -> dict[str, Any]:
     """`exp10r_open_questions_<model>.json`: Part R, as far as it was measured."""
     measured = {key: results[section] for key, section in QUESTIONS.items() if section in results}
     return {"model": results["setup"]["model"]["name"]} | measured | {"provenance": provenance}
 
 
-def assemble_robustness(results, provenance):
+def assemble_robustness(results: Any, provenance: dict[str, Any] | None) -> dict[str, Any]:
     """`exp10s_robustness_<model>.json`: Part S."""
     return {
         "model": results["setup"]["model"]["name"],

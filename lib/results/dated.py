@@ -6,6 +6,10 @@ them: what is shown of them is marked as measured elsewhere.
 
 import datetime
 import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from lib import machine
 from lib.errors import InputError
@@ -17,7 +21,7 @@ FOLDER = ROOT / "models" / "measured"
 REQUIRED = ("kind", "date", "provenance")
 
 
-def new(kind, command, words):
+def new(kind: str, command: str, words: str) -> dict[str, Any]:
     """The head of a record: what was run, when, from which commit, on what; `words` say who measured, and how."""
     commit, dirty = git_state()
     return {
@@ -34,7 +38,7 @@ def new(kind, command, words):
     }
 
 
-def resume(path, record, decides):
+def resume(path: Path, record: dict[str, Any], decides: str) -> dict[str, Any]:
     """The record in `path`, or the new `record` where there is none.
 
     `InputError` where what `decides` the figures, a key of both, is not the same: figures of two recipes don't mix.
@@ -48,12 +52,12 @@ def resume(path, record, decides):
     return kept
 
 
-def write(path, record):
+def write(path: Path, record: dict[str, Any]) -> None:
     with replacing(path) as partial:
         partial.write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def latest(kind, folder=FOLDER):
+def latest(kind: str, folder: Path = FOLDER) -> dict[str, Any] | None:
     """The newest record of that kind with its file's name under `file`; None where none is kept."""
     found = sorted(folder.glob(f"*-{kind}.json"))
     if not found:
@@ -68,7 +72,7 @@ def latest(kind, folder=FOLDER):
     return record | {"file": found[-1].name}
 
 
-def about(record, tokens):
+def about(record: dict[str, Any] | None, tokens: np.ndarray) -> dict[str, Any] | None:
     """What a section says of the record that it shows, `sections.Kept`; None where there is none."""
     if record is None:
         return None

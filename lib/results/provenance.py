@@ -3,16 +3,17 @@
 import datetime
 import subprocess
 from functools import cache
+from typing import Any
 
 from lib import machine
 from lib.layout import ROOT
 
 
 @cache
-def git_state():
+def git_state() -> tuple[str | None, bool | None]:
     """`(commit, dirty)`; commit is None outside a git checkout."""
 
-    def git(*words):
+    def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
@@ -22,7 +23,17 @@ def git_state():
         return None, None
 
 
-def provenance(profile, parameters, seed, model, corpus, device, backend, started, seconds):
+def provenance(
+    profile: str,
+    parameters: dict[str, Any],
+    seed: int,
+    model: dict[str, Any],
+    corpus: dict[str, Any],
+    device: str,
+    backend: str,
+    started: float,
+    seconds: float,
+) -> dict[str, Any]:
     """What a reader needs to believe a number and to make it again. All times stand under `times`."""
     commit, dirty = git_state()
     return {

@@ -9,9 +9,11 @@ the seeds and what was measured are. Interrupted, the same command goes on from 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.results import dated
-from lib.store import digest, open_store
+from lib.store import Store, digest, open_store
 from lib.training import pretraining
 
 D_HEAD = 12
@@ -41,7 +43,7 @@ class Member:
     seed: int
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.n_layer}x{self.n_head}-seed{self.seed}"
 
 
@@ -58,7 +60,7 @@ class Scale:
     full_chunks: int = 32
     rungs: int = 12
 
-    def members(self):
+    def members(self) -> list[Member]:
         """All members, the first seed of every size before the second of any."""
         most = max(n_seeds for _, n_seeds in self.sizes)
         return [
@@ -68,7 +70,7 @@ class Scale:
             if seed <= n_seeds
         ]
 
-    def recipe(self, member):
+    def recipe(self, member: Member) -> pretraining.Recipe:
         return pretraining.Recipe(
             stages=(pretraining.Stage(self.context, self.tokens),),
             batch_tokens=self.batch_tokens,
@@ -83,7 +85,9 @@ class Scale:
         )
 
 
-def measure(model, tokens, scale, store, model_key, seed=0):
+def measure(
+    model: Any, tokens: np.ndarray, scale: Scale, store: Store, model_key: str, seed: int = 0
+) -> dict[str, Any]:
     """Figures of one model on held-out `tokens` [n_chunks, n_ctx].
 
     The ranking comes from the first `quick_chunks`, the ladder from the chunks after them, so that no head was chosen
@@ -119,12 +123,12 @@ def measure(model, tokens, scale, store, model_key, seed=0):
     }
 
 
-def rungs(n, most):
+def rungs(n: int, most: int) -> list[int]:
     """Numbers of heads from 0 to `n` at even distances, `most` steps at most."""
     return sorted({round(share * n) for share in np.linspace(0, 1, min(n, most) + 1)})
 
 
-def parameters(model):
+def parameters(model: Any) -> dict[str, int]:
     """`{n_params, n_params_blocks}`: all, tied ones once, and those of the blocks alone."""
     return {
         "n_params": sum(p.numel() for p in model.parameters()),
@@ -132,7 +136,7 @@ def parameters(model):
     }
 
 
-def run(scale, folder, out, words="", report=print):
+def run(scale: Scale, folder: Path, out: Path, words: str = "", report: Callable = print) -> dict[str, Any]:
     """Trains and measures every member that `out` does not have yet; `out` is whole after each of them."""
     tokenizer = loading.load_tokenizer(TOKENIZER)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
@@ -159,7 +163,7 @@ def run(scale, folder, out, words="", report=print):
     return record
 
 
-def main(words=None):
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.training.family", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=build_root() / "scale" / "scale.json")
     parser.add_argument("--folder", type=Path, default=build_root() / "scale", help="checkpoints")

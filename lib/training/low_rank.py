@@ -1,6 +1,8 @@
 """Low-rank adapters: a matrix W becomes W + A B with A [n, r], B [r, m]; only A and B are trained (Hu et al. 2021)."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,16 +14,16 @@ from lib.model.adapters import adapter
 class LowRank(nn.Module):
     """The update of one matrix of `shape` [n, m]: exactly 0 before the first step."""
 
-    def __init__(self, shape, rank, generator):
+    def __init__(self, shape: Sequence[int], rank: int, generator: torch.Generator) -> None:
         super().__init__()
         self.down = nn.Parameter(torch.randn(shape[0], rank, generator=generator) * shape[0] ** -0.5)
         self.up = nn.Parameter(torch.zeros(rank, shape[1]))
 
-    def forward(self, weight):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return weight + self.down @ self.up
 
 
-def attach(model, rank, seed):
+def attach(model: Any, rank: int, seed: int) -> list[nn.Parameter]:
     """Freezes `model` and puts an adapter on every matrix of its attention; returns the parameters that train."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -38,7 +40,7 @@ def attach(model, rank, seed):
 
 
 @torch.no_grad()
-def merged(model, like):
+def merged(model: Any, like: Any) -> Any:
     """A model such as `like`, the one that adapters were attached to a copy of, with W + A B as its plain weights."""
     plain = copy.deepcopy(like)
     for name, weight in plain.named_parameters():

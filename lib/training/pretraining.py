@@ -5,7 +5,7 @@ Checkpoints are safetensors, so that an interrupted training goes on where it st
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,11 @@ class Recipe:
     shape: dict = field(default_factory=lambda: {"n_embd": 144, "n_layer": 12, "n_head": 12, "n_positions": 1024})
 
     @property
-    def total_tokens(self):
+    def total_tokens(self) -> int:
         return sum(stage.tokens for stage in self.stages)
 
 
-def train_tokenizer(texts, vocab_size=4096):
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> Any:
     """A GPT-2 tokenizer with a byte-level BPE of `vocab_size` entries, trained on `texts`."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False)
@@ -59,7 +59,7 @@ def train_tokenizer(texts, vocab_size=4096):
     )
 
 
-def new_model(recipe, vocab_size):
+def new_model(recipe: Recipe, vocab_size: int) -> GPT2LMHeadModel:
     torch.manual_seed(recipe.seed)
     config = GPT2Config(
         vocab_size=vocab_size,
@@ -73,7 +73,7 @@ def new_model(recipe, vocab_size):
     return GPT2LMHeadModel(config)
 
 
-def optimizers(model, recipe):
+def optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, biases and layer norms."""
     matrices = [p for n, p in model.transformer.h.named_parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -81,21 +81,21 @@ def optimizers(model, recipe):
     return [muon(matrices, recipe.matrix_lr), adam(others, recipe.other_lr)]
 
 
-def muon(matrices, lr):
+def muon(matrices: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
     return torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, momentum=0.95, ns_steps=5)
 
 
-def adam(parameters, lr):
+def adam(parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
 
 
-def lr_factor(seen, total, batch, recipe):
+def lr_factor(seen: int, total: int, batch: int, recipe: Recipe) -> float:
     """What the rates are multiplied by when `seen` of `total` have been seen, `batch` of them at a step."""
     warmup = min(1.0, (seen / batch + 1) / recipe.warmup_steps)
     return warmup * min(1.0, (1 - seen / total) / recipe.decay_share)
 
 
-def loss_of(model, windows, positions):
+def loss_of(model: Any, windows: torch.Tensor, positions: Any) -> torch.Tensor:
     """Mean next-token loss of `windows` [B, T + 1] at `positions` [B, T], logits in bfloat16."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.transformer(windows[:, :-1], position_ids=positions, use_cache=False).last_hidden_state
@@ -103,7 +103,7 @@ def loss_of(model, windows, positions):
     return F.cross_entropy(logits, windows[:, 1:].flatten())
 
 
-def save_checkpoint(folder, model, opts, seen, curve):
+def save_checkpoint(folder: Path, model: Any, opts: Sequence[torch.optim.Optimizer], seen: int, curve: list) -> None:
     tensors = {f"model.{n}": t.clone() for n, t in model.state_dict().items() if n != "lm_head.weight"}
     for i, opt in enumerate(opts):
         for j, state in opt.state_dict()["state"].items():
@@ -133,7 +133,14 @@ def load_checkpoint(
     return int(meta["seen"]), json.loads(meta["curve"])
 
 
-def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
+def train(
+    recipe: Recipe,
+    ids: np.ndarray,
+    vocab_size: int,
+    folder: Path,
+    checkpoint_steps: int = 100,
+    report: Callable = print,
+) -> tuple[GPT2LMHeadModel, list]:
     """Trains on the id stream `ids` [N]; returns `(model, curve)`, curve rows being `[tokens seen, mean loss]`.
 
     `report(seen, loss)` is called every 25 steps.
@@ -142,10 +149,11 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ids = torch.as_tensor(np.asarray(ids), dtype=torch.long)
+    stream = torch.as_tensor(np.asarray(ids), dtype=torch.long)
     model = new_model(recipe, vocab_size)
     # the same function as gelu_new, in one kernel instead of eight
-    for block in model.transformer.h:
+    blocks: Any = model.transformer.h
+    for block in blocks:
         block.mlp.act = torch.nn.GELU(approximate="tanh")
     opts = optimizers(model, recipe)
     seen, curve = load_checkpoint(folder, model, opts)
@@ -157,8 +165,8 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
         while seen < stage_end:
             draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + seen)
             batch = recipe.batch_tokens // stage.context
-            starts = torch.randint(len(ids) - stage.context - 1, (batch, 1), generator=draw)
-            windows = ids[starts + torch.arange(stage.context + 1)]
+            starts = torch.randint(len(stream) - stage.context - 1, (batch, 1), generator=draw)
+            windows = stream[starts + torch.arange(stage.context + 1)]
             # short windows at random places, so that late positions learn too
             shift = torch.randint(n_ctx - stage.context + 1, (batch, 1), generator=draw)
             loss = loss_of(model, windows, shift + torch.arange(stage.context))
@@ -181,7 +189,7 @@ def train(recipe, ids, vocab_size, folder, checkpoint_steps=100, report=print):
     return model.eval(), curve
 
 
-def export(model, tokenizer, folder, recipe=None, dtype="float32"):
+def export(model: Any, tokenizer: Any, folder: Path, recipe: Any = None, dtype: str = "float32") -> None:
     """Writes model and tokenizer as `save_pretrained` does, whole or not at all, the weights in `dtype`.
 
     With a recipe, `training.json` says how long the windows were: `{seed, batch_tokens, stages: [{context, tokens}]}`.
@@ -220,14 +228,16 @@ ROLES = {
 }
 
 
-def loss_rows(curve):
+def loss_rows(curve: list) -> str:
     """Some dozen rows of the loss curve for a model card's table, Markdown."""
     every = max(1, len(curve) // 12)
     points = [*curve[every - 1 :: every], curve[-1]] if len(curve) % every else curve[every - 1 :: every]
     return "\n".join(f"| {seen:,} | {loss:.3f} |" for seen, loss in points)
 
 
-def card(recipe, facts, curve, corpus_facts, role="embedded"):
+def card(
+    recipe: Recipe, facts: dict[str, Any], curve: list, corpus_facts: dict[str, Any], role: str = "embedded"
+) -> str:
     """The model card, Markdown: data, recipe, loss curve and held-out figures; `role` is one of `ROLES`."""
     title, purpose, command = ROLES[role]
     stages = "; ".join(f"{stage.tokens:,} tokens in windows of {stage.context}" for stage in recipe.stages)

@@ -5,9 +5,11 @@ same bits.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +48,7 @@ class Recipe:
     shape: dict = field(default_factory=lambda: {"n_embd": 96, "n_layer": 6, "n_head": 6, "n_positions": 64})
 
 
-def tokenizer():
+def tokenizer() -> Any:
     """One token a word of `problems.TOKENS`; texts are words parted by spaces."""
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(problems.TOKENS)}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
@@ -59,11 +61,11 @@ def tokenizer():
     )
 
 
-def _picked(rng, weighted):
+def _picked(rng: Any, weighted: Any) -> Any:
     return rng.choices([value for value, _ in weighted], [weight for _, weight in weighted])[0]
 
 
-def example(rng, recipe):
+def example(rng: Any, recipe: Any) -> tuple[str, str]:
     """`(prompt, completion)` of a problem that is not held out."""
     instruction = _picked(rng, recipe.instructions)
     if rng.random() < recipe.chain_share:
@@ -77,7 +79,7 @@ def example(rng, recipe):
     return problems.prompt(problem, instruction, draft), problems.completion(problem, instruction)
 
 
-def batch(recipe, seen):
+def batch(recipe: Any, seen: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Buckets of examples of like length: `(ids [B, T], labels [B, T])`, prompts and padding ignored in labels."""
     rng = random.Random(f"{recipe.seed} {seen}")
     number = {word: i for i, word in enumerate(problems.TOKENS)}
@@ -90,7 +92,7 @@ def batch(recipe, seen):
     return [_padded(rows[at : at + size]) for at in range(0, len(rows), size)]
 
 
-def _padded(rows):
+def _padded(rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(len(given) + len(wanted) for given, wanted in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORED)
@@ -101,7 +103,7 @@ def _padded(rows):
     return ids, labels
 
 
-def loss_of(model, ids, labels):
+def loss_of(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed over examples, each the mean over its own completion's tokens; logits in bfloat16."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.transformer(ids[:, :-1], use_cache=False).last_hidden_state
@@ -112,7 +114,7 @@ def loss_of(model, ids, labels):
     return (nll.view_as(targets).sum(1) / counted).sum()
 
 
-def train(recipe, folder, checkpoint_steps=100, report=print):
+def train(recipe: Any, folder: Path, checkpoint_steps: int = 100, report: Callable = print) -> tuple[Any, list]:
     """Trains a new model; returns `(model, curve)`, curve rows being `[problems seen, mean loss]` of 25 steps.
 
     Goes on from `folder/checkpoint.safetensors` where there is one.
@@ -120,7 +122,8 @@ def train(recipe, folder, checkpoint_steps=100, report=print):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = pretraining.new_model(recipe, len(problems.TOKENS))
-    for block in model.transformer.h:
+    blocks: Any = model.transformer.h
+    for block in blocks:
         block.mlp.act = torch.nn.GELU(approximate="tanh")
     model.set_attn_implementation("eager")
     opts = pretraining.optimizers(model, recipe)
@@ -152,7 +155,7 @@ def train(recipe, folder, checkpoint_steps=100, report=print):
     return model.eval(), curve
 
 
-def facts(respondent, manner, seed, count=100):
+def facts(respondent: Any, manner: Any, seed: int, count: int = 100) -> dict[str, Any]:
     """Accuracies of the untouched model by level, and what zeroing the head that it needs most costs at the middle one.
 
     `count` held-out problems of each level.
@@ -179,7 +182,7 @@ def facts(respondent, manner, seed, count=100):
     }
 
 
-def card(recipe, facts, curve):
+def card(recipe: Any, facts: dict[str, Any], curve: list) -> str:
     """The model card, Markdown: what it knows, recipe, loss curve and held-out accuracies."""
     shape = recipe.shape
     named = {"chain": "chains of {} steps", "sum": "sums of {} digits"}

@@ -12,9 +12,11 @@ import copy
 import hashlib
 import re
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.model.adapters import adapter
 from lib.results import dated
-from lib.store import digest, open_store
+from lib.store import Store, digest, open_store
 from lib.training import low_rank, pretraining
 
 MODEL = ROOT / "models" / "embedded"
@@ -46,16 +48,16 @@ class Case:
     n_heads: int
     seed: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.arm not in ARMS:
             raise InputError(f"arm: given {self.arm!r}, allowed: {', '.join(ARMS)}")
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.arm}-{self.n_heads}-seed{self.seed}"
 
     @property
-    def control(self):
+    def control(self) -> "Case":
         """The untouched model under the same training; transfer has nothing to match there and is plain training."""
         return Case("low_rank" if self.arm == "low_rank" else "all", 0, self.seed)
 
@@ -75,11 +77,11 @@ class Schedule:
     transfer_share: float = 0.25
 
     @property
-    def total_tokens(self):
+    def total_tokens(self) -> int:
         return self.marks[-1]
 
 
-def optimizers(model, case, schedule):
+def optimizers(model: Any, case: Case, schedule: Schedule) -> list[tuple[torch.optim.Optimizer, float]]:
     """`[(optimizer, rate)]`: Muon and AdamW for all weights, AdamW alone for low-rank adapters, which it attaches."""
     if case.arm == "low_rank":
         trained = low_rank.attach(model, schedule.rank, case.seed)
@@ -92,14 +94,14 @@ def optimizers(model, case, schedule):
     ]
 
 
-def cross_entropy(model, windows, plan, backend):
+def cross_entropy(model: Any, windows: torch.Tensor, plan: Plan, backend: str) -> torch.Tensor:
     """Mean next-token loss of `windows` [B, T + 1] under `plan`."""
     with apply(model, plan, backend=backend):
         logits = model(windows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
 
 
-def transfer_loss(model, teacher, windows, plan, backend):
+def transfer_loss(model: Any, teacher: Any, windows: torch.Tensor, plan: Plan, backend: str) -> torch.Tensor:
     """Mean squared error of each changed layer's attention output, in units of the teacher's variance.
 
     Every layer is handed what the softmax model's own layer gets (LoLCATs, Zhang et al. 2024), so that layers learn
@@ -108,7 +110,7 @@ def transfer_loss(model, teacher, windows, plan, backend):
     layers = sorted({layer for layer, _, _ in plan.heads})
     student, softmax, calls = adapter(model), adapter(teacher), {}
 
-    def keep(layer, module, args, kwargs, output):
+    def keep(layer: int, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         calls[layer] = args, kwargs, output[0]
 
     hooks = [softmax.attention(at).register_forward_hook(partial(keep, at), with_kwargs=True) for at in layers]
@@ -129,7 +131,7 @@ def transfer_loss(model, teacher, windows, plan, backend):
     return torch.stack(losses).mean()
 
 
-def draw(ids, schedule, seed, seen):
+def draw(ids: torch.Tensor, schedule: Schedule, seed: int, seen: int) -> torch.Tensor:
     """The windows [B, context + 1] that follow after `seen` tokens: the same for every case of a seed."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + seen)
     batch = schedule.batch_tokens // schedule.context
@@ -137,7 +139,17 @@ def draw(ids, schedule, seed, seen):
     return ids[starts + torch.arange(schedule.context + 1)]
 
 
-def train(case, plan, base, ids, schedule, folder, measure, backend="auto", checkpoint_steps=32):
+def train(
+    case: Case,
+    plan: Plan,
+    base: Any,
+    ids: np.ndarray,
+    schedule: Schedule,
+    folder: Path,
+    measure: Callable,
+    backend: str = "auto",
+    checkpoint_steps: int = 32,
+) -> tuple[Any, list]:
     """Trains a copy of `base` under `plan`; returns `(model, points)`, one point for each mark.
 
     measure: `measure(model, tokens seen)` of a plain model with its weights merged, a dict of figures. backend: one
@@ -146,7 +158,7 @@ def train(case, plan, base, ids, schedule, folder, measure, backend="auto", chec
     backend = dispatch.resolve(backend, next(base.parameters()).device, gradients=True)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ids = torch.as_tensor(np.asarray(ids), dtype=torch.long)
+    stream = torch.as_tensor(np.asarray(ids), dtype=torch.long)
     model = copy.deepcopy(base).eval().requires_grad_(True)  # no dropout: its draws would not survive a kill
     rated = optimizers(model, case, schedule)
     opts = [opt for opt, _ in rated]
@@ -159,7 +171,7 @@ def train(case, plan, base, ids, schedule, folder, measure, backend="auto", chec
             pretraining.save_checkpoint(folder, model, opts, seen, points)
         if seen >= schedule.total_tokens:
             return low_rank.merged(model, base), points
-        windows = draw(ids, schedule, case.seed, seen).to(model.device)
+        windows = draw(stream, schedule, case.seed, seen).to(model.device)
         if seen < transferred:
             loss = transfer_loss(model, base, windows, plan, backend)
         else:
@@ -176,7 +188,7 @@ def train(case, plan, base, ids, schedule, folder, measure, backend="auto", chec
             pretraining.save_checkpoint(folder, model, opts, seen, points)
 
 
-def weights_key(model):
+def weights_key(model: Any) -> str:
     """sha256 of the weights, tied ones once."""
     state = hashlib.sha256()
     for name, weight in model.named_parameters():
@@ -194,7 +206,16 @@ class Texts:
     twice: np.ndarray
 
     @classmethod
-    def of(cls, ids, other_ids, n_ctx, n_chunks, n_sequences=16, length=32, seed=0):
+    def of(
+        cls,
+        ids: np.ndarray,
+        other_ids: np.ndarray,
+        n_ctx: int,
+        n_chunks: int,
+        n_sequences: int = 16,
+        length: int = 32,
+        seed: int = 0,
+    ) -> "Texts":
         return cls(
             corpus.spread(ids, n_ctx, n_chunks),
             corpus.spread(other_ids, n_ctx, n_chunks),
@@ -202,7 +223,7 @@ class Texts:
         )
 
 
-def measure(model, plan, texts, store, everything=False):
+def measure(model: Any, plan: Plan, texts: Texts, store: Store, everything: bool = False) -> dict[str, Any]:
     """`{nll}`, one mean for each held-out chunk; with `everything` also the controls.
 
     `nll_zeroed`: the plan's heads zeroed instead, where nothing changes they were bypassed; `nll_other`: text of
@@ -210,11 +231,11 @@ def measure(model, plan, texts, store, everything=False):
     """
     key = weights_key(model)
 
-    def nll(chunks, own):
+    def nll(chunks: np.ndarray, own: Plan) -> np.ndarray:
         scores = Evaluator(model, chunks, store, model_key=key).score([own], len(chunks), label="recovery")
         return scores[own].mean(1, dtype=np.float64).tolist()
 
-    row = {"nll": nll(texts.heldout, plan)}
+    row: dict[str, Any] = {"nll": nll(texts.heldout, plan)}
     if everything:
         zeroed = Plan.of("zero", [place[:2] for place in plan.heads])
         row |= {"nll_zeroed": nll(texts.heldout, zeroed), "nll_other": nll(texts.other, plan)}
@@ -222,21 +243,33 @@ def measure(model, plan, texts, store, everything=False):
     return row
 
 
-def ranking_of(model, chunks, store, model_key):
+def ranking_of(model: Any, chunks: np.ndarray, store: Store, model_key: str) -> list[tuple[int, int]]:
     """`(layer, head)` outside layer 0 by |ΔPPL| of each alone on ReLU, the smallest first, on `chunks` [n, n_ctx]."""
     arch = adapter(model)
     places = [(layer, head) for layer in range(1, arch.n_layer) for head in range(arch.n_head)]
     single = [Plan.of("relu", [place]) for place in places]
     scores = Evaluator(model, chunks, store, model_key=model_key).score([Plan(), *single], len(chunks), label="ranking")
     base = ppl(scores[Plan()])
-    return [tuple(place) for place in head_effects.ranking(places, [ppl(scores[one]) / base - 1 for one in single])]
+    cost = [ppl(scores[one]) / base - 1 for one in single]
+    return [(layer, head) for layer, head in head_effects.ranking(places, cost)]
 
 
-def trained_case(case, ranking, base, ids, schedule, texts, folder, store, backend="auto", report=None):
+def trained_case(
+    case: Case,
+    ranking: Sequence[tuple[int, int]],
+    base: Any,
+    ids: np.ndarray,
+    schedule: Schedule,
+    texts: Texts,
+    folder: Path,
+    store: Store,
+    backend: str = "auto",
+    report: Callable | None = None,
+) -> dict[str, Any]:
     """One row of the grid: the case, its points, and how long it took."""
     plan, ends = Plan.of("relu", ranking[: case.n_heads]), (0, schedule.total_tokens)
 
-    def measured(model, tokens):
+    def measured(model: Any, tokens: int) -> Any:
         row = measure(model, plan, texts, store, everything=tokens in ends)
         if report:
             report(case.name, tokens, float(np.exp(np.mean(row["nll"]))))
@@ -248,7 +281,7 @@ def trained_case(case, ranking, base, ids, schedule, texts, folder, store, backe
     return asdict(case) | {"name": case.name, "points": points}
 
 
-def grid(n_rankable):
+def grid(n_rankable: int) -> list[Case]:
     """The cases, the most telling ones first."""
     sizes = [n for n in (30, 70) if n < n_rankable]
     cases = [("all", 0), ("all", n_rankable), ("transfer", n_rankable)]
@@ -257,7 +290,19 @@ def grid(n_rankable):
     return [Case(*case, seed) for seed in (1, 2, 3) for case in cases]
 
 
-def small_grid(model, train_ids, heldout_ids, other_ids, ranking, tokens, n_ctx, folder, store, n_chunks=32, seed=1):
+def small_grid(
+    model: Any,
+    train_ids: np.ndarray,
+    heldout_ids: np.ndarray,
+    other_ids: np.ndarray,
+    ranking: Sequence[tuple[int, int]],
+    tokens: int,
+    n_ctx: int,
+    folder: Path,
+    store: Store,
+    n_chunks: int = 32,
+    seed: int = 1,
+) -> list[dict[str, Any]]:
     """Cases of a few tokens: all ranked heads, a third of them or fewer, and the control; what a report can afford."""
     context = min(Schedule.context, n_ctx)
     marks = (0, *(tokens // share for share in (4, 2, 1)))
@@ -267,7 +312,9 @@ def small_grid(model, train_ids, heldout_ids, other_ids, ranking, tokens, n_ctx,
     return [trained_case(case, ranking, model, train_ids, schedule, texts, folder, store) for case in cases]
 
 
-def texts_of(dataset, config, tokenizer, stream, most=1_000_000):
+def texts_of(
+    dataset: str, config: str, tokenizer: Any, stream: np.ndarray, most: int = 1_000_000
+) -> tuple[np.ndarray, np.ndarray]:
     """`(training ids, held-out ids)`: the dataset's own training split, up to `most` characters of it, and `stream`.
 
     A dataset without one lends the second half of `stream`, the first half of which is then held out.
@@ -283,7 +330,9 @@ def texts_of(dataset, config, tokenizer, stream, most=1_000_000):
     return corpus.encode(rows.select(range(n)), tokenizer), stream
 
 
-def run(schedule, folder, out, words="", n_chunks=32, report=print):
+def run(
+    schedule: Schedule, folder: Path, out: Path, words: str = "", n_chunks: int = 32, report: Callable = print
+) -> dict[str, Any]:
     """Trains and measures every case that `out` does not have yet; `out` is whole after each of them."""
     tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
@@ -305,7 +354,7 @@ def run(schedule, folder, out, words="", n_chunks=32, report=print):
     return record
 
 
-def main(words=None):
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.training.recovery", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=build_root() / "recovery" / "recovery.json")
     parser.add_argument("--folder", type=Path, default=build_root() / "recovery", help="checkpoints")
@@ -326,7 +375,7 @@ def main(words=None):
         sys.exit("stopped; what is finished is kept, run the same command to go on")
 
 
-def doubling(tokens, first=4096):
+def doubling(tokens: int, first: int = 4096) -> tuple[int, ...]:
     """0, `first`, twice that, and so on up to `tokens`, which has to be one of them."""
     marks = [0, first]
     while marks[-1] < tokens:
