@@ -44,7 +44,7 @@ WORDS = {
     "provenance": ("この報告の来歴", "How this report was made"),
     "figure": ("図", "Figure"),
     "table": ("表", "Table"),
-    "code": ("コード", "Code"),
+    "code": ("コードと結果", "Code and results"),
     "output": ("出力", "output"),
     "results_of": ("結果データ", "Results"),
     "made_by": ("これを書いたセル", "written by cell"),

@@ -88,6 +88,14 @@
     const link = event.target.closest && event.target.closest('a[href^="#"]');
     if (link && link.getAttribute("href") === location.hash) setTimeout(reveal);
   });
+  // What can be scrolled takes the keyboard's focus; what fits needs no stop.
+  const stops = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  document.querySelectorAll(".scroll, .quote pre").forEach((node) => stops.observe(node));
   followContents();
   reveal();
 })();
