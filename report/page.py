@@ -181,13 +181,14 @@ def with_assets(
     head = script("head")
     names = ["page", "charts", "menus", "previews", "search", *(["explorer"] if ladders else [])]
     scripts = [script(name) for name in names]
-    data: dict[str, Any] = {**specs, "titles": TITLE, "about": about}
+    data: dict[str, Any] = {"titles": TITLE, "about": about}
     data |= {"explore-data": explorer.for_page(ladders)} if ladders else {}
     blocks = [
         f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
     ]
-    packed = base64.b64encode(gzip.compress(bundle().encode(), mtime=0)).decode()
-    blocks.append(f'<script type="text/plain" id="vega">{packed}</script>')
+    for name, text in (("charts", json.dumps(specs, ensure_ascii=False)), ("vega", bundle())):
+        packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+        blocks.append(f'<script type="text/plain" id="{name}">{packed}</script>')
     blocks += [f"<script>{source}</script>" for source in scripts]
     return (
         html.replace(

@@ -31,6 +31,12 @@
     });
   }
 
+  let specs = null;
+  window.chartSpec = async (plot) => {
+    specs ||= unpacked("charts").then(JSON.parse);
+    return structuredClone((await specs)[plot.dataset.chart]);
+  };
+
   // What stands in the page as base64 of gzip, as text.
   function unpacked(id) {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (sign) => sign.charCodeAt(0));
@@ -41,7 +47,7 @@
     const width = Math.floor(plot.clientWidth);
     if (!width || plot.dataset.width === String(width)) return;
     plot.dataset.width = width;
-    const spec = JSON.parse(document.getElementById(plot.dataset.chart).textContent);
+    const spec = await window.chartSpec(plot);
     if (width < spec.width + 80) {
       spec.autosize = { type: "fit-x", contains: "padding" };
       spec.width = width;

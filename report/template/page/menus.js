@@ -2,7 +2,7 @@
 // What stands behind a figure or a table, to take along: made here, from what the page holds.
 (() => {
   const about = JSON.parse(document.getElementById("about").textContent);
-  const rowsOf = (figure) => (figure.classList.contains("table") ? tableRows(figure) : chartRows(figure));
+  const rowsOf = async (figure) => (figure.classList.contains("table") ? tableRows(figure) : chartRows(figure));
 
   function tableRows(figure) {
     const table = figure.querySelector("table");
@@ -20,11 +20,7 @@
     });
   }
 
-  function specOf(figure) {
-    return JSON.parse(document.getElementById(figure.querySelector(".plot").dataset.chart).textContent);
-  }
-
-  function chartRows(figure) {
+  async function chartRows(figure) {
     const rows = [];
     const collect = (node) => {
       if (Array.isArray(node)) node.forEach(collect);
@@ -33,7 +29,7 @@
         for (const [key, value] of Object.entries(node)) if (key !== "data") collect(value);
       }
     };
-    const spec = specOf(figure);
+    const spec = await window.chartSpec(figure.querySelector(".plot"));
     for (const values of Object.values(spec.datasets || {})) rows.push(...values);
     collect(spec);
     return rows;
@@ -45,13 +41,14 @@
     const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : guarded(String(value));
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  function csv(figure) {
-    const rows = rowsOf(figure);
+  async function csv(figure) {
+    const rows = await rowsOf(figure);
     const keys = [...new Set(rows.flatMap(Object.keys))];
     const head = Object.entries({ ...about, item: figure.dataset.name }).map(([key, value]) => `# ${key}: ${String(value).replace(/\s+/g, " ")}`);
     return [...head, keys.map(csvCell).join(","), ...rows.map((row) => keys.map((key) => csvCell(row[key])).join(","))].join("\r\n") + "\r\n";
   }
-  const json = (figure) => JSON.stringify({ about: { ...about, item: figure.dataset.name }, rows: rowsOf(figure) }, null, 1) + "\n";
+  const json = async (figure) =>
+    JSON.stringify({ about: { ...about, item: figure.dataset.name }, rows: await rowsOf(figure) }, null, 1) + "\n";
 
   function svg(figure) {
     const drawing = figure.querySelector(".plot svg").cloneNode(true);
@@ -82,8 +79,8 @@
   }
 
   const makers = {
-    csv: (figure) => new Blob(["\ufeff", csv(figure)], { type: "text/csv;charset=utf-8" }),
-    json: (figure) => new Blob([json(figure)], { type: "application/json" }),
+    csv: async (figure) => new Blob(["\ufeff", await csv(figure)], { type: "text/csv;charset=utf-8" }),
+    json: async (figure) => new Blob([await json(figure)], { type: "application/json" }),
     svg: (figure) => new Blob([svg(figure)], { type: "image/svg+xml" }),
     png,
   };
