@@ -4,13 +4,24 @@
 // leave their lane: for a block of keys, scores = k qᵀ with k broadcast, then the weights, then zᵀ += vᵀ w with v
 // broadcast. Sums are taken within a block of keys first, which keeps float32's rounding small.
 //
+// Where the processor multiplies bfloat16 matrices (AMX), ReLU of bfloat16 goes through that: see `matrix_block`.
+//
 // The bits of a row depend on its own q and on the k and v that it sees: not on threads, batch, heads or strides.
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <thread>
 #include <vector>
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
+#define MATRIX_UNIT 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -224,6 +235,181 @@ void block(const Call &call, int64_t batch, int64_t head, int64_t first_row, con
     }
 }
 
+#if MATRIX_UNIT
+
+// A tile register holds 16 rows of 64 bytes: 16 x 32 bfloat16 as a left operand; 32 x 16 as a right one, its rows in
+// pairs (the two elements that a sum meets next to each other lie side by side); 16 x 16 float32 as a result.
+constexpr int TILE = 16, DEEP = 32, M_ROWS = 2 * TILE, M_KEYS = 256;
+
+struct alignas(64) TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_of_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Whether the system lets this process use the tile registers.
+bool may_use_tiles() {
+    constexpr long ask_permission = 0x1023, tile_data = 18;
+    static const bool granted = syscall(SYS_arch_prctl, ask_permission, tile_data) == 0;
+    return granted;
+}
+
+// acc[32][32] (two by two tiles, rows `step` floats apart) of left [32 rows][n] and right tiles [n / 32][2].
+inline void multiply(float *acc, int64_t step, const uint16_t *left, int64_t left_step, const uint16_t *right,
+                     int64_t right_step, int64_t n, bool add) {
+    if (add) {
+        _tile_loadd(0, acc, 4 * step);
+        _tile_loadd(1, acc + TILE, 4 * step);
+        _tile_loadd(2, acc + TILE * step, 4 * step);
+        _tile_loadd(3, acc + TILE * step + TILE, 4 * step);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t at = 0; at < n; at += DEEP, right += right_step) {
+        _tile_loadd(4, left + at, 2 * left_step);
+        _tile_loadd(6, right, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, right + TILE * DEEP, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, left + TILE * left_step + at, 2 * left_step);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, acc, 4 * step);
+    _tile_stored(1, acc + TILE, 4 * step);
+    _tile_stored(2, acc + TILE * step, 4 * step);
+    _tile_stored(3, acc + TILE * step + TILE, 4 * step);
+}
+
+// A row of d_head bfloat16, `step` apart, padded with zeros to D where `there`, else all zeros.
+template <int D>
+inline void take_row(uint16_t *to, const uint16_t *from, int64_t step, int64_t d_head, bool there) {
+    int64_t c = 0;
+    if (there && step == 1) std::memcpy(to, from, 2 * d_head), c = d_head;
+    if (there && step != 1)
+        for (; c < d_head; c++) to[c] = from[c * step];
+    if (c < D) std::memset(to + c, 0, 2 * (D - c));
+}
+
+// Keys `from` to `to`, and their values, of one head as right operands, zeros past the visible ones: k as
+// [S / 32][D / 32][2] tiles of [d, key], v as [S / 32][D / 16] tiles of [key, d]. Both numbers are multiples of 32.
+template <int D>
+void pack_pairs(uint16_t *k, uint16_t *v, const Call &call, int64_t batch, int64_t kv, int64_t from, int64_t to) {
+    const int64_t *s = call.strides[1], *t = call.strides[2];
+    const uint16_t *keys = static_cast<const uint16_t *>(call.k) + batch * s[0] + kv * s[1];
+    const uint16_t *values = static_cast<const uint16_t *>(call.v) + batch * t[0] + kv * t[1];
+    alignas(64) uint16_t rows[2][D];
+    const __m512i down = _mm512_mullo_epi32(_mm512_set1_epi32(TILE), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6,
+                                                                                    5, 4, 3, 2, 1, 0));
+    for (int64_t j = from; j < to; j++) {
+        take_row<D>(rows[0], keys + j * s[2], s[3], call.d_head, j < call.n_visible);
+        uint16_t *column = k + j / DEEP * DEEP * D + j % DEEP / TILE * TILE * DEEP + j % TILE * 2;
+        for (int c = 0; c < D; c += DEEP)
+            _mm512_i32scatter_epi32(column + c * DEEP, down, _mm512_load_si512(rows[0] + c), 4);
+    }
+    for (int64_t j = from; j < to; j += 2) {
+        for (int i = 0; i < 2; i++)
+            take_row<D>(rows[i], values + (j + i) * t[2], t[3], call.d_head, j + i < call.n_visible);
+        uint16_t *pair = v + j / DEEP * DEEP * D + j % DEEP / 2 * DEEP;
+        for (int c = 0; c < D; c += TILE) {
+            __m512i even = _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<__m256i *>(rows[0] + c)));
+            __m512i odd = _mm512_cvtepu16_epi32(_mm256_load_si256(reinterpret_cast<__m256i *>(rows[1] + c)));
+            _mm512_store_si512(pair + c * DEEP, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+        }
+    }
+}
+
+// ReLU of 32 query rows: products of bfloat16 with float32 sums, weights rounded to bfloat16 between the two, row sums
+// from the weights before rounding. D is a multiple of 32.
+template <int D>
+void matrix_block(const Call &call, int64_t batch, int64_t head, int64_t first_row, const uint16_t *k,
+                  const uint16_t *v) {
+    alignas(64) uint16_t q[M_ROWS * D], weights[M_ROWS * M_KEYS];
+    alignas(64) float z[M_ROWS * D], scores[M_ROWS * DEEP];
+    __m512 sums[M_ROWS];
+    const int64_t n_rows = call.n_queries - first_row < M_ROWS ? call.n_queries - first_row : M_ROWS;
+    const int64_t offset = call.n_visible - call.n_queries + first_row;  // the last key that the first row sees
+    const int64_t n_keys = offset + n_rows;
+    const int64_t *s = call.strides[0];
+    const uint16_t *from = static_cast<const uint16_t *>(call.q) + batch * s[0] + head * s[1] + first_row * s[2];
+    for (int64_t i = 0; i < M_ROWS; i++) take_row<D>(q + i * D, from + i * s[2], s[3], call.d_head, i < n_rows);
+    for (auto &sum : sums) sum = _mm512_setzero_ps();
+    const __m512 zero = _mm512_setzero_ps();
+    for (int64_t first = 0; first < n_keys; first += M_KEYS) {
+        const int64_t left = n_keys - first, n = left < M_KEYS ? (left + DEEP - 1) / DEEP * DEEP : M_KEYS;
+        for (int64_t j = 0; j < n; j += DEEP) {
+            multiply(scores, DEEP, q, D, k + (first + j) * D, DEEP * DEEP, D, false);
+            const int64_t seen = offset + 1 - first - j;  // by the first row, each further one sees one more
+            if (seen >= DEEP) {
+#pragma GCC unroll 4
+                for (int i = 0; i < M_ROWS; i++) {
+                    __m512 a = _mm512_max_ps(zero, _mm512_load_ps(scores + i * DEEP));  // NaN stays
+                    __m512 b = _mm512_max_ps(zero, _mm512_load_ps(scores + i * DEEP + TILE));
+                    sums[i] = _mm512_add_ps(sums[i], _mm512_add_ps(a, b));
+                    _mm512_store_si512(weights + i * M_KEYS + j, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+                }
+            } else {
+                for (int i = 0; i < M_ROWS; i++) {
+                    const int64_t own = seen + i;
+                    const uint32_t mask = own <= 0 ? 0 : own >= DEEP ? ~0u : (1u << own) - 1;
+                    __m512 a = _mm512_maskz_max_ps(mask & 0xffff, zero, _mm512_load_ps(scores + i * DEEP));
+                    __m512 b = _mm512_maskz_max_ps(mask >> 16, zero, _mm512_load_ps(scores + i * DEEP + TILE));
+                    sums[i] = _mm512_add_ps(sums[i], _mm512_add_ps(a, b));
+                    _mm512_store_si512(weights + i * M_KEYS + j, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+                }
+            }
+        }
+        for (int c = 0; c < D; c += DEEP)
+            multiply(z + c, D, weights, M_KEYS, v + first * D + c * DEEP, DEEP * D, n, first > 0);
+    }
+    s = call.strides[3];
+    for (int64_t i = 0; i < n_rows; i++) {
+        const float l = _mm512_reduce_add_ps(sums[i]) * call.scale;
+        const __m512 factor = _mm512_set1_ps(call.scale / (CLAMP > l ? CLAMP : l));
+        alignas(64) uint16_t row[D];
+        for (int c = 0; c < D; c += DEEP) {
+            __m512 a = _mm512_mul_ps(factor, _mm512_load_ps(z + i * D + c));
+            __m512 b = _mm512_mul_ps(factor, _mm512_load_ps(z + i * D + c + TILE));
+            _mm512_store_si512(row + c, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        }
+        uint16_t *to = static_cast<uint16_t *>(call.z) + batch * s[0] + head * s[1] + (first_row + i) * s[2];
+        if (s[3] == 1) std::memcpy(to, row, 2 * call.d_head);
+        else
+            for (int64_t c = 0; c < call.d_head; c++) to[c * s[3]] = row[c];
+    }
+}
+
+// As `work`; a thread keeps the keys and values that it packed last.
+template <int D>
+void matrix_work(const Call &call, std::atomic<int64_t> &next) {
+    const TileShapes shapes;
+    _tile_loadconfig(&shapes);
+    const int64_t n_pairs = call.n_batch * call.n_head;
+    const int64_t n_strips = (call.n_queries + TASK_ROWS - 1) / TASK_ROWS;
+    const int64_t n_packed = (call.n_visible + DEEP - 1) / DEEP * DEEP;
+    const size_t size = 2 * n_packed * D * sizeof(uint16_t);
+    uint16_t *k = static_cast<uint16_t *>(std::aligned_alloc(64, size)), *v = k + n_packed * D;
+    if (!k) throw std::bad_alloc();
+    int64_t packed = -1, n_there = 0;
+    for (int64_t task; (task = next++) < n_pairs * n_strips;) {
+        const int64_t pair = task / n_strips, batch = pair / call.n_head, head = pair % call.n_head;
+        const int64_t start = (n_strips - 1 - task % n_strips) * TASK_ROWS;
+        const int64_t end = start + TASK_ROWS < call.n_queries ? start + TASK_ROWS : call.n_queries;
+        const int64_t own = batch * call.n_head + head / call.group;
+        const int64_t n_keys = (call.n_visible - call.n_queries + end + DEEP - 1) / DEEP * DEEP;
+        if (own != packed) packed = own, n_there = 0;
+        if (n_there < n_keys) pack_pairs<D>(k, v, call, batch, head / call.group, n_there, n_keys), n_there = n_keys;
+        for (int64_t row = start; row < end; row += M_ROWS) matrix_block<D>(call, batch, head, row, k, v);
+    }
+    std::free(k);
+    _tile_release();
+}
+
+#endif
+
 // Tasks are strips of query rows of one head, the longest first; threads take the next one until none is left.
 template <int D>
 void work(const Call &call, std::atomic<int64_t> &next) {
@@ -245,13 +431,33 @@ void work(const Call &call, std::atomic<int64_t> &next) {
     }
 }
 
-template <int D>
-void run(const Call &call, int64_t n_threads) {
+using Work = void (*)(const Call &, std::atomic<int64_t> &);
+
+void run(Work work, const Call &call, int64_t n_threads) {
     std::atomic<int64_t> next{0};
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < n_threads; i++) others.emplace_back(work<D>, std::cref(call), std::ref(next));
-    work<D>(call, next);
+    for (int64_t i = 1; i < n_threads; i++) others.emplace_back(work, std::cref(call), std::ref(next));
+    work(call, next);
     for (auto &other : others) other.join();
+}
+
+Work chosen(const Call &call) {
+    const int64_t d = call.d_head;
+#if MATRIX_UNIT
+    if (call.half && !call.softmax && may_use_tiles()) {
+        if (d <= 32) return matrix_work<32>;
+        if (d <= 64) return matrix_work<64>;
+        if (d <= 96) return matrix_work<96>;
+        if (d <= 128) return matrix_work<128>;
+    }
+#endif
+    if (d <= 8) return work<8>;
+    if (d <= 12) return work<12>;
+    if (d <= 16) return work<16>;
+    if (d <= 32) return work<32>;
+    if (d <= 64) return work<64>;
+    if (d <= 128) return work<128>;
+    return nullptr;
 }
 
 }  // namespace
@@ -261,15 +467,10 @@ extern "C" int attention(const void *q, const void *k, const void *v, void *z, c
                          const int64_t *strides, float scale, int half, int softmax, int64_t n_threads) {
     Call call{q, k, v, z, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], {}, scale, half != 0, softmax != 0};
     std::memcpy(call.strides, strides, sizeof call.strides);
-    const int64_t d = call.d_head;
+    const Work work = chosen(call);
+    if (!work) return 1;
     try {
-        if (d <= 8) run<8>(call, n_threads);
-        else if (d <= 12) run<12>(call, n_threads);
-        else if (d <= 16) run<16>(call, n_threads);
-        else if (d <= 32) run<32>(call, n_threads);
-        else if (d <= 64) run<64>(call, n_threads);
-        else if (d <= 128) run<128>(call, n_threads);
-        else return 1;
+        run(work, call, n_threads);
     } catch (...) {
         return 2;
     }

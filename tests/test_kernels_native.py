@@ -60,9 +60,10 @@ def test_shapes(shape, n_keys, group, n_visible, dtype, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_row_sees_the_future(form):
+@pytest.mark.parametrize("dtype", TYPES)
+def test_no_row_sees_the_future(form, dtype):
     """Each key and value changed in turn moves the rows from its own on, and not one bit of those before."""
-    q, k, v = inputs((1, 2, 75, 12))
+    q, k, v = inputs((1, 2, 75, 12), dtype=dtype)
     q, k = q.abs(), k.abs()
     before = run(form, q, k, v)
     for key in range(75):
@@ -94,8 +95,9 @@ def test_huge_scores(factor):
     assert ((z - sharp).abs().amax(-1) < 1e-3).float().mean() > 0.9
 
 
-def test_rows_without_a_positive_score_give_zero():
-    q, k, v = inputs((1, 2, 300, 16))
+@pytest.mark.parametrize("dtype", TYPES)
+def test_rows_without_a_positive_score_give_zero(dtype):
+    q, k, v = inputs((1, 2, 300, 16), dtype=dtype)
     dead = torch.arange(300) % 3 == 0
     q[:, 0, dead], k[:, 0] = -q[:, 0, dead].abs(), k[:, 0].abs()
     z = native.relu_attention(q, k, v)
@@ -104,8 +106,9 @@ def test_rows_without_a_positive_score_give_zero():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_nan_is_not_hidden(form):
-    q, k, v = inputs((1, 1, 40, 12))
+@pytest.mark.parametrize("dtype", TYPES)
+def test_nan_is_not_hidden(form, dtype):
+    q, k, v = inputs((1, 1, 40, 12), dtype=dtype)
     q[0, 0, 5, 3] = float("nan")
     z = run(form, q, k, v)
     assert z[0, 0, 5].isnan().all() and z[0, 0, 6:].isfinite().all()
