@@ -53,9 +53,9 @@ def relu_attention(
 ) -> Tensor:
     """z [B, H, T, d] of q [B, H, T, d], k and v [B, H_kv, S, d]; see `kernels.naive`. No gradients.
 
-    Computed in float32 and rounded once; bfloat16 goes through the processor's matrix unit where it has one (AMX), which
-    rounds the weights to bfloat16 before they meet v. What the library does not take (float64, d above 128, fewer than eight query
-    rows) goes through `kernels.cpu`.
+    Computed in float32 and rounded once. bfloat16 goes through the processor's matrix unit where it has one (AMX),
+    which rounds the weights to bfloat16 before they meet v. What the library does not take (float64, d above 128,
+    fewer than eight query rows) goes through `kernels.cpu`.
     """
     scale, n_visible = checked(q, k, v, scale, n_visible)
     without_gradients("native", q, k, v)
