@@ -32,7 +32,7 @@ TITLE = {
     "en": "What attention heads lose with ReLU in place of softmax",
 }
 SUBTITLE = {
-    "ja": "実験10: 全トークンでの検証とPhase 3の測り直し",
+    "ja": "実験10: 全トークンでの検証とフェーズ3の測り直し",
     "en": "Experiment 10, measured again: validation on all tokens, and Phase 3",
 }
 WORDS = {

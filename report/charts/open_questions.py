@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from report.charts.reasoning import house_of
 from report.charts.style import (
     COLOURS,
     MEASURED,
@@ -20,6 +21,7 @@ from report.charts.style import (
     tip,
 )
 
+RECOVERY_WIDTH = 170  # of a panel
 LINES = ("fewer", "more", "relu", "mean", "l1", "identity", "mix", "factored", "baseline")
 ARM_NAMES = {"all": "all weights", "transfer": "transfer first", "low_rank": "low rank"}
 
@@ -63,7 +65,12 @@ def scale(models: Rows, y_title: str) -> Chart:
     rows = [row | {"condition": row["kind"]} for row in models]
     colour = _colour(names)
     base = chart_of(rows).encode(
-        x=alt.X("n_params:Q", title="parameters", scale=alt.Scale(type="log", nice=False, padding=16)),
+        x=alt.X(
+            "n_params:Q",
+            title="parameters",
+            scale=alt.Scale(type="log", nice=False, padding=16),
+            axis=alt.Axis(format="~s", tickCount=4),
+        ),
         color=colour,
         tooltip=[
             tip("name:N", "model"),
@@ -78,19 +85,32 @@ def scale(models: Rows, y_title: str) -> Chart:
     return house(rules.encode(y=alt.Y("lo:Q"), y2="hi:Q") + points.encode(y=y, shape=shapes_like(colour)), 300)
 
 
-def recovery(rows: Rows) -> Chart:
-    """R4: share of the excess recovered against the tokens trained on, one line for each arm and number of heads."""
-    points = [
-        estimate(
-            {"condition": f"{ARM_NAMES[row['arm']]}, {row['n_heads']} heads", "x": at["tokens"], "source": MEASURED},
-            at["share"],
-            at["share_ci"],
-        )
-        for row in rows
-        for at in row["points"]
-        if at["share"] is not None
-    ]
-    return lines(points, "training tokens", "share recovered", y_axis=alt.Axis(format=".0%"))
+def recovery(rows: Rows) -> alt.ConcatChart:
+    """R4: share of the excess recovered against the tokens trained on, a panel for each number of heads."""
+    colour = _colour([ARM_NAMES[arm] for arm in ARM_NAMES if any(row["arm"] == arm for row in rows)])
+    panels = []
+    for n_heads in sorted({row["n_heads"] for row in rows}):
+        points = [
+            estimate(
+                {"condition": ARM_NAMES[row["arm"]], "x": at["tokens"], "source": MEASURED}, at["share"], at["share_ci"]
+            )
+            for row in rows
+            if row["n_heads"] == n_heads
+            for at in row["points"]
+            if at["share"] is not None
+        ]
+        x = alt.X("x:Q", title="training tokens", axis=alt.Axis(format="~s", tickCount=4))
+        y = alt.Y("value:Q", title="share recovered", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[-0.1, 1]))
+        tips = [
+            tip("condition:N", "condition"),
+            tip("x:Q", "training tokens"),
+            tip("value:Q", "share recovered", ".4f"),
+            *interval_tips(".4f"),
+        ]
+        layers = curve_layers(points, [], x, y, colour, tips, clip=True)
+        title = f"{n_heads} ReLU heads"
+        panels.append(alt.layer(*layers).properties(width=RECOVERY_WIDTH, height=230, title=title))
+    return house_of(alt.concat(*panels, columns=len(panels)))
 
 
 ORDER_NAMES = {
