@@ -679,6 +679,7 @@ def all_charts():
         "refinement": charts.refinement(r["P2"], {"baseline": [2.44, 1.65, 1.42]}),
         "degeneration": charts.degeneration(r["P2"]),
         "best_of_n": charts.best_of_n(r["P3"], {"relu_30": [17.33, 12.35, 11.18, 8.68]}),
+        "equal_n": charts.equal_n(r["P3"]),
         "context": charts.context_length(r["P4"], {"relu_30": [1.161, 1.113, 1.096, 1.122]}),
         "kernel_speed": charts.speed_and_theory(
             r["K"]["rows"], r["K"]["theory"], [{"n_linearized": 132, "speedup": 1.3}]
@@ -713,7 +714,7 @@ FIGURES = {
     "V4": ["ladder"],
     "P1": ["speed"],
     "P2": ["refinement", "degeneration"],
-    "P3": ["best_of_n"],
+    "P3": ["best_of_n", "equal_n"],
     "P4": ["context"],
     "K": ["kernel_speed", "roofline"],
 }

@@ -91,6 +91,15 @@ def test_a_query_that_sees_nothing_gets_the_value_bias(name):
     torch.testing.assert_close(z[:1, :, 3:], later, **TOLERANCE)
 
 
+@pytest.mark.parametrize("n_queries", [7, 200, 300])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_head_does_not_depend_on_the_heads_beside_it(name, n_queries):
+    q, k, v = inputs(n_queries, n_queries)
+    together = heads_z(name, [0, 1, 3], q, k, v, scale=0.3)
+    for place, head in enumerate([0, 1, 3]):
+        assert torch.equal(together[:, [place]], heads_z(name, [head], q, k, v, scale=0.3))
+
+
 def test_uniform_is_the_mean_of_what_is_seen():
     q, k, v = inputs()
     z = heads_z("uniform", [0, 1, 2, 3], q, k, v, scale=0.3)

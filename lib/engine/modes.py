@@ -29,6 +29,7 @@ from lib.errors import InputError
 
 CLAMP = 1e-8
 QUERY_BLOCK = 128
+SHORT = 2**16  # scores of a head up to which all heads are computed in one product
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def heads_z(
 
     All the layer's heads come in: q [B, H, T, d], k and v [B, H_kv, S, d]. With `value_bias` [H, d] the values and z
     are in the model's own basis, without it in the folded one. `mask` is bool, broadcastable to [B, n, T, S], True
-    where a query may look; None means causal, bottom right aligned. Every head is computed by itself, so it does not
-    depend on the heads beside it.
+    where a query may look; None means causal, bottom right aligned. How a head is computed follows from its shape
+    alone, so it does not depend on the heads beside it.
     """
     group = q.shape[1] // k.shape[1]
     kv_heads = [head // group for head in heads]
@@ -174,23 +175,24 @@ def _folded_z(
     if mask is None and mode.kernel:
         return dispatch.relu_attention(mode.featured(q), mode.featured(k), v, scale=scale, backend=backend)
     z = torch.empty_like(q)
-    for b, h in product(range(q.shape[0]), range(q.shape[1])):
-        own_mask = None if mask is None else mask.expand(*q.shape[:2], -1, -1)[b, h]
-        z[b, h] = _weighted(mode, q[b, h], k[b, h], v[b, h], scale, own_mask)
+    short = q.shape[2] * k.shape[2] <= SHORT
+    for b, heads in product(range(q.shape[0]), [slice(None)] if short else range(q.shape[1])):
+        own_mask = None if mask is None else mask.expand(*q.shape[:2], -1, -1)[b, heads]
+        z[b, heads] = _weighted(mode, q[b, heads], k[b, heads], v[b, heads], scale, own_mask)
     return z
 
 
 def _weighted(mode: Weights, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """pattern v [T, d] of one head, in at least float32, for q [T, d] and k, v [S, d], a block of queries at a time."""
+    """pattern v [..., T, d], in at least float32, for q [..., T, d] and k, v [..., S, d]; a block of queries a time."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     q, k, v = mode.featured(q.to(dtype)) * scale, mode.featured(k.to(dtype)), v.to(dtype)
-    n_queries, n_keys = q.shape[0], k.shape[0]
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
     future = torch.ones(QUERY_BLOCK, QUERY_BLOCK, dtype=torch.bool, device=q.device).triu_(1)
     blocks = []
     for start in range(0, n_queries, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n_queries)
         seen = n_keys if mask is not None else n_keys - n_queries + stop
-        scores = q[start:stop] @ k[:seen].T  # [rows, seen]
-        hidden = future[: stop - start, : stop - start] if mask is None else ~mask[start:stop]
-        blocks.append(mode.pattern(scores, hidden) @ v[:seen])
-    return torch.cat(blocks)
+        scores = q[..., start:stop, :] @ k[..., :seen, :].mT  # [..., rows, seen]
+        hidden = future[: stop - start, : stop - start] if mask is None else ~mask[..., start:stop, :]
+        blocks.append(mode.pattern(scores, hidden) @ v[..., :seen, :])
+    return torch.cat(blocks, dim=-2)

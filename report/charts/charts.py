@@ -681,6 +681,28 @@ def best_of_n(p3: Row, published: Mapping[str, Sequence[float]] | None = None) -
     return house(rule + chart, height=320)
 
 
+def equal_n(p3: Row) -> Chart:
+    """P3: the expected smallest PPL of N minus the baseline's at the same N, with intervals; the baseline is 0."""
+    rows = [
+        estimate(
+            {"condition": condition_name(row["condition"]), "x": row["n"], "source": MEASURED},
+            row["difference"],
+            row["difference_ci"],
+        )
+        for row in p3["equal_n"]
+    ]
+    curves = line_chart(
+        rows,
+        list(dict.fromkeys(row["condition"] for row in p3["equal_n"])),
+        "samples N",
+        "smallest PPL minus the baseline's",
+        height=280,
+        x_values=p3["n"],
+    )
+    rule = chart_of([{"level": 0}]).mark_rule(strokeDash=[2, 3], color=COLOURS["baseline"]).encode(y="level:Q")
+    return house(alt.layer(rule, *curves.layer), height=280)
+
+
 def context_length(p4: Row, published: Mapping[str, Sequence[float]] | None = None) -> Chart:
     """P4: PPL ratio by context length, with intervals; `published` maps a condition to its ratios."""
     conditions = [c["condition"] for c in p4["conditions"] if c["condition"] != "baseline"]

@@ -74,6 +74,7 @@ JAPANESE = {
     "value": "値",
     "samples N": "標本数N",
     "smallest PPL of N": "N個中の最小PPL",
+    "smallest PPL minus the baseline's": "最小PPLのベースラインとの差",
     "expected": "期待値",
     "first N": "先頭N個",
     "estimate": "推定",
