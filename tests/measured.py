@@ -128,6 +128,8 @@ def build():
             zip(a, b, head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws)), strict=True)
         )
     ]  # fmt: skip
+    by_chunk = bootstrap.Resampler.by_chunk(FULL, N_CTX, SEED, DRAWS)
+    chunk_draws = np.stack([by_chunk.relative(scores.score(Plan.of("zero", [p])), scores.base) for p in places])
     by_full = sorted(rows, key=lambda row: row["rank_full"])
     quick_draws = np.stack(
         [resamplers[QUICK].relative(scores.score(Plan.of("zero", [p]))[:QUICK], scores.base[:QUICK]) for p in places]
@@ -137,6 +139,10 @@ def build():
         "moved": [row for row in rows if row["rank_2k"] != row["rank_full"]],
         "spearman": head_effects.spearman(head_effects.deltas(a), head_effects.deltas(b)),
         "spearman_ci": head_effects.spearman_ci(quick_draws, np.stack(draws)),
+        "by_chunk": {
+            "rank_full_ci": head_effects.ranks_ci(chunk_draws),
+            "spearman_ci": head_effects.spearman_ci(quick_draws, chunk_draws),
+        },
         "lead": by_full[0]["delta_ppl_full"] / by_full[1]["delta_ppl_full"], "first_full": by_full[0],
         "coverage": windows.coverage(
             {f"zero:L{p[0]}H{p[1]}": (scores.score(Plan.of("zero", [p])), scores.base) for p in places},
@@ -163,6 +169,11 @@ def build():
             "constant_share": perplexity.constant_share(zero, mean, base, resampler),
         }.items():
             v3 |= {f"{name}_{column}": value, f"{name}_{column}_ci": ends}
+    v3["by_chunk"] = {
+        "zero_delta_ppl_full_ci": perplexity.delta(zero, base, by_chunk)[1],
+        "reduction_full_ci": perplexity.quotient(zero, mean, base, by_chunk)[1],
+        "constant_share_full_ci": perplexity.constant_share(zero, mean, base, by_chunk)[1],
+    }
     v3["coverage"] = windows.coverage(
         {"focus:zero": (zero, base), "focus:mean": (mean, base)}, QUICK, None, SEED, DRAWS
     )
@@ -176,6 +187,9 @@ def build():
             v4 |= {f"{name}_{column}": curve[name], f"{name}_{column}_ci": curve[f"{name}_ci"]}
     other = pile(ranking, "factored", [0, *COUNTS], FULL)
     v4["factored"] = [{"n_linearized": row.pop("n")} | row for row in other["cumulative"]]
+    piles = head_effects.pile([(*place, "relu") for place in ranking], LADDER)
+    curve = head_effects.curve(piles, {plan: scores.score(plan) for plan in piles.values()}, by_chunk)
+    v4["by_chunk"] = {"crossings_full_ci": curve["crossings_ci"]}
     v4 |= _selection(scores, ranking, rankable)
     found["V4"] = v4
     found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4)

@@ -342,6 +342,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "moved": top10[1:3],
             "spearman": 0.99,
             "spearman_ci": [0.9, 1.0],
+            "by_chunk": {"rank_full_ci": [row["rank_full_ci"] for row in top10], "spearman_ci": [0.95, 1.0]},
             "lead": 3.9,
             "first_full": top10[0],
             "coverage": [_covered(f"zero:L{r['layer']}H{r['head']}", 1 + r["delta_ppl_2k"], 1.1) for r in top10],
@@ -366,6 +367,11 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "constant_share_2k_ci": [0.99, 1.0],
             "constant_share_full": 0.997,
             "constant_share_full_ci": [0.995, 0.998],
+            "by_chunk": {
+                "zero_delta_ppl_full_ci": [2.1, 2.3],
+                "reduction_full_ci": [270.0, 330.0],
+                "constant_share_full_ci": [0.996, 0.997],
+            },
             "coverage": [_covered("focus:zero", 3.4, 3.6), _covered("focus:mean", 1.01, 1.01)],
         },
         "V4": {
@@ -381,6 +387,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "crossings_2k_ci": {"1.1": [30.0, 36.0], "1.5": [68.0, 75.0], "2.0": [91.0, 97.0]},
             "crossings_full": {"1.1": 26.0, "1.5": 64.0, "2.0": 92.0},
             "crossings_full_ci": {"1.1": [22.0, 29.0], "1.5": [61.0, 67.0], "2.0": [88.0, 96.0]},
+            "by_chunk": {"crossings_full_ci": {"1.1": [24.0, 27.0], "1.5": [63.0, 65.0], "2.0": [90.0, 94.0]}},
             "coverage": _ladder_coverage(ladder),
             "elsewhere": {
                 "n_chunks": 48,

@@ -423,6 +423,27 @@ def test_other_limits_give_other_verdicts(found):
     assert len(rows) == len(rules.sensitivity(found))
 
 
+def test_chunks_as_units_and_the_ranking_held_fixed(found):
+    """The verdict by the narrower intervals, whatever the rule's own say."""
+    found["V2"]["by_chunk"] = {
+        "spearman_ci": [0.1, 0.2],
+        "rank_full_ci": [r["rank_full_ci"] for r in found["V2"]["top10"]],
+    }
+    found["V3"]["constant_share_full_ci"] = [0.9, 0.99]
+    found["V3"]["by_chunk"]["constant_share_full_ci"] = [0.96, 0.97]
+    v4 = found["V4"]
+    v4["cross_fit"] = {"optimism": [], "crossings_ci": {limit: [0.0, 140.0] for limit in v4["crossings_full"]}}
+    v4["crossings_full_ci"] = v4["crossings_2k_ci"]
+    v4["by_chunk"]["crossings_full_ci"] = {limit: [100.0, 101.0] for limit in v4["crossings_full"]}
+    v4["by_chunk"]["crossings_full_ci"]["1.1"] = [100.0 + end for end in v4["crossings_2k_ci"]["1.1"]]
+    told = {(row["id"], row["variant"]): row["verdict"] for row in rules.sensitivity(found) if row["value"] is None}
+    assert verdict(found, "stable_ranking") == HOLDS and told["stable_ranking", "chunks as units"] == FAILS
+    assert verdict(found, "constant_bias") == OPEN and told["constant_bias", "chunks as units"] == HOLDS
+    assert verdict(found, "thresholds_within_ten") == OPEN
+    assert told["thresholds_within_ten", "ranking held fixed"] == HOLDS
+    assert told["thresholds_within_ten", "ranking held fixed, chunks as units"] == FAILS
+
+
 def test_other_ways_to_judge(found):
     rows = [row for row in found["P3"]["equal_n"] if row["n"] == found["P3"]["n"][-1]]
     for row, ends in zip(rows, ([-2.0, -1.0], [1.0, 2.0]), strict=True):

@@ -195,6 +195,11 @@ class Resampler:
         n_chunks, n_predicted = checked(nll).shape
         return cls(n_chunks, n_predicted + 1, seed, draws, documents)
 
+    @classmethod
+    def by_chunk(cls, n_chunks: int, n_ctx: int, seed: int = 0, draws: int = DRAWS) -> Resampler:
+        """With each chunk a unit of its own, as if no document went on into the next: to see what the unit is worth."""
+        return cls(n_chunks, n_ctx, seed, draws, np.repeat(np.arange(n_chunks), n_ctx).reshape(n_chunks, n_ctx))
+
     def means(self, values: Sequence[np.ndarray], columns: slice = slice(None)) -> np.ndarray:
         """Mean over tokens of each of several `values` [n_chunks, n] on every resample, float64 `[len(values), draws]`.
 

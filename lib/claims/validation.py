@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lib.claims.judging import (
     FAILS,
@@ -12,6 +12,7 @@ from lib.claims.judging import (
     Claim,
     Ends,
     Finding,
+    Judge,
     Limits,
     Row,
     Words,
@@ -194,6 +195,33 @@ def _many_tokens(m: Results, limits: Limits) -> Finding:
     }
 
 
+def _by_chunk(judge: Judge, section: Literal["V2", "V3", "V4"]) -> Judge:
+    """The same with each chunk as a unit of its own, as the intervals of the published kind have it."""
+
+    def judged(m: Results, limits: Limits) -> Finding:
+        data: Any = m[section]
+        own = dict(data["by_chunk"])
+        if section == "V2":
+            places = own.pop("rank_full_ci")
+            own["top10"] = [row | {"rank_full_ci": pair} for row, pair in zip(data["top10"], places, strict=True)]
+        if section == "V4":
+            own["cross_fit"] = None
+        changed: Any = {section: data | own}
+        return judge(m | changed, limits)
+
+    return judged
+
+
+def _ranking_fixed(judge: Judge) -> Judge:
+    """The same without what the choice of the ranking adds to the thresholds' intervals."""
+
+    def judged(m: Results, limits: Limits) -> Finding:
+        changed: Any = {"V4": m["V4"] | {"cross_fit": None}}
+        return judge(m | changed, limits)
+
+    return judged
+
+
 def _said(ja: str, en: str) -> Any:
     return lambda m: (ja, en)
 
@@ -227,6 +255,7 @@ CLAIMS = (
         {"spearman": 0.8},
         others={"spearman": (0.6, 0.9)},
         limit_set="after",
+        variants={"chunks as units": _by_chunk(_stable_ranking, "V2")},
     ),
     Claim(
         "constant_bias",
@@ -243,6 +272,7 @@ CLAIMS = (
         {"share": 0.95},
         others={"share": (0.9, 0.99)},
         limit_set="after",
+        variants={"chunks as units": _by_chunk(_constant_bias, "V3")},
     ),
     Claim(
         "thresholds_within_ten",
@@ -263,6 +293,10 @@ CLAIMS = (
         {"heads": 10},
         others={"heads": (5, 20)},
         limit_set="published",
+        variants={
+            "ranking held fixed": _ranking_fixed(_thresholds),
+            "ranking held fixed, chunks as units": _by_chunk(_thresholds, "V4"),
+        },
     ),
     Claim(
         "quick_optimistic",
@@ -318,6 +352,10 @@ CLAIMS = (
         {"harmless": 0.01, "majority": 0.5, "reach": 0.1},
         others={"harmless": (0.005, 0.02), "reach": (0.05, 0.2)},
         limit_set="after",
+        variants={
+            "ranking held fixed": _ranking_fixed(harmless),
+            "ranking held fixed, chunks as units": _by_chunk(harmless, "V4"),
+        },
     ),
     Claim(
         "relu_best",
@@ -369,6 +407,7 @@ CLAIMS = (
             "The zero/mean ratio is larger on all tokens than on the 2K; open where the two intervals overlap.",
         ),
         ("主要結論、V3「さらに強化された」", "the main conclusions and V3, “strengthened further”"),
+        variants={"chunks as units": _by_chunk(_strengthened, "V3")},
     ),
     Claim(
         "many_tokens_needed",

@@ -149,6 +149,13 @@ class Measuring:
         documents = self.documents[:chunks] if isinstance(chunks, int) else self.documents[chunks]
         return Resampler(len(documents), self.setup["n_ctx"], chosen["seed"], chosen["draws"], documents)
 
+    def chunk_resampler(self) -> "Resampler":
+        """The bootstrap over the full chunks, each a unit of its own."""
+        from lib.analysis.bootstrap import Resampler
+
+        chosen = self.setup["parameters"]
+        return Resampler.by_chunk(self.full, self.setup["n_ctx"], chosen["seed"], chosen["draws"])
+
     @property
     def resampling(self) -> tuple[np.ndarray, int, int]:
         """Documents, seed and draws, for what resamples windows of the full tokens by itself."""

@@ -327,6 +327,13 @@ class HeadScan(TypedDict):
     missed: list[MissedHead]
 
 
+class RanksByChunk(TypedDict):
+    """Intervals on the full tokens with each chunk as a unit; `rank_full_ci` goes with `V2.top10`."""
+
+    rank_full_ci: list[Interval]
+    spearman_ci: Interval | None
+
+
 class V2(TypedDict):
     top10: Annotated[list[TopHead], Keep(minItems=1)]
     same_top: bool
@@ -338,6 +345,15 @@ class V2(TypedDict):
     first_full: TopHead
     coverage: list[Coverage]
     scan: HeadScan | None
+    by_chunk: RanksByChunk
+
+
+class FocusByChunk(TypedDict):
+    """Intervals on the full tokens with each chunk as a unit."""
+
+    zero_delta_ppl_full_ci: Interval
+    reduction_full_ci: Interval
+    constant_share_full_ci: Interval | None
 
 
 class V3(TypedDict):
@@ -359,6 +375,7 @@ class V3(TypedDict):
     reduction_full_ci: Interval
     constant_share_full: float | None
     constant_share_full_ci: Interval | None
+    by_chunk: FocusByChunk
     coverage: list[Coverage]
 
 
@@ -448,6 +465,12 @@ class Controls(TypedDict):
     rows: list[Control]
 
 
+class CrossingsByChunk(TypedDict):
+    """Intervals on the full tokens with each chunk as a unit."""
+
+    crossings_full_ci: ThresholdIntervals
+
+
 class V4(TypedDict):
     audit: list[Drift]
     cumulative: Annotated[list[Rung], Keep(minItems=1)]
@@ -461,6 +484,7 @@ class V4(TypedDict):
     crossings_full: Crossings
     crossings_2k_ci: ThresholdIntervals
     crossings_full_ci: ThresholdIntervals
+    by_chunk: CrossingsByChunk
     coverage: LadderCoverage
     elsewhere: OtherText | None
     cross_fit: CrossFit | None
