@@ -67,6 +67,10 @@ ANOTHER_MODEL = {
     "ja": "† 公表値は別のモデル（GPT-2 small）のもので、比較の目安として並べた。",
     "en": "† Published figures are another model's (GPT-2 small) and stand here for orientation only.",
 }
+QUICK_ALONE = {
+    "ja": "2Kは文書が少なすぎるので、その区間が表すのはこのチャンクの中での確かさだけである。",
+    "en": "The 2K holds too few documents: its intervals speak of those chunks alone.",
+}
 DIGIT = re.compile(r"[0-9０-９]")
 
 Trail = tuple[str | int, ...]
@@ -117,6 +121,13 @@ def say(ja: str, en: str, each: str | Rows | None = None, **values: Any) -> None
         else:
             text = "\n".join(fill(templates[lang], lang, values | {"row": row}) for row in rows_of(each))
         show({"text/markdown": text, "text/plain": plain_text(text)}, {"lang": lang})
+
+
+def quick_note(ja: str = "", en: str = "") -> dict[str, str]:
+    """A table's `note_ja` and `note_en`: what is given, and what intervals on too few documents of the 2K can't say."""
+    if at("setup.documents.resampled_quick.scope").value == "these_chunks":
+        ja, en = ja + QUICK_ALONE["ja"], f"{en} {QUICK_ALONE['en']}".strip()
+    return {"note_ja": ja, "note_en": en}
 
 
 def table(

@@ -34,6 +34,21 @@ def sentence(shown, ja, en=None, **values):
     return tuple(bundle["text/plain"] for bundle, _ in shown)
 
 
+def test_a_2k_interval_says_where_it_stands_that_it_speaks_of_its_chunks_alone(shown):
+    scope = prose.bound().results["setup"]["documents"]["resampled_quick"]
+    scope["scope"] = "other_text"
+    assert prose.quick_note("甲。", "One.") == {"note_ja": "甲。", "note_en": "One."}
+    scope["scope"] = "these_chunks"
+    note = prose.quick_note("甲。", "One.")
+    assert note["note_ja"].startswith("甲。2K") and note["note_en"].startswith("One. The 2K")
+    assert note["note_en"].endswith("chunks alone.")
+    prose.table(
+        "t", "表", "Table", columns=[("a", "甲", "A", "d ci")], rows=[{"a": 1, "a_ci": [0, 2]}], **prose.quick_note()
+    )
+    texts = [json.dumps(bundle, ensure_ascii=False) for bundle, _ in shown]
+    assert prose.QUICK_ALONE["ja"] in texts[0] and prose.QUICK_ALONE["en"] in texts[1]
+
+
 @pytest.mark.parametrize(
     ("mark", "ja", "en"),
     [
