@@ -1,9 +1,11 @@
 """The document as a book in one language, set by Typst."""
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from report.words import SUBTITLE, TITLE, word
 
 TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
 MANY_MARKS = 3000
-LINES_ON_ONE_PAGE = 34
+LINES_IN_TEXT = 12  # a longer table stands in the appendix
+EMS = 49  # of 9 pt, across a page
+NARROW = 9  # ems; a wider column shares what the narrow ones leave
 LONG_WORD = re.compile(r"\S{40}")
 
 Piece = Callable[[list[str]], str]  # Typst markup from all finished texts
@@ -37,6 +41,7 @@ def write(document: Document, lang: str) -> bytes:
 
     abstract: list[Piece] = []
     body: list[Piece] = []
+    appendix: list[Piece] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target = body
@@ -46,8 +51,12 @@ def write(document: Document, lang: str) -> bytes:
                 target = abstract if meta.name == "summary" else body
             for piece in pieces_of(document, cell, lang, later, folder):
                 target.append(piece)
+            for output in cell.get("outputs", []):
+                if output.metadata.report.lang == lang and is_long(output):
+                    appendix.append(table_piece(output, lang, later))
         texts = markdown.to_typst(groups)
-        pieces = {"abstract": joined(abstract, texts), "body": joined(body, texts)}
+        parts = {"abstract": abstract, "body": body, "appendix": appendix}
+        pieces = {name: joined(part, texts) for name, part in parts.items()}
         source = whole(document, lang, pieces)
         (folder / "book.typ").write_text(source, encoding="utf-8")
         (folder / "template.typ").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
@@ -73,7 +82,8 @@ def whole(document: Document, lang: str, pieces: Mapping[str, str]) -> str:
     keywords = ", ".join(map(quoted, citation.citation()["keywords"]))
     named = ", ".join(f"{key}: {quoted(value)}" for key, value in details.items()) + f", keywords: ({keywords},)"
     opening = f'#import "template.typ": *\n\n#show: report.with({named}, abstract: [\n{pieces["abstract"]}\n])'
-    return "\n\n".join([opening, pieces["body"], bibliography(lang), colophon(document, lang)])
+    appendix = f"#show: appendix.with({quoted(word('appendix', lang))})\n\n{pieces['appendix']}"
+    return "\n\n".join([opening, pieces["body"], bibliography(lang), colophon(document, lang), appendix])
 
 
 def joined(pieces: Iterable[Piece], texts: list[str]) -> str:
@@ -115,7 +125,7 @@ def output_pieces(
         number = later(plain_paragraphs(meta["caption"]))
         spec = output.data[VEGALITE_MIME]
         file = picture(spec, folder, f"{meta.name}-{lang}")
-        share = min(94, round(94 * spec.get("width", style.WIDTH) / style.WIDTH))
+        share = min(78, round(78 * spec.get("width", style.WIDTH) / style.WIDTH))
         yield (
             lambda texts: (
                 f"#figure(placement: auto, image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}),"
@@ -123,20 +133,28 @@ def output_pieces(
                 f" <fig-{meta.name}-{lang}>"
             )
         )
-    elif meta.kind == "table":
-        number = later(plain_paragraphs(meta["caption"]))
-        note = later(plain_paragraphs(meta["note"]))
-        content = output.data[TABLE_MIME]
-        lines = sum(1 + any(cell.get("interval") for cell in row) for row in content["rows"])
-        place = "auto" if lines <= LINES_ON_ONE_PAGE else "none"
-        yield (
-            lambda texts: (
-                f"#[#show figure: set block(breakable: {'false' if place == 'auto' else 'true'})\n"
-                f"#figure(kind: table, placement: {place}, {data_table(content, texts[note])},"
-                f" caption: [{texts[number]}])"
-                f" <tab-{meta.name}-{lang}>]"
-            )
-        )
+    elif meta.kind == "table" and not is_long(output):
+        yield table_piece(output, lang, later)
+
+
+def is_long(output: NotebookNode) -> bool:
+    """Whether an output is a table that breaks the text off for too long."""
+    if output.metadata.report.kind != "table":
+        return False
+    return Layout.of(output.data[TABLE_MIME]).lines > LINES_IN_TEXT
+
+
+def table_piece(output: NotebookNode, lang: str, later: Later) -> Piece:
+    """A short table floats, whole; a long one stands where it is, over as many pages as it takes."""
+    meta, content = output.metadata.report, output.data[TABLE_MIME]
+    number, note = later(plain_paragraphs(meta["caption"])), later(plain_paragraphs(meta["note"]))
+    long = is_long(output)
+    return lambda texts: (
+        f"#[#show figure: set block(breakable: {str(long).lower()})\n"
+        f"#figure(kind: table, placement: {'none' if long else 'auto'}, {data_table(content, texts[note])},"
+        f" caption: [{texts[number]}])"
+        f" <tab-{meta.name}-{lang}>]"
+    )
 
 
 def picture(spec: dict[str, Any], folder: Path, name: str) -> str:
@@ -148,21 +166,51 @@ def picture(spec: dict[str, Any], folder: Path, name: str) -> str:
     return f"{name}.svg"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a table is laid out: `tracks` of its columns, in Typst's words, `size` of its letters in points, `lines`."""
+
+    tracks: str
+    size: int
+    lines: int
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Layout":
+        columns, rows = content["columns"], content["rows"]
+        heads = [_width(column["text"]) / 2 for column in columns]
+        widths = [max([head, *(_cell_width(row[i]) / 2 for row in rows)]) for i, head in enumerate(heads)]
+        wide = [i for i, width in enumerate(widths) if width > NARROW]
+        fits = next((size for size in (9, 8, 7) if sum(widths) <= EMS * 9 / size), None)
+        if fits or not wide:
+            tracks = ", ".join("auto" for _ in columns)
+            return cls(tracks, fits or 7, sum(1 + has_interval(row) for row in rows))
+        size = 9 if len(columns) <= 6 else 8
+        # by the root of a column's mean, so that the longest does not starve the others
+        roots = {i: math.sqrt(sum(_cell_width(row[i]) for row in rows) / max(1, len(rows))) for i in wide}
+        left = EMS * 9 / size - sum(width for i, width in enumerate(widths) if i not in wide)
+        shares = {i: left * root / sum(roots.values()) for i, root in roots.items()}
+        tracks = ", ".join(f"{roots[i]:.1f}fr" if i in wide else "auto" for i in range(len(columns)))
+        return cls(tracks, size, sum(max(_lines(row[i], shares[i]) for i in wide) for row in rows))
+
+
+def has_interval(row: Iterable[Mapping[str, Any]]) -> bool:
+    return any(cell.get("interval") for cell in row)
+
+
+def _lines(cell: Mapping[str, Any], ems: float) -> int:
+    return max(1, math.ceil(_cell_width(cell) / 2 / max(ems, 1)))
+
+
 def data_table(content: Mapping[str, Any], note: str) -> str:
     """A call of the template's `data-table`."""
-    columns = content["columns"]
-    widest = [
-        max([_width(column["text"]) / 2] + [_cell_width(row[i]) for row in content["rows"]])
-        for i, column in enumerate(columns)
-    ]
-    long = [i for i, width in enumerate(widest) if width > 34]
-    size = 9 if sum(widest) < 70 or long else 8 if sum(widest) < 84 else 7
-    tracks = ", ".join("1fr" if i in long else "auto" for i in range(len(columns)))
+    columns, layout = content["columns"], Layout.of(content)
     cells = ", ".join(cell_markup(cell) for row in content["rows"] for cell in row)
     header = ", ".join(quoted(column["text"]) for column in columns)
     kinds = f"numeric: ({_indices(columns, 'numeric')}), ghost: ({_indices(columns, 'ghost')})"
     below = f"note: [{note}], " if note else ""
-    return f"data-table(columns: ({tracks},), {kinds}, size: {size}pt, header: ({header},), {below}{cells})"
+    return (
+        f"data-table(columns: ({layout.tracks},), {kinds}, size: {layout.size}pt, header: ({header},), {below}{cells})"
+    )
 
 
 def cell_markup(cell: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ WORDS = {
     "contents": ("目次", "Contents"),
     "files": ("ファイル", "Files"),
     "references": ("参考文献", "References"),
+    "appendix": ("付録: 表", "Appendix: tables"),
     "provenance": ("この報告の来歴", "How this report was made"),
     "figure": ("図", "Figure"),
     "table": ("表", "Table"),

@@ -374,6 +374,18 @@ def test_books_have_links_contents_and_no_build_time(built):
         assert not re.search(rb"/CreationDate \(D:20[2-9]", content)
 
 
+def test_a_table_of_long_words_counts_its_lines():
+    """Rows that wrap fill a page as many rows do: such a table stands in the appendix, over several pages."""
+    columns = [{"text": name, "numeric": False, "ghost": False} for name in ("claim", "evidence")]
+    short = {"columns": columns, "rows": [[{"text": "V1"}, {"text": "0.1", "interval": "[0, 1]"}] for _ in range(6)]}
+    assert book.Layout.of(short) == book.Layout("auto, auto", 9, 12)
+    words = [[{"text": "この主張は成り立つ。" * 3}, {"text": "evidence " * 60}] for _ in range(6)]
+    long = book.Layout.of({"columns": columns, "rows": words})
+    assert long.lines >= 6 * 60 * 9 / 2 / book.EMS
+    assert long.lines > book.LINES_IN_TEXT
+    assert all(track.endswith("fr") for track in long.tracks.split(", "))
+
+
 @pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_no_page_of_the_book_has_a_hole(built, tmp_path, lang):
