@@ -11,7 +11,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab verify diff bench bench-kernels profile embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -51,6 +51,9 @@ bench: $(READY) ## the engine against the published method, side by side; build/
 
 bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; build/bench/kernels.json
 	@$(PY) -m lib.timing.kernel_bench --out build/bench/kernels.json
+
+gpu-session: ## on a machine with a CUDA GPU and its own PyTorch: checks, tuning, bench, GPT-2's shape, training
+	@$(PYTHON) -m lib.timing.gpu_session
 
 embedded-model: $(READY) ## train the embedded model again (about an hour on 2 cores)
 	@$(PY) -m lib.pipeline train $(PARAMS)

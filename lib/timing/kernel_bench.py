@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -418,9 +418,15 @@ def printed(row: Mapping[str, Any]) -> str:
 
 
 def run(
-    device: str, budget: float = 3.0, save: Callable[[dict[str, Any]], None] = lambda result: None
+    device: str,
+    budget: float = 3.0,
+    save: Callable[[dict[str, Any]], None] = lambda result: None,
+    chosen: Iterable[tuple] | None = None,
 ) -> dict[str, Any]:
-    """Every row that `device` can measure, with the machine it was measured on; `save` gets them after every row."""
+    """The `chosen` rows, by default all `jobs` of `device`, with the machine that they were measured on.
+
+    `save` gets them after every row.
+    """
     bench = KernelBench(device, budget)
     measured_on = {"date": datetime.now(UTC).isoformat(timespec="seconds")} | machine.described(device)
 
@@ -428,7 +434,7 @@ def run(
         kept = {"rates": bench.rates, "rows": bench.rows, "skipped": bench.skipped, "failed": bench.failed}
         return measured_on | kept
 
-    for method, name, *arguments in jobs(device):
+    for method, name, *arguments in chosen or jobs(device):
         bench.attempt(getattr(bench, method), name, *arguments)
         save(result())
     return result()
