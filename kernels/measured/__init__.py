@@ -1,7 +1,8 @@
 """Timings from other machines, kept as dated files: one JSON of `lib.timing.kernel_bench` each, with its provenance.
 
 A file is what `make gpu-session` wrote as `<device>-<date>.json`, its other steps under `session`, or the bench alone
-with `--provenance WORDS --out FILE`; the words say who ran it, and from which commit. Nothing here is typed by hand or estimated. Notebook K shows what it finds.
+with `--provenance WORDS --out FILE`; the words say who ran it, and from which commit. Nothing here is typed by hand or
+estimated. Notebook K shows what it finds.
 """
 
 import json
