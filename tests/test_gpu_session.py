@@ -53,6 +53,8 @@ def session(tmp_path, monkeypatch, script, steps=("tuning", "bench"), limit=60.0
     popen = subprocess.Popen
 
     def instead(command, **settings):
+        if "--step" not in command:
+            return popen(command, **settings)
         name = command[command.index("--step") + 1]
         return popen([sys.executable, "-c", script, name, str(tmp_path / f"{name}.json")], **settings)
 
