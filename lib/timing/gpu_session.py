@@ -69,7 +69,7 @@ def correctness(save: Save, device: str, tiny: bool) -> None:
     save(found)
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if sanitizer and device == "cuda" else ():
-        command = [sanitizer, "--tool", tool, *case_command(device, "--only", *SANITIZED)]
+        command = [str(sanitizer), "--tool", tool, *case_command(device, "--only", *SANITIZED)]
         try:
             done = subprocess.run(command, env=for_cases(), capture_output=True, text=True, timeout=40)
             found["sanitizer"][tool] = next((x for x in reversed(done.stdout.splitlines()) if "=====" in x), "")
@@ -189,7 +189,8 @@ def end_to_end(save: Save, device: str, tiny: bool) -> None:
             keep(of("decoding", dtype, count, spread["ms"] / 1e3, n_steps) | {"graph": graph, "spread": spread})
 
     for dtype in ("bfloat16", "float32"):
-        model = whole.copy(dtype).to(device)
+        copied: Any = whole.copy(dtype)  # transformers' decorator hides what `to` takes
+        model = copied.to(device)
         for part in (prefill, climb, decode):
             try:
                 if device == "cuda":
@@ -246,7 +247,8 @@ def training(save: Save, device: str, tiny: bool) -> None:
         losses.append(float(loss.detach()))
 
     for count in (0, 70):
-        model = whole.copy("float32").to(device).requires_grad_(True)
+        copied: Any = whole.copy("float32")  # transformers' decorator hides what `to` takes
+        model = copied.to(device).requires_grad_(True)
         optimizers = recovery.optimizers(model, recovery.Case("all", count, 0), schedule)
         ids = torch.as_tensor(whole.tokens(4).ravel(), dtype=torch.long)
         windows, losses = recovery.draw(ids, schedule, 0, 0).to(device), list[float]()
