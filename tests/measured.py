@@ -343,12 +343,12 @@ def _questions(scores):
         ]  # fmt: skip
         return {"arm": "all", "n_heads": n_heads, "seed": 1, "name": f"all-{n_heads}-seed1", "points": points}
 
-    rows = recovered.table([case(0, [0.0, 0.0]), case(2, [0.5, 0.4]), case(8, [1.0, 0.4])], SEED, DRAWS)
+    rows = recovered.table([case(0, [0.0, 0.0]), case(2, [0.5, 0.4]), case(8, [1.0, 0.4])], None, SEED, DRAWS)
     r4 = {"tokens": 64, "other": "drawn", "rows": rows, "kept": None, "kept_rows": []}
-    ordered = {name: orders.at_random(heads, 2, i) for i, name in enumerate(orders.ORDERS)}
+    ordered = {name: orders.at_random(heads, 2, i) for i, name in enumerate((*orders.ORDERS, "ranking", "kl_2k"))}
     plans = [Plan.of("relu", order[:n]) for own in ordered.values() for order in own for n in LADDER]
     climbed = orders.climbed(ordered, LADDER, {plan: scores.score(plan) for plan in plans}, resampler)
-    s1 = {"select": [0, 1], "climb": [2], "order_tokens": 32, "ns": LADDER, "rows": climbed}
+    s1 = {"select": [0, 1], "climb": [2], "order_tokens": 32, "ns": LADDER, "scope": "other_text", "rows": climbed}
     nlls = [scores.score(Plan.of("relu", heads[:n])) for n in LADDER]
     kl = np.abs(rng.normal(0.1, 0.05, nlls[0].shape))
     copied = beyond.copied([probe(1.0 - 0.1 * i) for i in range(len(LADDER))], SEED, DRAWS)

@@ -628,7 +628,7 @@ def question_charts():
     ]
     points = [{"tokens": n, "share": share, "share_ci": _interval(share)} for n, share in ((0, 0.0), (4096, 0.4))]
     arms = [{"arm": arm, "n_heads": n, "points": points} for arm in ("all", "transfer", "low_rank") for n in (30, 132)]
-    names = ("abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy", "ranking", "random")
+    names = ("abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy", "kl_2k", "ranking", "random")
     ladders = [[1.0, 1.1 + 0.02 * i, 5.0 + i] for i in range(len(names))]
     s1 = {
         "ns": [0, 30, 132],

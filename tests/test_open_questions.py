@@ -20,6 +20,7 @@ from lib.errors import InputError
 from lib.model import corpus
 from lib.results import dated, io, profiles
 from lib.store import Store
+from lib.training import recovery
 from report import prose, verdicts
 
 HEADS = [(layer, head) for layer in (1, 2) for head in range(4)]
@@ -105,6 +106,28 @@ def test_seeds_that_differ_widen_the_interval():
     assert three["share_ci"][1] - three["share_ci"][0] > 0.1 > one["share_ci"][1] - one["share_ci"][0]
 
 
+def test_chunks_of_one_document_are_one_observation():
+    """Excess that differs by document: the interval is Student's over documents, whatever the number of chunks."""
+    left = np.array([0.5, 0.3, 0.6, 0.45, 0.4, 0.55])
+    own, control = points([1.0, 0.0]), points([0.0, 0.0])
+    own[1]["nll"] = (np.array(control[1]["nll"]) + np.repeat(left, 2)).tolist()
+    own[1]["nll_other"] = own[1]["nll"]
+    documents = {"heldout": np.repeat(np.arange(6), 2).tolist()}
+    found = recovered.summary([own], [control], documents, draws=40_000)
+    reach = 2.5706 * left.std(ddof=1) / math.sqrt(6)
+    assert found["share"] == pytest.approx(1 - left.mean())
+    assert found["share_ci"] == pytest.approx([1 - left.mean() - reach, 1 - left.mean() + reach], abs=0.1 * reach)
+    alone = recovered.summary([own], [control], None, draws=40_000)
+    assert np.ptp(alone["share_ci"]) < 0.9 * np.ptp(found["share_ci"])
+    assert found["other_share_ci"] == alone["other_share_ci"]
+
+
+def test_a_chunk_belongs_to_the_document_of_most_of_its_tokens():
+    documents = np.repeat([0, 1, 2], [6, 11, 7])
+    texts = recovery.Texts.of((np.arange(24), documents), (np.arange(24), documents * 2), 8, 3, 2, 4)
+    assert texts.documents == {"heldout": [0, 1, 2], "other": [0, 2, 4]}
+
+
 def test_the_table_pairs_every_arm_with_its_control():
     def case(arm, n_heads, excess):
         return {"arm": arm, "n_heads": n_heads, "seed": 1, "name": f"{arm}-{n_heads}-seed1", "points": points(excess)}
@@ -177,6 +200,12 @@ def test_every_order_names_every_head_once_and_the_first_is_the_most_harmless(tm
     kl = {head: single[Plan.of("relu", [head])].kl.mean(dtype=float) for head in HEADS}
     assert found["kl"] == sorted(HEADS, key=kl.get)
     assert found["greedy"][:2] == found["kl"][:2]
+    assert orders.by_kl(engine, HEADS) == found["kl"]
+
+
+def test_every_second_rung_keeps_the_last():
+    assert orders.spaced([0, 10, 20, 30, 132]) == [0, 20, 132]
+    assert orders.spaced([0, 10, 20, 132]) == [0, 20, 132]
 
 
 def drawn_scores(costs, ns, order, n_chunks=20, n_ctx=17):
@@ -198,6 +227,8 @@ def test_the_better_order_has_the_smaller_area():
     assert by["kl"]["crossings"]["1.1"] > by["abs_delta"]["crossings"]["1.1"]
     assert by["abs_delta"]["difference"] is None
     assert questions.asked("S1", {"rows": rows})[0]["verdict"] == "holds"
+    more = orders.climbed({"abs_delta": [bad], "ranking": [good], "kl_2k": [good]}, ns, scores, Resampler(20, 17))
+    assert more[2]["difference"] == 0 > more[1]["difference"]
     unsure = [by["abs_delta"], by["kl"] | {"difference_ci": [-0.1, 0.1]}]
     assert questions.asked("S1", {"rows": unsure})[0]["verdict"] == "open"
 

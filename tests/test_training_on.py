@@ -107,7 +107,8 @@ def case_of(arm, n_heads, folder, seed=1, die_at=None):
     """The tiny grid's row; with `die_at` the process kills itself where that many tokens have been seen."""
     base = tiny_models.gpt2()
     store = Store(folder / "store", 2**20)
-    texts = recovery.Texts.of(IDS, IDS[::-1].copy(), 16, 16, 4, 8)
+    documents = np.arange(len(IDS)) // 100
+    texts = recovery.Texts.of((IDS, documents), (IDS[::-1].copy(), documents), 16, 16, 4, 8)
     ranking = recovery.ranking_of(base, corpus.chunk(IDS, 16, 4), store, "tiny")
 
     def report(name, tokens, ppl):

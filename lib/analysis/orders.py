@@ -19,6 +19,7 @@ from lib.engine.scoring import Evaluator
 Head = tuple[int, int]
 ORDERS = ("abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy")
 ROUNDS = 4
+REFERENCE, ON_THE_2K = "abs_delta", {"kl_2k": "ranking"}  # |ΔPPL| on the tokens that an order was chosen on
 
 
 def chosen(engine: Evaluator, model: PreTrainedModel, heads: Sequence[Head]) -> dict[str, list[Head]]:
@@ -50,6 +51,13 @@ def chosen(engine: Evaluator, model: PreTrainedModel, heads: Sequence[Head]) -> 
         "restore": _ordered(heads, lambda head: freed[head]),
         "greedy": _greedy(engine, heads, kl),
     }
+
+
+def by_kl(engine: Evaluator, heads: Sequence[Head]) -> list[Head]:
+    """By the KL to the untouched model of each head alone on ReLU, over all of the engine's tokens."""
+    singles = {head: Plan.of("relu", [head]) for head in heads}
+    found = stacked(engine, list(singles.values()))
+    return _ordered(heads, lambda head: _mean(found[singles[head]].kl))
 
 
 def _greedy(engine: Evaluator, heads: Sequence[Head], alone: dict[Head, float]) -> list[Head]:
@@ -85,13 +93,13 @@ def climbed(
     ns: Sequence[int],
     scores: Mapping[Plan, np.ndarray],
     resampler: Resampler,
-    reference: str = "abs_delta",
 ) -> list[dict[str, Any]]:
     """What each order is worth: `orders` maps its name to the heads by each window that chose them (or each draw).
 
     area: mean log PPL ratio along the whole ladder, trapezoids between the rungs `ns`, averaged over windows;
-    crossings: heads within each limit, likewise. Differences to `reference` are paired over text; their intervals are
-    widened for as many comparisons as there are (Bonferroni). `ladder`: the mean ratio at each rung.
+    crossings: heads within each limit, likewise. Differences are to |ΔPPL|'s order, chosen on the same
+    windows (`kl_2k`'s to the report's own, `ranking`), and paired over text; their intervals are widened for as many
+    comparisons as there are (Bonferroni). `ladder`: the mean ratio at each rung.
     """
     figures = {name: [_figures(order, ns, scores, resampler) for order in own] for name, own in orders.items()}
     areas = {name: [np.mean([f[i] for f in own], axis=0) for i in (0, 1)] for name, own in figures.items()}
@@ -113,9 +121,10 @@ def climbed(
             "difference": None,
             "difference_ci": None,
         }
-        if name != reference:
-            row["difference"] = float(value - areas[reference][0])
-            row["difference_ci"] = interval(drawn - areas[reference][1], level)
+        if name != REFERENCE:
+            least, least_drawn = areas[ON_THE_2K.get(name, REFERENCE)]
+            row["difference"] = float(value - least)
+            row["difference_ci"] = interval(drawn - least_drawn, level)
         rows.append(row)
     return rows
 
@@ -141,6 +150,11 @@ def _crossings_ci(ns: Sequence[int], log_draws: Sequence[Any]) -> dict[str, Any]
         drawn = [head_effects.crossing_draws(ns, np.exp(own), limit) for own in log_draws]
         found[str(limit)] = interval(np.mean(drawn, axis=0))
     return found
+
+
+def spaced(ladder: Sequence[int]) -> list[int]:
+    """Every second rung of a ladder, its ends among them."""
+    return sorted({*ladder[::2], ladder[-1]})
 
 
 def windows(documents: np.ndarray, n_windows: int, n_climb: int, used: int = 0) -> tuple[list[int], list[int]]:

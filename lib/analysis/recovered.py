@@ -7,20 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from lib.analysis.bootstrap import DRAWS, interval
+from lib.analysis.bootstrap import DRAWS, Units, interval
 from lib.errors import InputError
 
 LEVELS = {"half": 0.5, "nine_tenths": 0.9}
 
 
 def summary(
-    cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], seed: int = 0, draws: int = DRAWS
+    cases: Sequence[Sequence[Mapping]],
+    controls: Sequence[Sequence[Mapping]],
+    documents: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> dict:
     """Figures of one arm and one number of heads, from its points and its control's, one list of points a seed.
 
     A point is `{tokens, nll}`, nll being one mean for each chunk of held-out text. The excess at a mark is the log PPL
     over the control's at the same mark; the share recovered is what has gone of the excess at 0 tokens. Intervals
-    resample chunks and, where there are several, seeds, the same on both sides. `half` and `nine_tenths` are the tokens
+    resample documents and, where there are several, seeds, the same on both sides; `documents` are those of the chunks,
+    `{heldout, other}`, without which every chunk is taken for one of its own. `half` and `nine_tenths` are the tokens
     to these shares, read between the marks, None where they are not reached. Where the replacement costs nothing before
     training, there is nothing to recover, and shares are None.
     """
@@ -28,7 +33,8 @@ def summary(
     if any([point["tokens"] for point in points] != tokens for points in (*cases, *controls)):
         raise InputError("recovery: the cases and their controls were not measured at the same marks")
     own, control = (np.array([[point["nll"] for point in points] for points in side]) for side in (cases, controls))
-    pick = _Resamples(len(cases), own.shape[-1], seed, draws)
+    known = documents or {}
+    pick = _Resamples(len(cases), own.shape[-1], seed, draws, known.get("heldout"))
     excess, excess_draws = pick.both(own - control)
     costs = excess[0] > 0
     shares = 1 - excess / excess[0]
@@ -54,7 +60,7 @@ def summary(
         ends = [reached_at(tokens, column, level) for column in shares_draws.T]
         found[name] = reached_at(tokens, shares, level) if costs else None
         found[f"{name}_ci"] = interval(np.array([np.inf if end is None else end for end in ends])) if costs else None
-    return found | _controls(cases, controls, pick)
+    return found | _controls(cases, controls, pick, _other_share(cases, controls, seed, draws, known.get("other")))
 
 
 def reached_at(tokens: Sequence[int], shares: Sequence[float], level: float) -> float | None:
@@ -66,28 +72,41 @@ def reached_at(tokens: Sequence[int], shares: Sequence[float], level: float) -> 
     return None
 
 
-class _Resamples:
-    """Chunks and seeds drawn once: `both(values)` is the mean over them and its draws."""
+def _moves(units: Units, seed: int, draws: int) -> np.ndarray:
+    """By how much each item's weight differs from 1, [draws, n items]; a single unit does not move."""
+    if len(units.sizes) < 2:
+        return np.zeros((draws, len(units.of_token)))
+    return units.weights(seed, draws)[:, units.of_token] - 1
 
-    def __init__(self, n_seeds: int, n_chunks: int, seed: int, draws: int) -> None:
-        rng = np.random.default_rng([seed, n_seeds, n_chunks])
-        self.seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws) / n_seeds
-        self.chunks = rng.multinomial(n_chunks, np.full(n_chunks, 1 / n_chunks), size=draws) / n_chunks
+
+class _Resamples:
+    """Documents and seeds drawn once, as `Units` does: `both(values)` is the mean over them and its draws."""
+
+    def __init__(
+        self, n_seeds: int, n_chunks: int, seed: int, draws: int, documents: Sequence[int] | None = None
+    ) -> None:
+        of_chunk = np.arange(n_chunks) if documents is None else np.asarray(documents)
+        units = Units.choose(n_chunks, 1, of_chunk)
+        self.chunks = _moves(units, seed, draws)
+        self.seeds = _moves(Units("document", np.arange(n_seeds)), seed + 1, draws)
 
     def both(self, values: np.ndarray) -> tuple[Any, Any]:
-        """values [n_seeds, ..., n_chunks] -> (mean [...], draws [..., draws])."""
-        drawn = np.einsum("ds,s...c,dc->...d", self.seeds, values, self.chunks, optimize=True)
-        return values.mean((0, -1)), drawn
+        """values [n_seeds, ..., n_chunks] -> (mean [...], draws [..., draws]), linear in seeds and in documents."""
+        mean = values.mean((0, -1))
+        of_seeds = values.mean(-1) - mean
+        of_chunks = values.mean(0) - mean[..., None]
+        moved = np.einsum("ds,s...->...d", self.seeds, of_seeds) / len(values)
+        moved += np.einsum("dc,...c->...d", self.chunks, of_chunks) / values.shape[-1]
+        return mean, mean[..., None] + moved
 
 
 def _controls(
-    cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], pick: _Resamples
+    cases: Sequence[Sequence[Mapping]], controls: Sequence[Sequence[Mapping]], pick: _Resamples, found: dict[str, Any]
 ) -> dict[str, Any]:
     """What the first and the last mark say beside held-out PPL: the heads zeroed, another domain, copying.
 
     `zeroed_before`, `zeroed_after`: PPL ratio when the linearized heads are zeroed. 1 means that nothing rests on them.
     """
-    found: dict[str, Any] = {}
     for name, at in (("before", 0), ("after", -1)):
         ends = [points[at] for points in cases]
         own = np.array([np.subtract(end["nll_zeroed"], end["nll"]) for end in ends])
@@ -95,19 +114,33 @@ def _controls(
         found |= {f"zeroed_{name}": float(np.exp(value)), f"zeroed_{name}_ci": interval(np.exp(drawn))}
         for side, points in (("", cases), ("control_", controls)):
             gain = np.array([row[at]["copying"]["gain"] for row in points])
-            own_pick = _Resamples(len(gain), gain.shape[1], 0, len(pick.seeds))
+            own_pick = _Resamples(*gain.shape, 0, len(pick.seeds))
             value, drawn = own_pick.both(gain)
             found |= {f"{side}copying_{name}": float(value), f"{side}copying_{name}_ci": interval(drawn)}
-    other = [np.array([[row[at]["nll_other"] for at in (0, -1)] for row in side]) for side in (cases, controls)]
-    excess, drawn = pick.both(other[0] - other[1])
-    if excess[0] > 0:
-        found |= {"other_share": float(1 - excess[1] / excess[0]), "other_share_ci": interval(1 - drawn[1] / drawn[0])}
-    else:
-        found |= {"other_share": None, "other_share_ci": None}
     return found
 
 
-def table(cases: Sequence[Mapping], seed: int = 0, draws: int = DRAWS) -> list[dict]:
+def _other_share(
+    cases: Sequence[Sequence[Mapping]],
+    controls: Sequence[Sequence[Mapping]],
+    seed: int,
+    draws: int,
+    documents: Sequence[int] | None,
+) -> dict[str, Any]:
+    """The share recovered on text of another domain, which has documents of its own."""
+    own, control = (np.array([[row[at]["nll_other"] for at in (0, -1)] for row in side]) for side in (cases, controls))
+    excess, drawn = _Resamples(len(own), own.shape[-1], seed, draws, documents).both(own - control)
+    if excess[0] <= 0:
+        return {"other_share": None, "other_share_ci": None}
+    return {"other_share": float(1 - excess[1] / excess[0]), "other_share_ci": interval(1 - drawn[1] / drawn[0])}
+
+
+def table(
+    cases: Sequence[Mapping],
+    documents: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[dict]:
     """A row for every arm and number of heads of a grid whose control is there as well, over the seeds of both."""
     by_name = {case["name"]: case for case in cases}
     groups: dict[tuple[str, int], list] = {}
@@ -117,6 +150,6 @@ def table(cases: Sequence[Mapping], seed: int = 0, draws: int = DRAWS) -> list[d
             groups.setdefault((case["arm"], case["n_heads"]), []).append((case["points"], control["points"]))
     rows = []
     for (arm, n_heads), pairs in groups.items():
-        found = summary([own for own, _ in pairs], [control for _, control in pairs], seed, draws)
+        found = summary([own for own, _ in pairs], [control for _, control in pairs], documents, seed, draws)
         rows.append({"arm": arm, "n_heads": n_heads} | found)
     return sorted(rows, key=lambda row: (row["n_heads"], row["arm"]))

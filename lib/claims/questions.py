@@ -89,7 +89,7 @@ def _recovers(data: Mapping[str, Any], limits: Limits) -> Finding:
 def _better_order(data: Mapping[str, Any], limits: Limits) -> Finding:
     """Whether any of the orders compared surely beats |ΔPPL|'s; their intervals allow for how many they are."""
     others = [row for row in data["rows"] if row["order"] not in ("abs_delta", "ranking", "random")]
-    best = min(others, key=lambda row: row["area"])
+    best = min(others, key=lambda row: row["difference_ci"][1])
     verdicts = [less(ends(row["difference_ci"]), (0.0, 0.0)) for row in others]
     verdict = HOLDS if HOLDS in verdicts else OPEN if OPEN in verdicts else FAILS
     return verdict, {"order": best["order"], **{key: best[key] for key in ("difference", "difference_ci")}}

@@ -1147,7 +1147,9 @@ class R4(TypedDict):
 class OrderWorth(TypedDict):
     """An order of the heads on text that it was not chosen on (`lib.analysis.orders`); lists go with `S1.ns`."""
 
-    order: Literal["abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy", "ranking", "random"]
+    order: Literal[
+        "abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy", "kl_2k", "ranking", "random"
+    ]
     n_windows: Count
     area: float
     area_ci: Interval
@@ -1164,6 +1166,7 @@ class S1(TypedDict):
     climb: list[Count]
     order_tokens: Count
     ns: list[Count]
+    scope: Literal["other_text", "these_chunks"]
     rows: Annotated[list[OrderWorth], Keep(minItems=1)]
     asked: list[Asked]
 

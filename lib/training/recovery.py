@@ -199,28 +199,43 @@ def weights_key(model: Any) -> str:
 
 @dataclass(frozen=True)
 class Texts:
-    """What is measured: chunks [n, n_ctx] of held-out text and of another domain, and sequences to be copied."""
+    """What is measured: chunks [n, n_ctx] of held-out text and of another domain, and sequences to be copied.
+
+    `documents` are those of the chunks, `{heldout, other}`, each the one of most of the chunk's tokens.
+    """
 
     heldout: np.ndarray
     other: np.ndarray
     twice: np.ndarray
+    documents: dict[str, list[int]]
 
     @classmethod
     def of(
         cls,
-        ids: np.ndarray,
-        other_ids: np.ndarray,
+        heldout: tuple[np.ndarray, np.ndarray],
+        other: tuple[np.ndarray, np.ndarray],
         n_ctx: int,
         n_chunks: int,
         n_sequences: int = 16,
         length: int = 32,
         seed: int = 0,
     ) -> "Texts":
+        """Of either text ids and each one's document, [N] both."""
+        (ids, own), (other_ids, others) = heldout, other
         return cls(
             corpus.spread(ids, n_ctx, n_chunks),
             corpus.spread(other_ids, n_ctx, n_chunks),
             copying.sequences(ids, n_sequences, length, seed),
+            {
+                "heldout": of_most(corpus.spread(own, n_ctx, n_chunks)),
+                "other": of_most(corpus.spread(others, n_ctx, n_chunks)),
+            },
         )
+
+
+def of_most(documents: np.ndarray) -> list[int]:
+    """The commonest value of each row of `documents` [n, n_ctx]."""
+    return [int(np.bincount(row).argmax()) for row in documents]
 
 
 def measure(model: Any, plan: Plan, texts: Texts, store: Store, everything: bool = False) -> dict[str, Any]:
@@ -275,7 +290,9 @@ def trained_case(
             report(case.name, tokens, float(np.exp(np.mean(row["nll"]))))
         return row
 
-    about = digest(weights_key(base), plan.key(), repr(schedule), np.asarray(ids), *vars(texts).values())
+    about = digest(
+        weights_key(base), plan.key(), repr(schedule), np.asarray(ids), texts.heldout, texts.other, texts.twice
+    )
     folder = Path(folder) / f"{case.name}-{about[:12]}"  # nothing goes on from another case's checkpoint
     _, points = train(case, plan, base, ids, schedule, folder, measured, backend)
     return asdict(case) | {"name": case.name, "points": points}
@@ -293,8 +310,8 @@ def grid(n_rankable: int) -> list[Case]:
 def small_grid(
     model: Any,
     train_ids: np.ndarray,
-    heldout_ids: np.ndarray,
-    other_ids: np.ndarray,
+    heldout: tuple[np.ndarray, np.ndarray],
+    other: tuple[np.ndarray, np.ndarray],
     ranking: Sequence[tuple[int, int]],
     tokens: int,
     n_ctx: int,
@@ -302,20 +319,23 @@ def small_grid(
     store: Store,
     n_chunks: int = 32,
     seed: int = 1,
-) -> list[dict[str, Any]]:
-    """Cases of a few tokens: all ranked heads, a third of them or fewer, and the control; what a report can afford."""
+) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
+    """`(cases, documents of the chunks)`: a few tokens, all ranked heads, a third of them or fewer, and the control."""
     context = min(Schedule.context, n_ctx)
     marks = (0, *(tokens // share for share in (4, 2, 1)))
     schedule = Schedule(marks, context, max(context, min(Schedule.batch_tokens, tokens // 4) // context * context))
-    texts = Texts.of(heldout_ids, other_ids, context, min(n_chunks, len(heldout_ids) // context), seed=seed)
+    most = min(len(ids) // context for ids, _ in (heldout, other))
+    texts = Texts.of(heldout, other, context, min(n_chunks, most), seed=seed)
     cases = [Case("all", n, seed) for n in (0, max(1, len(ranking) * 30 // 132), len(ranking))]
-    return [trained_case(case, ranking, model, train_ids, schedule, texts, folder, store) for case in cases]
+    rows = [trained_case(case, ranking, model, train_ids, schedule, texts, folder, store) for case in cases]
+    return rows, texts.documents
 
 
 def texts_of(
-    dataset: str, config: str, tokenizer: Any, stream: np.ndarray, most: int = 1_000_000
-) -> tuple[np.ndarray, np.ndarray]:
-    """`(training ids, held-out ids)`: the dataset's own training split, up to `most` characters of it, and `stream`.
+    dataset: str, config: str, tokenizer: Any, stream: np.ndarray, documents: np.ndarray, most: int = 1_000_000
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """`(training ids, (held-out ids, each one's document))`: the dataset's own training split, up to `most` characters
+    of it, and `stream` with its `documents`, [N] both.
 
     A dataset without one lends the second half of `stream`, the first half of which is then held out.
     """
@@ -323,11 +343,11 @@ def texts_of(
         rows, _ = corpus.load_rows(dataset, config, "train")
     except InputError:
         half = len(stream) // 2
-        return stream[half:], stream[:half]
+        return stream[half:], (stream[:half], documents[:half])
     n, length = 0, 0
     while n < len(rows) and length < most:
         n, length = n + 1, length + len(rows[n]["text"])
-    return corpus.encode(rows.select(range(n)), tokenizer), stream
+    return corpus.encode(rows.select(range(n)), tokenizer), (stream, documents)
 
 
 def run(
@@ -335,13 +355,17 @@ def run(
 ) -> dict[str, Any]:
     """Trains and measures every case that `out` does not have yet; `out` is whole after each of them."""
     tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL)
-    ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
-    other = corpus.encode(corpus.other_domain()[0], tokenizer)
-    texts = Texts.of(ids["heldout"], other, schedule.context, n_chunks)
+    of_tokens = {
+        split: corpus.encode_documents(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")
+    }
+    ids = {split: own for split, (own, _, _) in of_tokens.items()}
+    other_ids, other_documents, _ = corpus.encode_documents(corpus.other_domain()[0], tokenizer)
+    texts = Texts.of(of_tokens["heldout"][:2], (other_ids, other_documents), schedule.context, n_chunks)
     store, key = open_store(), loading.fingerprint(MODEL)
     ranking = ranking_of(base, corpus.chunk(ids["heldout"], base.config.n_positions, 2), store, key)
     text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": corpus.OTHER_PACKAGE}
     text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
+    text |= {"documents": texts.documents}
     new = dated.new("recovery", "make recovery", words) | {"model": key, "text": text, "recipe": asdict(schedule)}
     record = dated.resume(out, new | {"n_rankable": len(ranking), "cases": []}, "recipe")
     done = {row["name"] for row in record["cases"]}

@@ -119,8 +119,6 @@ JAPANESE = {
     "greedy": "貪欲",
     "KL": "KL",
     "one backward pass": "一回の逆伝播",
-    "restore one": "一つだけ戻す",
-    "harm when zeroed": "ゼロ置換での劣化",
     "random": "無作為",
     "same most likely token": "最も確からしいトークンの一致",
     "gain of copying kept": "残る写しの利得",
