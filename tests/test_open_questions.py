@@ -301,6 +301,12 @@ def test_docstrings_are_prose_and_an_unknown_package_is_one_line():
         corpus.docstrings("nosuchpackage")
 
 
+def test_a_packages_sources_are_text():
+    rows = corpus.package_dataset("jsonschema")
+    assert any("class ValidationError" in text for text in rows["text"])
+    assert all(path.suffix == ".py" and "tests" not in path.parts for path in corpus.package_files("jsonschema"))
+
+
 def test_spread_chunks_lie_evenly():
     assert corpus.spread(np.arange(100), 5, 4)[:, 0].tolist() == [0, 25, 50, 75]
     with pytest.raises(InputError):

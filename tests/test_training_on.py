@@ -178,12 +178,14 @@ def test_the_family_goes_on_and_keeps_one_recipe(tmp_path, monkeypatch):
     )
     scale = family.Scale(
         sizes=(((2, 3), 1), ((3, 2), 1)), tokens=16 * 32 * 3, context=16, batch_tokens=32, quick_chunks=2,
-        full_chunks=16, rungs=3,
+        full_chunks=16, rungs=3, packages=("jsonschema",),
     )  # fmt: skip
     out, said = tmp_path / "scale.json", []
     monkeypatch.setattr(family.pretraining, "train", counted(family.pretraining.train, said))
     record = family.run(scale, tmp_path / "work", out, report=lambda *line: None)
     assert [member["name"] for member in record["members"]] == ["2x3-seed1", "3x2-seed1"]
+    plain = corpus.encode(family.corpus.stdlib_dataset("train"), family.loading.load_tokenizer(family.TOKENIZER))
+    assert record["text"]["train_tokens"] > 10 * len(plain)
     for member in record["members"]:
         assert member["ladder"][0]["ratio"] == 1 and member["ladder"][-1]["n"] == member["n_rankable"]
         assert 0 <= member["shares"]["half"] <= 1

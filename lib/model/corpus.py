@@ -68,15 +68,11 @@ def docstrings(package: str, most: int | None = None) -> Dataset:
     One text a module that has any, in the order of the modules' names, until `most` characters are there: prose about
     code, another domain than code.
     """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"docstrings: no package {package!r} is installed; pass the name of one that is")
-    root, texts, length = Path(spec.submodule_search_locations[0]), [], 0
-    for path in sorted(root.rglob("*.py")):
+    texts: list[str] = []
+    length = 0
+    for path in package_files(package):
         if most is not None and length >= most:
             break
-        if SKIPPED_PACKAGES.intersection(path.relative_to(root).parts):
-            continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
         except SyntaxError:
@@ -87,6 +83,21 @@ def docstrings(package: str, most: int | None = None) -> Dataset:
             texts.append("\n\n".join(filter(None, found)))
             length += len(texts[-1])
     return Dataset.from_dict({"text": texts})
+
+
+def package_files(package: str) -> list[Path]:
+    """The modules of an installed package but its tests, in the order of their paths; nothing is imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"text: no package {package!r} is installed; pass the name of one that is")
+    root = Path(spec.submodule_search_locations[0])
+    return [p for p in sorted(root.rglob("*.py")) if not SKIPPED_PACKAGES.intersection(p.relative_to(root).parts)]
+
+
+def package_dataset(package: str) -> Dataset:
+    """The sources of an installed package as a `datasets.Dataset` (`text`), a row a module."""
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in package_files(package))
+    return Dataset.from_dict({"text": [text for text in texts if text.strip()]})
 
 
 OTHER_PACKAGE = "scipy"

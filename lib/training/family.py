@@ -10,12 +10,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lib.analysis import head_effects
 from lib.analysis import scale as scale_figures
@@ -49,7 +50,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Scale:
-    """What decides the figures, apart from the text: sizes `((n_layer, n_head), number of seeds)`, and tokens."""
+    """What decides the figures: sizes `((n_layer, n_head), number of seeds)`, tokens, and text.
+
+    The text is the standard library's training split, with the sources of these installed `packages`.
+    """
 
     sizes: tuple = (((3, 3), 3), ((4, 4), 3), ((6, 6), 1), ((10, 10), 1))
     tokens: int = 262_144
@@ -59,6 +63,7 @@ class Scale:
     quick_chunks: int = 4
     full_chunks: int = 32
     rungs: int = 12
+    packages: tuple = ()
 
     def members(self) -> list[Member]:
         """All members, the first seed of every size before the second of any."""
@@ -83,6 +88,16 @@ class Scale:
                 "n_positions": self.context,
             },
         )
+
+
+# On a GPU: up to 100 M parameters on more text than these could learn by heart.
+WHOLE = Scale(
+    sizes=(((3, 3), 3), ((4, 4), 3), ((6, 6), 3), ((10, 10), 3), ((12, 24), 3), ((14, 64), 1)),
+    tokens=104_857_600,
+    packages=("numpy", "scipy", "torch", "transformers"),
+    batch_tokens=16_384,
+    other_lr=3e-3,
+)
 
 
 def measure(
@@ -136,10 +151,14 @@ def parameters(model: Any) -> dict[str, int]:
     }
 
 
-def run(scale: Scale, folder: Path, out: Path, words: str = "", report: Callable = print) -> dict[str, Any]:
+def run(
+    scale: Scale, folder: Path, out: Path, words: str = "", report: Callable = print, device: str = "cpu"
+) -> dict[str, Any]:
     """Trains and measures every member that `out` does not have yet; `out` is whole after each of them."""
     tokenizer = loading.load_tokenizer(TOKENIZER)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
+    more = [corpus.encode(corpus.package_dataset(name), tokenizer) for name in scale.packages]
+    ids["train"] = np.concatenate([ids["train"], *more])
     tokens = corpus.spread(ids["heldout"], scale.context, scale.quick_chunks + scale.full_chunks)
     text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"])}
     text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
@@ -153,7 +172,7 @@ def run(scale: Scale, folder: Path, out: Path, words: str = "", report: Callable
         key = f"{json.dumps(asdict(recipe), sort_keys=True)} on {record['text']['train_fingerprint']}"
         place = folder / f"{member.name}-{digest(key)[:12]}"  # nothing goes on from another recipe's checkpoint
         model, curve = pretraining.train(
-            recipe, ids["train"], len(tokenizer), place, report=partial(report, member.name)
+            recipe, ids["train"], len(tokenizer), place, report=partial(report, member.name), device=device
         )
         row = asdict(member) | {"name": member.name, "n_embd": model.config.n_embd} | parameters(model)
         row |= {"loss": curve[-1][1]} | measure(model, tokens, scale, open_store(), key)
@@ -167,11 +186,14 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.training.family", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=build_root() / "scale" / "scale.json")
     parser.add_argument("--folder", type=Path, default=build_root() / "scale", help="checkpoints")
-    parser.add_argument("--tokens", type=int, default=Scale.tokens, help="tokens that every member is trained on")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scale = WHOLE if device == "cuda" else Scale()
+    parser.add_argument("--tokens", type=int, default=scale.tokens, help="tokens that every member is trained on")
     parser.add_argument("--provenance", default="", help="who measures, and on what: kept with the figures")
     args = parser.parse_args(words)
     try:
-        run(Scale(tokens=args.tokens), args.folder, args.out, args.provenance, lambda *line: print(*line, flush=True))
+        scale, report = replace(scale, tokens=args.tokens), partial(print, flush=True)
+        run(scale, args.folder, args.out, args.provenance, report, device)
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

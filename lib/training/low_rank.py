@@ -14,10 +14,10 @@ from lib.model.adapters import adapter
 class LowRank(nn.Module):
     """The update of one matrix of `shape` [n, m]: exactly 0 before the first step."""
 
-    def __init__(self, shape: Sequence[int], rank: int, generator: torch.Generator) -> None:
+    def __init__(self, shape: Sequence[int], rank: int, generator: torch.Generator, device: torch.device) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.randn(shape[0], rank, generator=generator) * shape[0] ** -0.5)
-        self.up = nn.Parameter(torch.zeros(rank, shape[1]))
+        self.down = nn.Parameter((torch.randn(shape[0], rank, generator=generator) * shape[0] ** -0.5).to(device))
+        self.up = nn.Parameter(torch.zeros(rank, shape[1], device=device))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return weight + self.down @ self.up
@@ -33,7 +33,7 @@ def attach(model: Any, rank: int, seed: int) -> list[nn.Parameter]:
         for module in list(arch.attention(layer).modules()):
             weight = getattr(module, "weight", None)
             if weight is not None and weight.ndim == 2:
-                update = LowRank(weight.shape, rank, generator)
+                update = LowRank(weight.shape, rank, generator, weight.device)
                 parametrize.register_parametrization(module, "weight", update)
                 trained += update.parameters()
     return trained

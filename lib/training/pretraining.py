@@ -97,7 +97,7 @@ def lr_factor(seen: int, total: int, batch: int, recipe: Recipe) -> float:
 
 def loss_of(model: Any, windows: torch.Tensor, positions: Any) -> torch.Tensor:
     """Mean next-token loss of `windows` [B, T + 1] at `positions` [B, T], logits in bfloat16."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(windows.device.type, dtype=torch.bfloat16):
         hidden = model.transformer(windows[:, :-1], position_ids=positions, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden).flatten(0, 1)
     return F.cross_entropy(logits, windows[:, 1:].flatten())
@@ -140,8 +140,9 @@ def train(
     folder: Path,
     checkpoint_steps: int = 100,
     report: Callable = print,
+    device: str = "cpu",
 ) -> tuple[GPT2LMHeadModel, list]:
-    """Trains on the id stream `ids` [N]; returns `(model, curve)`, curve rows being `[tokens seen, mean loss]`.
+    """Trains on the id stream `ids` [N] on `device`; returns `(model, curve)`, curve rows being `[tokens seen, mean loss]`.
 
     `report(seen, loss)` is called every 25 steps.
 
@@ -150,7 +151,8 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stream = torch.as_tensor(np.asarray(ids), dtype=torch.long)
-    model = new_model(recipe, vocab_size)
+    model: Any = new_model(recipe, vocab_size)
+    model.to(device)
     # the same function as gelu_new, in one kernel instead of eight
     blocks: Any = model.transformer.h
     for block in blocks:
@@ -166,10 +168,10 @@ def train(
             draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + seen)
             batch = recipe.batch_tokens // stage.context
             starts = torch.randint(len(stream) - stage.context - 1, (batch, 1), generator=draw)
-            windows = stream[starts + torch.arange(stage.context + 1)]
+            windows = stream[starts + torch.arange(stage.context + 1)].to(device)
             # short windows at random places, so that late positions learn too
             shift = torch.randint(n_ctx - stage.context + 1, (batch, 1), generator=draw)
-            loss = loss_of(model, windows, shift + torch.arange(stage.context))
+            loss = loss_of(model, windows, (shift + torch.arange(stage.context)).to(device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             factor = lr_factor(seen, recipe.total_tokens, recipe.batch_tokens, recipe)

@@ -37,6 +37,7 @@ from lib.training import low_rank, pretraining
 
 MODEL = ROOT / "models" / "embedded"
 IN_A_BLOCK = re.compile(r"\.(h|layers)\.\d+\.")
+WHOLE_TOKENS = 8_388_608  # of the grid on a GPU; on a CPU a case of so many would take days
 ARMS = ("all", "transfer", "low_rank")
 
 
@@ -351,10 +352,16 @@ def texts_of(
 
 
 def run(
-    schedule: Schedule, folder: Path, out: Path, words: str = "", n_chunks: int = 32, report: Callable = print
+    schedule: Schedule,
+    folder: Path,
+    out: Path,
+    words: str = "",
+    n_chunks: int = 32,
+    report: Callable = print,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Trains and measures every case that `out` does not have yet; `out` is whole after each of them."""
-    tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL)
+    tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL, device=device)
     of_tokens = {
         split: corpus.encode_documents(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")
     }
@@ -382,7 +389,9 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.training.recovery", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=build_root() / "recovery" / "recovery.json")
     parser.add_argument("--folder", type=Path, default=build_root() / "recovery", help="checkpoints")
-    parser.add_argument("--tokens", type=int, default=Schedule().total_tokens, help="tokens of every case")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokens = WHOLE_TOKENS if device == "cuda" else Schedule().total_tokens
+    parser.add_argument("--tokens", type=int, default=tokens, help=f"tokens of every case, by default {tokens} here")
     parser.add_argument("--provenance", default="", help="who measures, and on what: kept with the figures")
     args = parser.parse_args(words)
     try:
@@ -392,6 +401,7 @@ def main(words: list[str] | None = None) -> None:
             args.out,
             args.provenance,
             report=lambda *line: print(*line, flush=True),
+            device=device,
         )
     except InputError as error:
         sys.exit(f"error: {error}")
