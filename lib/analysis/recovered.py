@@ -114,7 +114,7 @@ def _controls(
         found |= {f"zeroed_{name}": float(np.exp(value)), f"zeroed_{name}_ci": interval(np.exp(drawn))}
         for side, points in (("", cases), ("control_", controls)):
             gain = np.array([row[at]["copying"]["gain"] for row in points])
-            own_pick = _Resamples(*gain.shape, 0, len(pick.seeds))
+            own_pick = _Resamples(len(gain), gain.shape[1], 0, len(pick.seeds))
             value, drawn = own_pick.both(gain)
             found |= {f"{side}copying_{name}": float(value), f"{side}copying_{name}_ci": interval(drawn)}
     return found
