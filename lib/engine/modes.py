@@ -176,7 +176,8 @@ def _folded_z(
         return dispatch.relu_attention(mode.featured(q), mode.featured(k), v, scale=scale, backend=backend)
     z = torch.empty_like(q)
     short = q.shape[2] * k.shape[2] <= SHORT
-    for b, heads in product(range(q.shape[0]), [slice(None)] if short else range(q.shape[1])):
+    at_once: list[slice] = [slice(None)] if short else [slice(head, head + 1) for head in range(q.shape[1])]
+    for b, heads in product(range(q.shape[0]), at_once):
         own_mask = None if mask is None else mask.expand(*q.shape[:2], -1, -1)[b, heads]
         z[b, heads] = _weighted(mode, q[b, heads], k[b, heads], v[b, heads], scale, own_mask)
     return z
