@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 # Handed on through the environment, so that no character in them is the shell's.
-export PROFILE NAME A B
+export PROFILE NAME A B FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -43,7 +43,19 @@ lab: $(READY) ## JupyterLab on the notebooks
 verify: $(READY) ## the scorecard: published figures against measured ones; fails on a miss
 	@$(PY) -m lib.claims.scorecard "$$PROFILE"
 
-diff: $(READY) ## compare two runs' numbers and claims: make diff A=embedded B=gpt2
+redraw: $(READY) ## draw text, figures and report again from the results that stand; measures nothing
+	@$(PY) -m lib.pipeline redraw --profile="$$PROFILE"
+
+pack: $(READY) ## results, figures, notebooks, report and scores in one checked file: build/packs/
+	@$(PY) -m lib.travel pack "$$PROFILE"
+
+unpack: $(READY) ## check a pack, put it under build/: make unpack FILE=build/packs/….zip
+	@$(PY) -m lib.travel unpack "$$FILE"
+
+why: $(READY) ## which input made two runs or packs differ, and what it moved: make why A=… B=…
+	@$(PY) -m lib.travel why $(if $(A),"$$A") $(if $(B),"$$B")
+
+diff: $(READY) ## compare two runs' or packs' numbers and claims: make diff A=embedded B=gpt2
 	@$(PY) -m lib.results.diff -- $(if $(A),"$$A") $(if $(B),"$$B")
 
 bench: $(READY) ## the engine against the published method, side by side; build/bench/engine.json

@@ -1,5 +1,6 @@
 """What a figure was measured on, said once: versions, system, processor, device. Without torch where none is asked."""
 
+import hashlib
 import os
 import platform
 from importlib import metadata
@@ -55,6 +56,11 @@ def instructions() -> str:
     except OSError:
         flags = ""
     return f"{platform.machine()} {processor()} {' '.join(sorted(flags.split()))}"
+
+
+def cpu() -> dict[str, str]:
+    """The processor's name, and a digest of the instructions that it knows: two that differ may round differently."""
+    return {"name": processor(), "instructions": hashlib.sha256(instructions().encode()).hexdigest()[:16]}
 
 
 def system() -> dict:

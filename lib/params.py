@@ -15,7 +15,7 @@ from lib.layout import ROOT
 PROFILES = ROOT / "params"
 BASE_PROFILE = "embedded"
 PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-TAKEN = ("store", "bench", "embedded-model", "scale", "recovery")  # what else lies under `build/`
+TAKEN = ("store", "bench", "embedded-model", "scale", "recovery", "packs")  # what else lies under `build/`
 HEAD = re.compile(r"L(\d+)H(\d+)")
 
 

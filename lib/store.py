@@ -8,10 +8,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from lib.layout import build_root
 LIMIT = 4 * 2**30
 LEFTOVER_AGE = 600  # seconds after which a temporary file has no writer any more
 KINDS = "fiu"
+KEY = re.compile(r"[0-9a-f]{40}")
 
 
 def digest(*parts: object) -> str:
@@ -42,13 +45,14 @@ def digest(*parts: object) -> str:
 class Store:
     """A folder of entries of at most `limit_bytes` in all; beyond that the ones unused for longest go.
 
-    Several processes may use one folder at once. When the disk is full or read-only, `put` says so once on stderr
-    and the run goes on without keeping.
+    `used` are the keys of what this object has given or kept. Several processes may use one folder at once. When the
+    disk is full or read-only, `put` says so once on stderr and the run goes on without keeping.
     """
 
     def __init__(self, folder: Path | str, limit_bytes: int = LIMIT) -> None:
         self.folder = Path(folder)
         self.limit_bytes = limit_bytes
+        self.used: set[str] = set()
         self._warned = False
         self._remove_leftovers()
         self._size = self.size_bytes()
@@ -66,13 +70,25 @@ class Store:
             print(f"store: damaged entry {path} ({error}): removed, it will be computed again", file=sys.stderr)
             path.unlink(missing_ok=True)
             return None
+        self.used.add(key)
         with contextlib.suppress(OSError):  # evicted meanwhile by another run, or a folder that may only be read
             os.utime(path)
         return array
 
     def put(self, key: str, array: ArrayLike) -> bool:
         """Keeps `array` (integers or floats) under `key`; returns whether it could."""
-        content = _encode(key, np.asarray(array))
+        return self._keep(key, _encode(key, np.asarray(array)))
+
+    def content(self, key: str) -> bytes | None:
+        """The entry kept under `key` as it lies on disk, to be sent; None where there is none or a damaged one."""
+        return None if self.get(key) is None else self._path(key).read_bytes()
+
+    def put_content(self, key: str, content: bytes) -> bool:
+        """Keeps an entry that `content` gave elsewhere. Raises `ValueError` where it is damaged or not this key's."""
+        check_content(key, content)
+        return self._keep(key, content)
+
+    def _keep(self, key: str, content: bytes) -> bool:
         path = self._path(key)
         try:
             _write_whole(path, content)
@@ -82,6 +98,7 @@ class Store:
                 print(f"store: cannot write to {self.folder} ({reason}): results are not kept", file=sys.stderr)
             self._warned = True
             return False
+        self.used.add(key)
         self._size += len(content)
         if self._size > self.limit_bytes:
             self._evict()
@@ -136,6 +153,15 @@ class Store:
                     path.unlink(missing_ok=True)
             except OSError:
                 continue
+
+
+def check_content(key: str, content: bytes) -> None:
+    """Raises `ValueError` where `content` is not a whole entry of this key."""
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key[:50]!r} is no key")
+    if np.dtype(json.loads(content.partition(b"\n")[0])["dtype"]).kind not in KINDS:
+        raise ValueError("neither integers nor floats")
+    _decode(key, content)
 
 
 def _encode(key: str, array: np.ndarray) -> bytes:
@@ -193,5 +219,10 @@ def _is_running(pid: str) -> bool:
 
 
 def open_store() -> Store:
-    """The store of scores and generations that all profiles share."""
-    return Store(build_root() / "store")
+    """The store of scores and generations that all profiles share: one object a process."""
+    return _opened(build_root() / "store")
+
+
+@cache
+def _opened(folder: Path) -> Store:
+    return Store(folder)

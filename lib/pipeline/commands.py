@@ -101,7 +101,8 @@ def run_notebooks(
             profile = Profile(profile_name, overrides)  # as another run may have left it meanwhile
             profile.remove_leftovers()
             measured = sum([measure(profile, nb, following, kernels) for nb, following in pairs(wanted)])
-            redraw(profile, wanted)
+            found = {nb: profile.todo(nb) for nb in wanted}
+            redraw(profile, {nb: now[1] for nb, now in found.items() if now and now[0] == "redraw"})
         if measured:
             print(f"store: {open_store()}", flush=True)
     return profile
@@ -130,9 +131,8 @@ def measure(profile: Profile, nb: Notebook, following: Notebook | None, kernels:
     return True
 
 
-def redraw(profile: Profile, wanted: Iterable[Notebook]) -> None:
-    """Has those notebooks drawn again whose results stand, a few at a time: none of them needs what another draws."""
-    todo = {nb: why for nb in wanted for task, why in [profile.todo(nb) or (None, None)] if task == "redraw"}
+def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
+    """Has notebooks drawn again whose results stand, a few at a time: none of them needs what another draws."""
     depends = {nb: {"drawing": profile.drawing(nb)} for nb in todo}
 
     def draw(nb: Notebook) -> list[Path]:
@@ -160,6 +160,20 @@ def report(profile_name: str, overrides: dict[str, Any] | None, dry: bool = Fals
             print("would assemble the report")
         else:
             assemble(profile)
+
+
+def redraw_report(profile_name: str) -> None:
+    """Draws and assembles from the results that stand, whatever they were measured with: needs no model."""
+    with locked(profile_name):
+        profile = Profile(profile_name)
+        if not profile.manifest["notebooks"]:
+            raise InputError(f"{profile_name}: no results to draw; make them with `make report PROFILE={profile_name}`")
+        profile.remove_leftovers()
+        redraw(profile, {nb: why for nb in discover().values() if (why := profile.undrawn(nb))})
+        if stale_report(profile):
+            assemble(profile)
+        else:
+            print(f"report: nothing to do: {os.path.relpath(profile.report_files()[0])}")
 
 
 def stale_report(profile: Profile) -> bool:
@@ -221,7 +235,7 @@ def train(overrides: dict[str, Any], name: str = TRAININGS[0]) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["report", "run", "dry-run", "list", "train"])
+    parser.add_argument("task", choices=["report", "run", "redraw", "dry-run", "list", "train"])
     parser.add_argument("names", nargs="*", help="notebooks (for run), or what to train")
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--as-before", action="store_true", help="with the parameters of the profile's last run")
@@ -237,6 +251,8 @@ def main(words: Sequence[str] | None = None) -> None:
             train(dict(args.given), *args.names)
         elif args.task == "run":
             run_notebooks(args.profile, args.names, overrides)
+        elif args.task == "redraw":
+            redraw_report(args.profile)
         else:
             report(args.profile, overrides, dry=args.task == "dry-run")
     except InputError as error:

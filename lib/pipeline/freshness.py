@@ -116,10 +116,19 @@ class Profile:
         why = changed(record["measuring"], self.measuring(nb))
         if why:
             return "measure", why
-        if altered:
-            return "redraw", f"{altered[0]} is missing or was altered"
-        why = changed(record["drawing"], self.drawing(nb))
+        why = self.undrawn(nb)
         return ("redraw", why) if why else None
+
+    def undrawn(self, nb: Notebook) -> str | None:
+        """Why the drawing cells have to run on the results that stand; None where they need not, or have none."""
+        record = self.manifest["notebooks"].get(nb.name, {})
+        standing = [self.executed(nb), *(self.section(name) for name in (nb.name, *nb.needs))]
+        if "drawing" not in record or not all(path.is_file() for path in standing):
+            return None
+        altered = [path for path, digest in record["files"].items() if drawn(path) and self.altered(path, digest)]
+        if altered:
+            return f"{altered[0]} is missing or was altered"
+        return changed(record["drawing"], self.drawing(nb))
 
     def altered(self, path: str, digest: str) -> bool:
         file = self.folder / path

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib.errors import InputError
-from lib.layout import ROOT, build_root
+from lib.files import replacing
+from lib.layout import ROOT, build_root, used_keys
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
 from lib.pipeline import children, sampling
@@ -190,6 +191,8 @@ class Measuring:
             "provenance": self.provenance(chosen),
         }
         self._write(io.section_path(self.data_folder, self.section), record, "section")
+        with replacing(used_keys(self.folder, self.section)) as partial:
+            partial.write_text("".join(f"{key}\n" for key in sorted(open_store().used)), encoding="utf-8")
 
     def combined_provenance(self, names: Iterable[str]) -> dict[str, Any]:
         """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""

@@ -1,7 +1,7 @@
 """Two runs side by side: what they measured, the figures with their intervals, and the claims.
 
-`python -m lib.results.diff A B`, two profiles or two folders `results/data`, lists what differs and has an interval or
-is a word; `--all` lists every figure.
+`python -m lib.results.diff A B`, two profiles, packs or folders `results/data`, lists what differs and has an interval
+or is a word; `--all` lists every figure.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
+from lib.archive import Archive
 from lib.errors import InputError
 from lib.layout import build_root
 from lib.params import is_profile_name, near
 from lib.results import io
+
+if TYPE_CHECKING:
+    from lib.results.sections import Results
 
 NAMING = (("condition",), ("protocol",), ("what",), ("layer", "head"), ("n_linearized",), ("n",), ("backend",))
 SETTINGS = ("parameters", "model.name", "model.fingerprint", "corpus.name", "corpus.fingerprint", "device", "backend")
@@ -160,6 +164,19 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def results_of(name: str) -> Results:
+    """`{section: data}` of a profile, of a folder `results/data` or of a pack."""
+    if not name.endswith(".zip"):
+        return io.load(data_folder(name))
+    found = {}
+    with Archive(Path(name)) as archive:
+        for path in archive.names:
+            if path.startswith("results/data/sections/"):
+                record = io.parsed(archive.read(path), f"{archive.path.name}: {path}", "section")
+                found[record["section"]] = record["data"]
+    return cast("Results", found)
+
+
 def data_folder(name: str) -> Path:
     """The folder `results/data` of a profile, or one given as such. Raises `InputError` where it holds no results."""
     folder = Path(name)
@@ -232,7 +249,7 @@ def shown(value: object) -> str:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.results.diff", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="two profiles, or two folders results/data")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="two profiles, packs or folders results/data")
     parser.add_argument("--all", action="store_true", help="every figure, also those that agree")
     args = parser.parse_args(words)
     try:
@@ -242,7 +259,7 @@ def main(words: list[str] | None = None) -> None:
                 f" there are results of {', '.join(measured_profiles()) or 'no profile'}"
             )
         a, b = args.runs
-        print(table(compare(*(io.load(data_folder(name)) for name in args.runs)), a, b, args.all))
+        print(table(compare(*map(results_of, args.runs)), a, b, args.all))
     except InputError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:

@@ -85,13 +85,22 @@ def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_json(path: str | Path, schema_name: str | None = None) -> Any:
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: not there; make it with `make report`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    try:
+        return parsed(content, path.name, schema_name)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: damaged ({error}); delete it and run `make report` again") from None
+
+
+def parsed(content: bytes, where: str, schema_name: str | None = None) -> Any:
+    """JSON in UTF-8, checked against a schema. Raises `ValueError` where it is none."""
+    value = json.loads(content.decode())
     if schema_name:
-        validate(value, schema_name, path.name)
+        validate(value, schema_name, where)
     return value
 
 

@@ -46,6 +46,7 @@ def provenance(
         "corpus": corpus,
         "versions": machine.versions(),
         "machine": machine.system(),
+        "cpu": machine.cpu(),
         "device": device,
         "backend": backend,
         "times": {
