@@ -137,7 +137,7 @@ def action(
             "actionStatus": "http://schema.org/CompletedActionStatus",
             "instrument": {"@id": SOFTWARE},
             "agent": {"@id": AUTHORS},
-            "object": references([*(p for p in needs if p in files), *(p["@id"] for p in properties)]),
+            "object": references([p for p in needs if p in files] + [str(p["@id"]) for p in properties]),
             "result": references(made),
         },
         *properties,
