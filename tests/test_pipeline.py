@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lib import files
 from lib.errors import InputError
 from lib.params import RULES
-from lib.pipeline import commands, freshness, kernels, run, setup
+from lib.pipeline import commands, estimate, freshness, kernels, run, setup
 from lib.pipeline import notebooks as reader
 from lib.results import io
 
@@ -317,6 +317,11 @@ class TestFreshness:
         assert "manifest.json: damaged" in capsys.readouterr().err
 
     def test_dry_run_runs_nothing(self, build, capsys):
+        path = build / "smoke" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        assert set(manifest["seconds"]["measure"]) == {"a", "b", "c"}
+        manifest["seconds"] = {"measure": {"a": 90, "b": 240}}
+        path.write_text(json.dumps(manifest))
         before = snapshot(build)
         self.write("a", body="run.finish(value=2)")
         self.write("c", drawing="data = run.data  # another colour")
@@ -325,7 +330,19 @@ class TestFreshness:
         assert "would measure a            its measuring cells have changed" in out
         assert "would measure b            a is measured again" in out
         assert "would redraw  c            its cells have changed" in out
+        assert "changed (about 90 s)" in out and "again (about 4 min)" in out
+        assert "about 6 min in all, without 1 that no run has timed" in out
         assert snapshot(build) == before
+
+    def test_another_profile_takes_as_much_longer_as_it_works_more(self, monkeypatch):
+        monkeypatch.setattr(estimate, "last", lambda path: {"measure": {"V4": 60.0}, "redraw": {"V4": 3.0}})
+        monkeypatch.setattr(estimate, "HUB", {"some/model": 2e6})
+        monkeypatch.setattr(estimate, "load_profile", lambda name: {"model": "some/model", "full_chunks": 50})
+        values = {"model": "some/model@1", "full_chunks": 200}
+        assert estimate.rates("other", values, {}) == {"measure": {"V4": 240.0}, "redraw": {"V4": 3.0}}
+        assert estimate.rates("other", values, {"measure": {"V4": 7.0}})["measure"] == {"V4": 7.0}
+        assert estimate.rates("other", values | {"model": "un/known"}, {})["measure"] == {}
+        assert estimate.words(3 * 3600) == "3 h"
 
     def test_the_model_is_looked_at_only_before_measuring(self, monkeypatch):
         monkeypatch.setattr(commands, "check_model", lambda *_: pytest.fail("looked at the model"))

@@ -22,7 +22,7 @@ from lib.errors import InputError
 from lib.layout import build_root
 from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
-from lib.pipeline import children, notebooks
+from lib.pipeline import children, estimate, notebooks
 from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernels, answering, start
@@ -94,8 +94,14 @@ def run_notebooks(
     if not todo:
         print(f"profile {profile_name}: {', '.join(nb.name for nb in wanted)}: nothing to do")
     elif dry:
+        known = estimate.rates(profile_name, profile.values, profile.manifest["seconds"])
         for name, (task, why) in todo.items():
-            print(f"would {task:7} {name:12} {why}")
+            seconds = known[task].get(name)
+            print(
+                f"would {task:7} {name:12} {why}"
+                + (f" (about {estimate.words(seconds)})" if seconds is not None else "")
+            )
+        print(estimate.total([(name, task) for name, (task, _) in todo.items()], known))
     else:
         with locked(profile_name), closing(Kernels()) as kernels:
             profile = Profile(profile_name, overrides)  # as another run may have left it meanwhile
@@ -126,6 +132,7 @@ def measure(profile: Profile, nb: Notebook, following: Notebook | None, kernels:
     if ahead and ahead[0] == "measure" and not nb.measures_times:
         kernels.start_ahead()
     written = execute(profile, nb, kernel, "measure")
+    profile.took(nb.name, "measure", time.time() - started)
     profile.record(nb, "measure", depends, written)
     print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
     return True

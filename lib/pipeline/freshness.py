@@ -67,7 +67,7 @@ class Profile:
         self.name = name
         self.folder = build_root() / name
         self.manifest_path = self.folder / "manifest.json"
-        self.manifest: dict[str, Any] = {"overrides": {}, "notebooks": {}, "report": None}
+        self.manifest: dict[str, Any] = {"overrides": {}, "notebooks": {}, "report": None, "seconds": {}}
         if self.manifest_path.is_file():
             try:
                 self.manifest |= io.read_json(self.manifest_path)
@@ -162,6 +162,10 @@ class Profile:
                 (self.folder / path).unlink(missing_ok=True)
         self.manifest["notebooks"][nb.name] = before | depends | {"files": files}
         self.save()
+
+    def took(self, name: str, task: str, seconds: float) -> None:
+        """Notes how long a notebook's task has taken here, for `estimate`."""
+        self.manifest["seconds"].setdefault(task, {})[name] = round(seconds, 1)
 
     def save(self) -> None:
         self.manifest["overrides"] = self.overrides
