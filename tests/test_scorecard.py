@@ -254,6 +254,13 @@ ALONE = {  # measured figures from which no other is computed, or which the sect
     "P2": {"distinct_2", "longest_repeat", "repeated_4gram_share", "iterations", "n_prompts"},
     "P3": {"n_prompts", "temperature", "n_layer", "n_head", "n_params", *(key for key in EQUAL_FLOPS)},
     "P4": {"n_tokens", "n_targets", "bins", "contexts", "ppl"},
+    "R3": {"half", "1.01", "1.02", "1.05", "1.1", "1.5", "2.0", "alpha", "last_share", "layer_0_share", "ratio_all"}
+    | {"n_embd", "n_head", "n_layer", "n_params", "n_params_blocks", "ppl", "seed"},
+    "R4": {f"{who}copying_{when}" for who in ("", "control_") for when in ("before", "after")}
+    | {"ppl", "control_ppl", "half", "n_heads", "n_seeds", "share", "other_share", "tokens"},
+    "S1": {"select", "climb", "difference", "n_windows", "ns", "order_tokens"},
+    "S2": {"agreement", "kl", "gain", "kept", "kept_limit", "told_limit", "length", "n_sequences", "n_tokens"}
+    | {"other_tokens", "bins", "ratios"},
 }
 
 
@@ -295,6 +302,9 @@ def test_every_measured_figure_of_the_sections_is_watched():
         (("P3", "conditions", 1, "ppl_by_sample", 7, 2), "P3.conditions[condition=relu_2].expected"),
         (("P3", "equal_n", 4, "difference"), "P3.equal_n[4].difference"),
         (("P3", "judged", 9, "value"), "P3.judged[9].value"),
+        (("R3", "slopes", 0, "slope"), "R3.slopes"),
+        (("S2", "first_broken"), "S2.first_broken"),
+        (("S1", "asked", 0, "evidence", "difference"), "S1.asked[0].evidence"),
         (("P4", "excess_ratios", 0, "ratio"), "P4.excess_ratios[condition=relu_2,shorter=16,longer=64].ratio"),
     ],
 )

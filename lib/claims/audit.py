@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from lib.analysis import flops, head_effects, perplexity, quick_vs_full
-from lib.claims import audit_recovery, audit_selection, rules
+from lib.claims import audit_questions, audit_recovery, audit_selection, rules
 from lib.claims.audit_recovery import Data, Relation
 from lib.errors import InputError
 from lib.results import assembled, io
@@ -361,6 +362,11 @@ _SECTIONS = {
     "P3": audit_recovery.best_of,
     "P4": audit_recovery.context,
     "K": audit_recovery.kernels,
+    "R2": partial(audit_questions.asked, section="R2"),
+    "R3": audit_questions.slopes,
+    "R4": partial(audit_questions.asked, section="R4"),
+    "S1": partial(audit_questions.asked, section="S1"),
+    "S2": audit_questions.beyond_ppl,
     "conclusions": _conclusions,
 }
 
