@@ -303,7 +303,6 @@ def test_every_measured_figure_of_the_sections_is_watched():
         (("P3", "equal_n", 4, "difference"), "P3.equal_n[4].difference"),
         (("P3", "judged", 9, "value"), "P3.judged[9].value"),
         (("R3", "slopes", 0, "slope"), "R3.slopes"),
-        (("S2", "first_broken"), "S2.first_broken"),
         (("S1", "asked", 0, "evidence", "difference"), "S1.asked[0].evidence"),
         (("P4", "excess_ratios", 0, "ratio"), "P4.excess_ratios[condition=relu_2,shorter=16,longer=64].ratio"),
     ],
