@@ -236,10 +236,11 @@ def _setup():
     model = {
         "name": "drawn", "slug": "drawn", "family": "gpt2", "n_layer": 3, "n_head": 4, "n_kv_head": 4, "d_head": 16,
         "n_embd": 64, "d_mlp": 256, "n_positions": 64, "vocab_size": 512, "n_params": 100_000, "fingerprint": "0" * 64,
-        "is_gpt2_small": False,
+        "is_gpt2_small": False, "stored_dtypes": ["float32"],
     }  # fmt: skip
     corpus = {
         "name": "drawn", "split": "all", "fingerprint": "0" * 64, "n_tokens": FULL * N_CTX, "n_chunks": FULL,
+        "normalised": {"bom": 0, "crlf": 0},
     }  # fmt: skip
     resampled = {"unit": "chunks", "length": 1, "n_units": FULL, "n_effective": 20.0, "scope": "corpus"}
     documents = {"unit": "module", "n": 20, "n_quick": 2, "longest": 64, "median": 64.0} | {

@@ -230,6 +230,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 "is_gpt2_small": is_gpt2_small,
                 "fingerprint": "abc",
                 "n_params": 3_700_000,
+                "stored_dtypes": ["float32"],
             },
             "corpus": {
                 "name": "stdlib",
@@ -237,6 +238,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 "fingerprint": "def",
                 "n_tokens": 370_000,
                 "n_chunks": 361,
+                "normalised": {"bom": 0, "crlf": 0},
             },
             "judge": JUDGE,
             "documents": {

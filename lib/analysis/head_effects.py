@@ -226,7 +226,12 @@ def layer0_share(heads: Sequence[Head], deltas: np.ndarray) -> np.ndarray:
 
 
 def rank_law_ci(draws: np.ndarray, step: float = 0.01) -> Interval:
-    """Interval of the rank law's α from draws `[n_heads, draws]`, by the same least squares, α from 0 to 6."""
+    """Interval of the rank law's α from draws `[n_heads, draws]`, by the same least squares, α from 0 to 6.
+
+    Open to both sides where fewer than three heads are ranked.
+    """
+    if len(draws) < 3:
+        return [None, None]
     size = np.sort(np.abs(np.asarray(draws, dtype=float)), axis=0)[::-1]
     rank = np.arange(1, len(size) + 1, dtype=float)
     alphas = np.arange(0, 6 + step, step)
@@ -255,10 +260,15 @@ def paired(rows: Sequence[np.ndarray], others: Sequence[np.ndarray], base: np.nd
 
 
 def rank_law(deltas: Sequence[float]) -> dict:
-    """|ΔPPL| = C · rank^−α, least squares on the untransformed values, largest first: `{alpha, C, r2}`."""
+    """|ΔPPL| = C · rank^−α, least squares on the untransformed values, largest first: `{alpha, C, r2}`.
+
+    All three are None where fewer than three heads are ranked.
+    """
     size = np.sort(np.abs(np.asarray(deltas, dtype=float)))[::-1]
-    if size.size < 3 or not np.isfinite(size).all():
-        raise InputError(f"rank law from {size.size} ΔPPLs; three or more finite ones are needed")
+    if not np.isfinite(size).all():
+        raise InputError(f"rank law from {size.size} ΔPPLs, not all finite; finite ones are needed")
+    if size.size < 3:
+        return {"alpha": None, "C": None, "r2": None}
     if size[0] == size[-1]:
         return {"alpha": 0.0, "C": float(size[0]), "r2": None}
     rank = np.arange(1, size.size + 1, dtype=float)

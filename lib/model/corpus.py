@@ -18,13 +18,12 @@ import numpy as np
 from datasets import Dataset
 
 from lib.errors import InputError, first_line
-from lib.model.loading import fetch, split_revision
+from lib.model import texts
+from lib.model.loading import split_revision
+from lib.model.texts import STDLIB
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-STDLIB = "cpython-stdlib"
-RAW_NAMES = {"validation": "valid"}
 
 SEPARATOR = "\n\n"
 HEADING = re.compile(r" = [^=].* = \s*")  # an article's title in WikiText; deeper headings have more signs
@@ -118,40 +117,26 @@ def load_rows(dataset: str, config: str, split: str) -> tuple[Dataset, str]:
 
     `dataset` is `cpython-stdlib`, a folder (with `wiki.<split>.raw` or the hub's parquet files), or a hub id.
     """
+    return read_rows(dataset, config, split)[:2]
+
+
+def read_rows(dataset: str, config: str, split: str) -> tuple[Dataset, str, dict[str, int]]:
+    """`(rows, name, normalised)`: `load_rows`'s, and how many marks of each kind `texts.sound` took away."""
     if dataset == STDLIB:
-        if split not in ("train", "heldout"):
-            raise InputError(f"split: given {split!r}, allowed for {STDLIB}: train, heldout")
-        return stdlib_dataset(split), f"{STDLIB} {platform.python_version()}"
-    folder = fetch("dataset", "dataset", dataset, [f"{config}/*"] if config else ["*.parquet", "*.raw"])
-    raw_name = f"wiki.{RAW_NAMES.get(split, split)}.raw"
-    raw = [folder / raw_name, folder / config / raw_name]
-    for path in raw:
-        if path.is_file():
-            return Dataset.from_dict({"text": raw_rows(path)}), split_revision(dataset)[0]
-    parquet = sorted(str(p) for p in (folder / config).glob(f"{split}-*.parquet")) or sorted(
-        str(p) for p in folder.glob(f"{split}-*.parquet")
-    )
-    if not parquet:
-        raise InputError(
-            f"dataset: {dataset!r} holds neither {raw[0].name} nor {split}-*.parquet"
-            f"{f' (in {config}/)' if config else ''}; pass a folder that does: -p dataset DIR"
-        )
+        texts.check_split(split)
+        return stdlib_dataset(split), f"{STDLIB} {platform.python_version()}", {"bom": 0, "crlf": 0}
+    files, name = texts.find(dataset, config, split), split_revision(dataset)[0]
+    if files[0].suffix == ".raw":
+        found, normalised = texts.sound(texts.raw_rows(files[0]), str(files[0]))
+        return Dataset.from_dict({"text": found}), name, normalised
+    texts.check_parquet(files)
     try:
-        rows = Dataset.from_parquet(parquet)
+        rows = Dataset.from_parquet([str(path) for path in files])
+        columns = {column: rows[column] for column in rows.column_names if column in ("name", "text")}
     except Exception as error:
-        raise InputError(f"dataset: {parquet[0]} can't be read ({first_line(error)}); pass -p dataset DIR") from None
-    if "text" not in rows.column_names:
-        raise InputError(f"dataset: {dataset!r} has the columns {rows.column_names}, allowed: one called text")
-    return rows, split_revision(dataset)[0]
-
-
-def raw_rows(path: Path) -> list[str]:
-    """The hub dataset's rows, rebuilt from a raw file: a blank line is the row `""`, any other keeps its line end."""
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            return ["" if not line.strip() else line for line in file]
-    except UnicodeDecodeError as error:
-        raise InputError(f"dataset: {path} is no UTF-8 text ({error}); pass -p dataset DIR") from None
+        raise InputError(f"dataset: {files[0]} can't be read ({first_line(error)}); {texts.INSTEAD}") from None
+    found, normalised = texts.sound(columns["text"], str(files[0]))
+    return Dataset.from_dict(columns | {"text": found}), name, normalised
 
 
 def encode(rows: Dataset, tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:

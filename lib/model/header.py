@@ -1,6 +1,7 @@
 """A model's weights by their header alone: nothing is loaded, nothing is allocated by what a configuration asks for."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def shapes(folder: Path) -> dict[str, list[int]]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"model: {folder} can't be loaded ({path.name}: {first_line(error)})") from None
     return found
+
+
+# safetensors' names of what weights are stored in, as torch calls them.
+STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8"}
+
+
+def stored_dtypes(folder: Path) -> list[str]:
+    """The types that the weights are stored in, the one with the most weights first; masks are no weights."""
+    counts: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118
+                if not name.endswith((".attn.bias", ".attn.masked_bias")):
+                    held = file.get_slice(name)
+                    kind = STORED.get(held.get_dtype(), held.get_dtype().lower())
+                    counts[kind] = counts.get(kind, 0) + math.prod(held.get_shape())
+    return sorted(counts, key=lambda kind: (-counts[kind], kind))
 
 
 def check(folder: Path) -> None:

@@ -145,19 +145,38 @@ def load_model(folder: Path, dtype: str = "float32", device: str = "cpu") -> "Pr
     return model.to(device).eval()
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer, GPT2Tokenizer
-
+def check_tokenizer(folder: Path) -> None:
+    """Finds at once what is wrong with a tokenizer's files. Raises `InputError` for none, and for damaged ones."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise InputError(f"tokenizer: {folder} holds none (no tokenizer.json, no vocab.json); pass -p tokenizer DIR")
+    for name in ("tokenizer_config.json", "vocab.json", "tokenizer.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                if not isinstance(json.loads(path.read_bytes()), dict):
+                    raise ValueError("no object")
+                if name == "tokenizer.json":
+                    from tokenizers import Tokenizer
+
+                    Tokenizer.from_file(str(path))
+            except Exception as error:
+                raise damaged_tokenizer(folder, error) from None
+
+
+def damaged_tokenizer(folder: Path, error: Exception) -> InputError:
+    return InputError(f"tokenizer: {folder} holds none that can be loaded ({first_line(error)}); pass -p tokenizer DIR")
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    check_tokenizer(folder)
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
     try:
         if not (folder / "tokenizer_config.json").is_file() and (folder / "merges.txt").is_file():
             return GPT2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise InputError(
-            f"tokenizer: {folder} holds none that can be loaded ({first_line(error)}); pass -p tokenizer DIR"
-        ) from None
+        raise damaged_tokenizer(folder, error) from None
 
 
 def commit(folder: str | Path) -> str | None:

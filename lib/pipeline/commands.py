@@ -42,6 +42,18 @@ def check_overrides(overrides: Iterable[str], sections: Sequence[Notebook]) -> N
             )
 
 
+def check_places(values: Mapping[str, Any]) -> None:
+    """What the folders of tokenizer and dataset tell of themselves, before any notebook starts."""
+    from lib.model import loading, texts
+
+    texts.check(values["dataset"], values["dataset_config"], values["split"])
+    folder = loading.local_folder(values["model"])
+    if values["tokenizer"] or folder:
+        name = values["tokenizer"] or values["model"]
+        if loading.local_folder(name) or not loading.looks_like_hub_id(name):
+            loading.check_tokenizer(loading.tokenizer_folder(name, Path(name)))
+
+
 def check_model(values: Mapping[str, Any], given: Collection[str] = ()) -> None:
     """The checks that need the model's shape, before any notebook starts; a hub model is left to the set-up."""
     from lib.model import loading
@@ -77,6 +89,7 @@ def plan(
             todo[nb.name] = found
     if any(task == "measure" for task, _ in todo.values()):
         check_model(profile.values, profile.overrides)
+        check_places(profile.values)
     return profile, wanted, todo
 
 
@@ -264,3 +277,6 @@ def main(words: Sequence[str] | None = None) -> None:
             report(args.profile, overrides, dry=args.task == "dry-run")
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        where = error.filename or build_root()
+        sys.exit(f"error: {where} can't be written ({error.strerror or error}); what is finished is kept")

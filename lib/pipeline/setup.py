@@ -8,7 +8,7 @@ import numpy as np
 from lib.analysis.bootstrap import Units
 from lib.errors import InputError
 from lib.files import replacing
-from lib.model import loading
+from lib.model import header, loading
 from lib.params import resolve_for_model
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def prepare(run: "Measuring") -> dict[str, Any]:
     backend = resolve(chosen["backend"], device)
     loading.load_model(folder, chosen["dtype"])
     tokenizer = loading.load_tokenizer(loading.tokenizer_folder(chosen["tokenizer"], folder))
-    rows, corpus_name = corpus.load_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
+    rows, corpus_name, normalised = corpus.read_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
     ids, document, unit = corpus.encode_documents(rows, tokenizer)
     tokens, documents = (corpus.chunk(x, chosen["n_ctx"], chosen["full_chunks"]) for x in (ids, document))
     if int(tokens.max()) >= config.vocab_size:
@@ -66,6 +66,7 @@ def prepare(run: "Measuring") -> dict[str, Any]:
             "n_params": loading.count_parameters(folder, config),
             "fingerprint": loading.fingerprint(folder),
             "is_gpt2_small": loading.is_gpt2_small(folder, chosen["model"]),
+            "stored_dtypes": header.stored_dtypes(folder),
         },
         "judge": judge,
         "corpus": {
@@ -74,6 +75,7 @@ def prepare(run: "Measuring") -> dict[str, Any]:
             "fingerprint": corpus.fingerprint(ids),
             "n_tokens": len(ids),
             "n_chunks": len(ids) // chosen["n_ctx"],
+            "normalised": normalised,
         },
         "documents": {"unit": unit} | count_documents(documents, chosen["quick_chunks"]),
         "n_ctx": chosen["n_ctx"],

@@ -43,6 +43,14 @@ class Model(TypedDict):
     n_params: int
     fingerprint: str
     is_gpt2_small: bool
+    stored_dtypes: list[str]
+
+
+class Normalised(TypedDict):
+    """Byte-order marks taken away, and CRLF made LF."""
+
+    bom: Count
+    crlf: Count
 
 
 class Corpus(TypedDict):
@@ -51,6 +59,7 @@ class Corpus(TypedDict):
     fingerprint: str
     n_tokens: int
     n_chunks: int
+    normalised: Normalised
 
 
 class Judge(TypedDict):
@@ -177,10 +186,10 @@ class Pile(TypedDict):
 
 
 class RankLaw(TypedDict):
-    """|ΔPPL| = C · rank^−alpha."""
+    """|ΔPPL| = C · rank^−alpha; null where fewer than three heads are ranked."""
 
-    alpha: float
-    C: float
+    alpha: float | None
+    C: float | None
     r2: float | None
 
 

@@ -1,0 +1,106 @@
+"""A full and a read-only disk: one line, earlier results intact, and the next run ends like any other."""
+
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from torture.bench import Bench, environment_for, left, one_line, unlike
+
+MOUNT_BYTES = 8 * 2**20
+LIMITED = (
+    "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
+    " import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); del sys.argv[:2];"
+    " sys.argv.insert(0, 'lib.pipeline'); runpy.run_module('lib.pipeline', run_name='__main__')"
+)
+
+
+def trials(bench: Bench, chosen: str) -> None:
+    wanted, _ = bench.whole
+    for name, trial in {"full": full, "read-only": read_only, "file-size": file_size}.items():
+        if chosen in ("", name):
+            began = time.time()
+            bench.note("disks", name, trial(bench, wanted), began)
+
+
+@contextlib.contextmanager
+def disk(bench: Bench) -> Iterator[Path | None]:
+    """A file system of `MOUNT_BYTES` of its own; None where there are no rights to mount one."""
+    folder = bench.fresh("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MOUNT_BYTES}", "torture", str(folder)]
+    done = shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield folder if done else None
+    finally:
+        if done:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def full(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+    """The disk fills up between two sections; with space again, the same command ends like an undisturbed run."""
+    with disk(bench) as folder:
+        if folder is None:
+            return file_size(bench, wanted)
+        done = bench.run(bench.words("setup"), folder)
+        if done.returncode:
+            return f"setup failed on a small disk: {done.stderr[-300:]}"
+        before, ballast = left(folder), folder / "ballast"
+        fill(ballast)
+        wrong = one_line(bench.run(bench.words(), folder), "No space left", "can't be written")
+        if wrong or left(folder) != before:
+            return wrong or "earlier results were damaged"
+        ballast.unlink()
+        return again(bench, folder, wanted)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def again(bench: Bench, build: Path, wanted: dict[str, bytes]) -> str | None:
+    done = bench.run(bench.words(), build)
+    return f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), wanted)
+
+
+def read_only(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+    with disk(bench) as folder:
+        if folder is None:
+            return without_write_permission(bench, wanted)
+        done = bench.run(bench.words("setup"), folder)
+        if done.returncode:
+            return f"setup failed: {done.stderr[-300:]}"
+        before = left(folder)
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        wrong = one_line(bench.run(bench.words(), folder), "Read-only", "can't be written")
+        if wrong or left(folder) != before:
+            return wrong or "earlier results were damaged"
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+        return again(bench, folder, wanted)
+
+
+def without_write_permission(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+    folder = bench.fresh("closed")
+    folder.chmod(0o555)
+    try:
+        return one_line(bench.run(bench.words(), folder), "ermission denied", "can't be written")
+    finally:
+        folder.chmod(0o755)
+
+
+def file_size(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+    """No file may grow beyond a few kilobytes, which is what a quota does."""
+    build = bench.fresh("limited")
+    if not hasattr(resource, "RLIMIT_FSIZE"):
+        return "no RLIMIT_FSIZE on this system"
+    words = [sys.executable, "-c", LIMITED, "2000", *bench.words()[3:]]
+    done = subprocess.run(
+        words, cwd=os.getcwd(), env=environment_for(build), capture_output=True, text=True, timeout=300
+    )
+    return one_line(done, "File too large", "can't be written") or again(bench, build, wanted)

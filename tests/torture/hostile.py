@@ -1,0 +1,2 @@
+def trials(bench, chosen):
+    pass
