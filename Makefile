@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 # Handed on through the environment, so that no character in them is the shell's.
-export PROFILE NAME A B FILE
+export PROFILE NAME A B FILE ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -89,6 +89,10 @@ recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/reco
 
 reasoner: $(READY) ## train the reasoner of R2 again (about twenty minutes on 2 cores)
 	@$(PY) -m lib.pipeline train reasoner $(PARAMS)
+
+torture: $(READY) ## kills, full disks, damage, bad and hostile input (20 minutes; SHORT=1: two); build/torture.json
+	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" $(PY) -m torture $(if $(SEED),--seed $(SEED)) $(if $(SHORT),--short) \
+	  --only="$$ONLY"
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
 	@$(PY) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)

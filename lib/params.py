@@ -15,7 +15,9 @@ from lib.layout import ROOT
 PROFILES = ROOT / "params"
 BASE_PROFILE = "embedded"
 PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-TAKEN = ("store", "bench", "embedded-model", "scale", "recovery", "packs")  # what else lies under `build/`
+TAKEN = (  # what else lies under `build/`
+    "store", "bench", "embedded-model", "judge-model", "reasoner", "scale", "recovery", "coverage", "packs",
+)  # fmt: skip
 HEAD = re.compile(r"L(\d+)H(\d+)")
 
 

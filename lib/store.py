@@ -178,15 +178,26 @@ def _decode(key: str, content: bytes) -> np.ndarray:
     line, newline, body = content.partition(b"\n")
     if not newline:
         raise ValueError("no header")
-    header = json.loads(line)
+    try:
+        header = json.loads(line)
+    except RecursionError:
+        raise ValueError("not a header") from None
     if not isinstance(header, dict) or set(header) != {"key", "dtype", "shape", "checksum"}:
         raise ValueError("not a header")
+    dtype, shape = header["dtype"], header["shape"]
+    if not isinstance(dtype, str) or not re.fullmatch(r"[<|][fiu][1-8]", dtype):
+        raise ValueError("not an array of numbers")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("not a shape")
     checksum = header.pop("checksum")
     if checksum != _checksum(header, body):
         raise ValueError("checksum differs")
     if header["key"] != key:
         raise ValueError("another entry's content")
-    return np.frombuffer(bytearray(body), dtype=header["dtype"]).reshape(header["shape"])
+    try:
+        return np.frombuffer(bytearray(body), dtype=dtype).reshape(shape)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _checksum(header: Mapping[str, Any], body: bytes) -> str:

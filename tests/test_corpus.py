@@ -215,3 +215,24 @@ def test_wikitext_2_gives_the_published_number_of_tokens():
     assert tokenizer.decode(ids[second : second + 8]).strip().startswith("= Frank Headlam =")
     with pytest.raises(InputError, match="at most 245"):
         corpus.chunk(ids, 1024, 246)
+
+
+def test_texts_are_made_sound_or_refused(tmp_path):
+    path = tmp_path / "wiki.valid.raw"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\n")
+    rows, _, normalised = corpus.read_rows(str(tmp_path), "", "validation")
+    assert rows["text"][:] == ["one\n", "two\n", "", "three\n"]
+    assert normalised == {"bom": 1, "crlf": 2}
+    path.write_bytes(b"one\ntwo\0\n")
+    assert "row 1 holds a NUL byte" in refused(str(tmp_path), "", "validation")
+    path.write_bytes(b"")
+    assert "has no rows, allowed: one or more" in refused(str(tmp_path), "", "validation")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(["a", None], "has null for a text"), ([], "a column text of type null"), ([1], "a column text of type int64")],
+)
+def test_rows_that_are_no_texts(tmp_path, rows, said):
+    Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "validation-0.parquet")
+    assert said in refused(str(tmp_path), "", "validation")

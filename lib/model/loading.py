@@ -79,7 +79,7 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         stages = [{key: int(stage[key]) for key in ("context", "tokens")} for stage in record["stages"]]
         return {"seed": int(record["seed"]), "batch_tokens": int(record["batch_tokens"]), "stages": stages}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise InputError(f"model: {path} can't be read ({first_line(error)}); delete it or train again") from None
 
 

@@ -13,7 +13,7 @@ import jsonschema
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.files import replacing
 
 if TYPE_CHECKING:
@@ -88,17 +88,22 @@ def read_json(path: str | Path, schema_name: str | None = None) -> Any:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: not there; make it with `make report`") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); delete it and run `make report` again") from None
     try:
         return parsed(content, path.name, schema_name)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged ({error}); delete it and run `make report` again") from None
+        raise InputError(f"{path}: damaged ({first_line(error)}); delete it and run `make report` again") from None
 
 
 def parsed(content: bytes, where: str, schema_name: str | None = None) -> Any:
     """JSON in UTF-8, checked against a schema. Raises `ValueError` where it is none."""
-    value = json.loads(content.decode())
+    try:
+        value = json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if schema_name:
         validate(value, schema_name, where)
     return value

@@ -1,8 +1,8 @@
 """`make torture`: everything tried from one seed; `build/torture.json` says what held.
 
-    make torture                        about twenty minutes on two cores
-    make torture SHORT=1                two minutes
-    make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name
+make torture                        about twenty minutes on two cores
+make torture SHORT=1                two minutes
+make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """A full and a read-only disk: one line, earlier results intact, and the next run ends like any other."""
 
 import contextlib
-import os
 import resource
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from torture.bench import Bench, environment_for, left, one_line, unlike
+from torture.bench import ROOT, Bench, environment_for, left, one_line, unlike
 
 MOUNT_BYTES = 8 * 2**20
 LIMITED = (
@@ -100,7 +99,5 @@ def file_size(bench: Bench, wanted: dict[str, bytes]) -> str | None:
     if not hasattr(resource, "RLIMIT_FSIZE"):
         return "no RLIMIT_FSIZE on this system"
     words = [sys.executable, "-c", LIMITED, "2000", *bench.words()[3:]]
-    done = subprocess.run(
-        words, cwd=os.getcwd(), env=environment_for(build), capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(words, cwd=ROOT, env=environment_for(build), capture_output=True, text=True, timeout=300)
     return one_line(done, "File too large", "can't be written") or again(bench, build, wanted)

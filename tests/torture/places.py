@@ -105,5 +105,3 @@ def no_rights(bench: Bench) -> str | None:
     done = bench.run([*prefix, *bench.words()], build, HOME="/nowhere", PYTHONDONTWRITEBYTECODE="1")
     build.chmod(0o755)
     return one_line(done, "ermission denied")
-
-

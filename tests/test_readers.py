@@ -1,0 +1,138 @@
+"""Readers of what comes from outside: whatever is in it, a value comes back, or one line."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from synthetic import results
+
+from lib.errors import InputError
+from lib.model import header, loading, texts
+from lib.results import io, query
+from lib.store import Store, _checksum
+
+RESULTS = results()
+MANY = settings(max_examples=300, deadline=None)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+CONTENTS = st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | VALUES.map(json.dumps).map(str.encode)
+STEPS = st.sampled_from(
+    ["V1", "V4", ".cumulative", "[-1]", "[0]", "[n_linearized=30]", "[n_linearized]", ".ratio", "[1.1]", ".ppl_full",
+     "phases", ".zero", ".heads", "[layer=0,head=8]", ".", "[", "]", "[=]", "[99999]", ".thresholds_full", "[a=b,a=c]",
+     "setup", ".model", ".name", "[]", "[ ]", " ", "日本"]
+)  # fmt: skip
+PATHS = st.lists(STEPS, max_size=6).map("".join) | st.text(max_size=40)
+
+
+def value_or_line(read, *arguments):
+    """What `read` gives, or None for an `InputError` of one line; anything else that is raised fails the test."""
+    try:
+        return read(*arguments)
+    except InputError as error:
+        assert str(error) and "\n" not in str(error)
+        return None
+
+
+@given(PATHS)
+@example("V4.cumulative[" + "9" * 5000 + "]")
+@MANY
+def test_a_place_in_results(path):
+    steps = value_or_line(query.parse, path)
+    if steps:
+        assert query.parse(query.written(steps)) == steps
+    value_or_line(query.lookup, RESULTS, path)
+    value_or_line(query.evaluate, RESULTS, path)
+
+
+@given(st.lists(PATHS | st.sampled_from(["/", "-", "+", "0", "1.5"]), max_size=5).map(" ".join))
+@MANY
+def test_an_expression_over_results(expression):
+    found = value_or_line(query.evaluate, RESULTS, expression)
+    assert found is None or np.isscalar(found)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def placed(store, key, content):
+    path = store._path(key)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return store.get(key)
+
+
+@given(CONTENTS)
+@example(b"[" * 100_000 + b"\n")
+@MANY
+def test_an_entry_of_anything(store, content):
+    assert placed(store, "aa11", content) is None
+
+
+@given(VALUES | st.sampled_from(["<f4", "|O", "<U4", "<f4,<i4", "<M8[s]", "<f3"]), VALUES, st.binary(max_size=64))
+@example("<f4", [-1], bytes(8))
+@example("|O", [1], bytes(8))
+@example("<f4", [2**62, 2**62, 0], b"")
+@MANY
+def test_an_entry_whose_checksum_is_right(store, dtype, shape, body):
+    """A checksum tells damage, not intent: who sends an entry can make one for whatever it holds."""
+    about = {"key": "aa11", "dtype": dtype, "shape": shape}
+    try:
+        about["checksum"] = _checksum(about, body)
+    except UnicodeEncodeError:
+        assume(False)
+    found = placed(store, "aa11", json.dumps(about).encode() + b"\n" + body)
+    assert found is None or (found.dtype.kind in "fiu" and found.nbytes == len(body))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("any")
+
+
+@given(CONTENTS)
+@example(b"[" * 100_000)
+@example(b"9" * 5000)
+@MANY
+def test_a_results_file(folder, content):
+    (folder / "V1.json").write_bytes(content)
+    value_or_line(io.read_json, folder / "V1.json", "section")
+
+
+@given(CONTENTS, st.binary(max_size=100))
+@MANY
+def test_a_model_s_folder(folder, config, weights):
+    (folder / "config.json").write_bytes(config)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "training.json").write_bytes(config)
+    value_or_line(header.check, folder)
+    value_or_line(loading.training_record, folder)
+
+
+@given(CONTENTS)
+@MANY
+def test_a_tokenizer_s_folder(folder, content):
+    (folder / "tokenizer.json").write_bytes(content)
+    value_or_line(loading.check_tokenizer, folder)
+
+
+@given(CONTENTS)
+@MANY
+def test_a_text_file(folder, content):
+    (folder / "wiki.valid.raw").write_bytes(content)
+    found = value_or_line(lambda: texts.sound(texts.raw_rows(folder / "wiki.valid.raw"), "wiki.valid.raw"))
+    if found:
+        assert not any("\r\n" in text or "\0" in text or text.startswith("\ufeff") for text in found[0])
+
+
+@given(CONTENTS)
+@settings(max_examples=60, deadline=None)
+def test_a_parquet_file(folder, content):
+    (folder / "validation-0.parquet").write_bytes(content)
+    value_or_line(texts.check_parquet, [folder / "validation-0.parquet"])

@@ -1,0 +1,34 @@
+"""The short form of `make torture`, and that its list of bad inputs and hostile strings is what it says."""
+
+import json
+
+from torture import __main__ as torture
+from torture import inputs
+from torture.bench import DATA
+
+
+def test_there_are_enough_bad_inputs_each_with_a_line_to_expect():
+    found = inputs.cases()
+    assert len(found) >= 250
+    assert all(case["says"] and case["kind"] in inputs.MAKERS for case in found)
+    assert len({json.dumps({**case, "id": ""}, sort_keys=True) for case in found}) == len(found)
+    assert len(set(json.loads((DATA / "hostile.json").read_text(encoding="utf-8")))) == 20
+
+
+def test_the_short_form(capsys):
+    trials = torture.run(seed=10, short=True)
+    failed = [f"{trial.command}: {trial.said}" for trial in trials if not trial.held]
+    assert failed == []
+    assert {trial.kind for trial in trials} == set(torture.KINDS)
+
+
+def test_a_failure_is_seen(tmp_path):
+    """The judge of refusals itself: what is accepted, or refused in other words, does not hold."""
+    from torture import bench, inputs
+
+    own = bench.Bench(1, tmp_path, True)
+    with inputs.in_place(tmp_path):
+        words = inputs.parameters(own, {"given": [["n_ctx", "0"]]})
+        assert inputs.refused(words, "-p n_ctx: given '0'") is None
+        assert inputs.refused(words, "other words") is not None
+        assert "was not refused" in inputs.refused(["lib.pipeline", "list"], "error")
