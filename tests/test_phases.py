@@ -4,6 +4,7 @@ import pytest
 from lib.analysis import head_effects
 from lib.analysis.bootstrap import Resampler
 from lib.engine.interventions import Plan
+from lib.errors import InputError
 
 N_CHUNKS, N_CTX = 20, 9
 
@@ -74,3 +75,11 @@ def test_drift_is_against_the_exact_scores(base):
     assert (first["delta"], first["delta_exact"], first["delta_drift"]) == (0, 0, 0)
     assert second["ppl_drift"] == pytest.approx(np.exp(0.03) - 1, rel=1e-4)
     assert second["delta_drift"] == pytest.approx(np.exp(0.22) - np.exp(0.2), rel=1e-4)
+
+
+def test_a_model_of_two_heads_has_no_law_of_the_ranks():
+    assert head_effects.rank_law([0.4, -0.1]) == {"alpha": None, "C": None, "r2": None}
+    assert head_effects.rank_law_ci(np.ones((2, 50))) == [None, None]
+    assert head_effects.rank_law([0.4, 0.2, 0.1])["alpha"] > 0
+    with pytest.raises(InputError, match="not all finite"):
+        head_effects.rank_law([0.4, np.nan])

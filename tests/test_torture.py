@@ -2,8 +2,9 @@
 
 import json
 
+import pytest
 from torture import __main__ as torture
-from torture import inputs
+from torture import bench, inputs
 from torture.bench import DATA
 
 
@@ -15,17 +16,24 @@ def test_there_are_enough_bad_inputs_each_with_a_line_to_expect():
     assert len(set(json.loads((DATA / "hostile.json").read_text(encoding="utf-8")))) == 20
 
 
-def test_the_short_form(capsys):
+def test_the_short_form(build):
     trials = torture.run(seed=10, short=True)
     failed = [f"{trial.command}: {trial.said}" for trial in trials if not trial.held]
     assert failed == []
     assert {trial.kind for trial in trials} == set(torture.KINDS)
 
 
+@pytest.mark.parametrize("kind", ["datasets", "tokenizers"])
+def test_faults_of_a_folder_are_told_from_the_folder(kind, tmp_path, build):
+    """By a dry run, which starts nothing."""
+    own = bench.Bench(10, tmp_path, True)
+    inputs.trials(own, kind)
+    assert len(own.trials) > 20
+    assert [f"{trial.name}: {trial.said}" for trial in own.trials if not trial.held] == []
+
+
 def test_a_failure_is_seen(tmp_path):
     """The judge of refusals itself: what is accepted, or refused in other words, does not hold."""
-    from torture import bench, inputs
-
     own = bench.Bench(1, tmp_path, True)
     with inputs.in_place(tmp_path):
         words = inputs.parameters(own, {"given": [["n_ctx", "0"]]})

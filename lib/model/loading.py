@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,12 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 def local_folder(name: str) -> Path | None:
     """The folder that `name` means, seen from here or from the project's root; None where it is not one."""
-    for path in (Path(name).expanduser(), ROOT / name):
-        if path.is_dir():
-            return path.resolve()
+    for path in (Path(os.path.expanduser(name)), ROOT / name):  # noqa: PTH111 (pathlib's raises for an unknown user)
+        try:
+            if path.is_dir():
+                return path.resolve()
+        except (OSError, ValueError):  # no name that a file can have
+            continue
     return None
 
 

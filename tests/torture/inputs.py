@@ -35,7 +35,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def trials(bench: Bench, chosen: str) -> None:
-    listed = [case for case in cases() if chosen in ("", case["id"])]
+    listed = [case for case in cases() if case["id"].startswith(chosen)]
     if bench.short and not chosen:
         listed = bench.draw.sample(listed, 40)
     build = bench.fresh("build")
@@ -63,8 +63,10 @@ def trials(bench: Bench, chosen: str) -> None:
 
 @contextlib.contextmanager
 def in_place(build: Path):
-    """This process as the commands expect it: their build folder, no network, and the project as the current folder."""
-    before, folder = dict(os.environ), Path.cwd()
+    """This process as the commands expect it: their build folder, no network, the project as the current folder."""
+    from lib import params
+
+    before, folder, profiles_folder = dict(os.environ), Path.cwd(), params.PROFILES
     os.environ.update({"EXPERIMENT10_BUILD": str(build), "HF_HUB_OFFLINE": "1"})
     os.chdir(ROOT)
     try:
@@ -73,6 +75,7 @@ def in_place(build: Path):
         os.environ.clear()
         os.environ.update(before)
         os.chdir(folder)
+        params.PROFILES = profiles_folder
 
 
 def refused(words: list[str], says: str) -> str | None:

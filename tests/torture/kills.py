@@ -1,66 +1,82 @@
 """Runs killed, stopped and terminated at random moments; the next run ends as if nothing had been."""
 
+import contextlib
 import signal
+import subprocess
 import time
+from pathlib import Path
+
+import psutil
 
 from torture.bench import WITHIN, Bench, alive, descendants, end, left, unlike
 
 WAYS = {"kill": [signal.SIGKILL], "stop": [signal.SIGINT], "terminate": [signal.SIGTERM], "twice": [signal.SIGINT] * 2}
+FREEZE = "freeze"  # SIGSTOP, SIGCONT, then Ctrl-C
 FROZEN = 0.5  # seconds
-SERIES = 5  # trials on one folder before it is run to its end
+SERIES = 5  # trials in one folder before it is run to its end
+TRIED = 30
+TRIED_SHORT = 3
 
 
 def trials(bench: Bench, chosen: str) -> None:
-    n = 3 if bench.short else 30
     wanted, seconds = bench.whole
     build, pending = bench.fresh("killed"), []
-    for i in range(n):
-        way = [*WAYS, "freeze"][i % (len(WAYS) + 1)]
-        began, wrong = time.time(), None
-        if not left_to_do(build, wanted):
-            build = bench.fresh("killed")
+    n, i = TRIED_SHORT if bench.short else TRIED, 0
+    while i < n:
+        began, way = time.time(), [*WAYS, FREEZE][i % (len(WAYS) + 1)]
         process = bench.start(bench.words(), build)
         time.sleep(bench.draw.uniform(0.2, 0.9 * seconds))
-        wrong = strike(process, way)
-        try:
-            left(build)
-        except ValueError as error:
-            wrong = wrong or f"something half-written stands: {error}"
-        pending.append((f"{i:02}-{way}", wrong, began))
-        if len(pending) == SERIES or i == n - 1:
-            done = bench.run(bench.words(), build)
-            after = f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), wanted)
-            for name, earlier, then in pending:
-                bench.note("kills", name, earlier or after, then)
+        if process.poll() is None:
+            wrong = strike(process, way) or half_written(build)
+            pending.append((f"{i:02}-{way}", wrong, began))
+            i += 1
+        else:  # it had little left to do, and ended before its moment came
+            process.communicate()
+            seconds = min(seconds, time.time() - began) if not pending else seconds
+            close(bench, build, pending, wanted)
+            build, pending = bench.fresh("killed"), []
+        if len(pending) == SERIES or i == n:
+            close(bench, build, pending, wanted)
             build, pending = bench.fresh("killed"), []
 
 
-def left_to_do(build, wanted) -> bool:
+def close(bench: Bench, build: Path, pending: list[tuple[str, str | None, float]], wanted: dict[str, bytes]) -> None:
+    """Runs a folder to its end and holds it against an undisturbed run, for all trials that it has gone through."""
+    if not pending:
+        return
+    done = bench.run(bench.words(), build)
+    after = f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), wanted)
+    for name, wrong, began in pending:
+        bench.note("kills", name, wrong or after, began)
+
+
+def half_written(build: Path) -> str | None:
     try:
-        return set(left(build)) != set(wanted)
-    except ValueError:
-        return True
+        left(build)
+    except ValueError as error:
+        return f"something half-written stands: {error}"
+    return None
 
 
-def strike(process, way: str) -> str | None:
+def strike(process: subprocess.Popen, way: str) -> str | None:
     """Sends the signals of a way; says what is still there after `WITHIN` seconds, if anything is."""
+    if way == FREEZE:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(FROZEN)
     below = descendants(process)
-    if way == "freeze":
-        for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGINT):
-            if process.poll() is None:
-                process.send_signal(number)
-            time.sleep(FROZEN if number == signal.SIGSTOP else 0)
-    for number in WAYS.get(way, []):
-        if process.poll() is None:
-            process.send_signal(number)
+    if way == FREEZE:
+        process.send_signal(signal.SIGCONT)
+    for number in WAYS.get(way, [signal.SIGINT]):
+        process.send_signal(number)
     deadline = time.monotonic() + WITHIN
     while (process.poll() is None or list(alive(below))) and time.monotonic() < deadline:
         time.sleep(0.02)
-    remaining = [f"{p.pid} ({' '.join(p.cmdline()[:4])})" for p in alive(below)]
-    running = process.poll() is None
+    running, remaining = process.poll() is None, list(alive(below))
+    for own in remaining:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own.kill()
     end(process)
-    for own in alive(below):
-        own.kill()
     if running or remaining:
-        return f"after {WITHIN} s there still was {'the run itself' if running else remaining[0]}"
+        what = "the run itself" if running else f"process {remaining[0].pid} of it"
+        return f"after {WITHIN} s there still was {what}"
     return None
