@@ -12,6 +12,7 @@ import subprocess
 import time
 import unicodedata
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import numpy as np
@@ -22,6 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OUTPUTS = ("page", "downloads", "book", "playground")
 MUST_NOT_RUN = "window.fired === undefined && !document.querySelector('img, iframe, base, body link, main script')"
 SECRET = "root:x:0:0"
+FIGURES = {"V1": ["baseline"], "P1": ["speed"]}  # the second has the text in its tooltips
 
 
 def trials(bench: Bench, chosen: str) -> None:
@@ -63,7 +65,7 @@ def browser():
 
 def write(folder: Path, text: str) -> None:
     """A build whose model, dataset, profile, generated text, provenance and notebook metadata all are this text."""
-    from synthetic import write_build
+    import synthetic
 
     from report import prose
     from report.assemble import assemble
@@ -72,7 +74,8 @@ def write(folder: Path, text: str) -> None:
         setattr = staticmethod(setattr)
 
     show = prose.show
-    write_build(folder, Patch, model_name=text, sample=f"{text}\n{text}")
+    with mock.patch.multiple(synthetic, FIGURES=FIGURES, HOSTILE=text):
+        synthetic.write_build(folder, Patch, model_name=text, sample=f"{text}\n{text}")
     prose.show = show
     for path in (folder / "results" / "data" / "sections").glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
