@@ -1,4 +1,4 @@
-"""The short form of `make torture`, and that its list of bad inputs and hostile strings is what it says."""
+"""What `make torture` itself rests on: its lists are what they say, and its judges can tell a failure."""
 
 import json
 
@@ -16,11 +16,13 @@ def test_there_are_enough_bad_inputs_each_with_a_line_to_expect():
     assert len(set(json.loads((DATA / "hostile.json").read_text(encoding="utf-8")))) == 20
 
 
-def test_the_short_form(build):
-    trials = torture.run(seed=10, short=True)
-    failed = [f"{trial.command}: {trial.said}" for trial in trials if not trial.held]
-    assert failed == []
-    assert {trial.kind for trial in trials} == set(torture.KINDS)
+def test_the_table_names_the_command_of_each_failure(tmp_path):
+    own = bench.Bench(7, tmp_path, True)
+    own.note("kills", "03-stop", None, 0.0)
+    own.note("kills", "04-kill", "after 2 s there still was the run itself", 0.0)
+    lines = torture.table(own.trials).splitlines()
+    assert lines[1].split()[:4] == ["kills", "2", "1", "1"]
+    assert lines[2:] == ["make torture SEED=7 ONLY=kills/04-kill", "    after 2 s there still was the run itself"]
 
 
 @pytest.mark.parametrize("kind", ["datasets", "tokenizers"])
