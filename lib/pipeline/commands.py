@@ -55,7 +55,10 @@ def check_places(values: Mapping[str, Any]) -> None:
 
 
 def check_model(values: Mapping[str, Any], given: Collection[str] = ()) -> None:
-    """The checks that need the model's shape, before any notebook starts; a hub model is left to the set-up."""
+    """The checks that need the model's shape, before any notebook starts; a hub model is left to the set-up.
+
+    With it those of the folders of tokenizer and dataset.
+    """
     from lib.model import loading
 
     if loading.local_folder(values["model"]) or not loading.looks_like_hub_id(values["model"]):
@@ -68,6 +71,7 @@ def check_model(values: Mapping[str, Any], given: Collection[str] = ()) -> None:
             from lib.params import read_head
 
             read_head(values["focus_head"], *shape[:2])
+    check_places(values)
 
 
 def plan(
@@ -89,7 +93,6 @@ def plan(
             todo[nb.name] = found
     if any(task == "measure" for task, _ in todo.values()):
         check_model(profile.values, profile.overrides)
-        check_places(profile.values)
     return profile, wanted, todo
 
 
