@@ -69,7 +69,7 @@ class Bench:
     def model(self) -> Path:
         """A saved GPT-2 of two layers with two heads, with the embedded model's tokenizer."""
         folder = self.fresh("model")
-        config = {"vocab_size": 4096, "n_positions": 64, "n_layer": 2, "n_head": 2, "n_embd": 32}
+        config = {"vocab_size": 4096, "n_positions": 512, "n_layer": 2, "n_head": 2, "n_embd": 32}
         tiny_models.gpt2(**config).save_pretrained(folder)
         for name in TOKENIZER:
             shutil.copy(EMBEDDED / name, folder / name)

@@ -47,13 +47,14 @@ def one_folder(bench: Bench, wanted: dict[str, bytes], first, second) -> str | N
 
 def one_store(bench: Bench, wanted: dict[str, bytes]) -> str | None:
     build = bench.fresh("profiles")
-    both = [bench.start(bench.words(profile=name), build) for name in ("smoke", "gpt2-quick")]
+    words = {"smoke": bench.words(), "embedded": bench.words(profile="embedded", n_ctx=512, context_tokens=1536)}
+    both = [bench.start(own, build) for own in words.values()]
     wrong = finish(both)
     if wrong:
         return wrong
     if not list((build / "store").glob("*/*.entry")):
         return "nothing was kept in the store"
-    found = {name: left(build, name) for name in ("smoke", "gpt2-quick")}
-    if found["gpt2-quick"].get("tokens.npy") is None:
+    found = {name: left(build, name) for name in words}
+    if found["embedded"].get("tokens.npy") is None:
         return "the second profile left no tokens"
     return unlike(found["smoke"], wanted)
