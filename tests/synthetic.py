@@ -578,6 +578,9 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
         "K": {
             "rows": kernel_rows,
             "gpt2_shape": _timing("attention", 12, 1.4) | {"shape": [1, 12, 1024, 64]},
+            "shapes": [
+                _timing("attention", 12, 1.2 + d / 100) | {"shape": [1, 12, n, d]} for n in (256, 1024) for d in (8, 64)
+            ],
             "backend": "cpu",
             "device": "cpu",
             "n_last": 132,

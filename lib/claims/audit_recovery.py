@@ -151,7 +151,7 @@ def _over_baseline(rows: list[Any], where: str) -> Iterator[Relation]:
 def kernels(m: Data) -> Iterator[Relation]:
     k = m["K"]
     at = {(row["what"], row["n_linearized"]): row for row in k["rows"]}
-    for row in (*k["rows"], k["gpt2_shape"]):
+    for row in (*k["rows"], k["gpt2_shape"], *k["shapes"]):
         where = f"K.rows[what={row['what']},n_linearized={row['n_linearized']}]"
         seconds = row["seconds"]
         yield f"{where}.ms", row["ms"], None if seconds is None else 1000 * seconds, "seconds"

@@ -862,6 +862,7 @@ class KeptFile(TypedDict):
 class K(TypedDict):
     rows: list[KernelRow]
     gpt2_shape: KernelRow
+    shapes: list[KernelRow]
     backend: str
     device: str
     n_last: Count

@@ -113,6 +113,10 @@ def graph_decoder(model: PreTrainedModel, plan: Plan) -> "GraphDecoder":
     return GraphDecoder(model, [[head in heads for head in range(arch.n_head)] for heads in chosen])
 
 
+SIZES = (8, 12, 16, 32, 64, 128)  # of a head
+LENGTHS = (256, 1024)  # tokens
+
+
 class Ladder:
     """Speed of attention, one layer, prefill and decoding with more and more ReLU heads, `plans` being `{n: Plan}`.
 
@@ -239,10 +243,16 @@ def one_shape(
         row: dict[str, Any] = {"what": "attention", "n_linearized": shape[1], "shape": list(shape), "error": error}
         row["agrees"] = error <= naive.tolerance(dtype)
         if row["agrees"]:
-            seconds = alternating(actions, device, runs, label="GPT-2's shape")
+            seconds = alternating(actions, device, runs, label=f"attention, {shape[2]} tokens, head size {shape[3]}")
             speedup, ends = bootstrap.median_ci(seconds["softmax"] / seconds["relu"], seed)
             row |= {"seconds": float(np.median(seconds["relu"])), "speedup": speedup, "speedup_ci": ends}
     return row
+
+
+def by_shape(device: str, dtype: torch.dtype, backend: str, runs: int, seed: int) -> list[dict[str, Any]]:
+    """`one_shape` for every head size of `SIZES` and every length of `LENGTHS`, with GPT-2 small's number of heads."""
+    shapes = [(1, 12, length, d_head) for length in LENGTHS for d_head in SIZES]
+    return [one_shape(device, dtype, backend, runs, seed, shape) for shape in shapes]
 
 
 def judged(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

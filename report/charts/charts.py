@@ -764,6 +764,35 @@ def speed_and_theory(rows: Rows, theory: Rows = (), bounds: Rows = ()) -> Chart:
     return house(alt.layer(*layers), height=320)
 
 
+def by_shape(rows: Rows) -> Chart:
+    """Speed-up of attention against head size, one line for each length; `rows` have `shape` [B, H, T, d]."""
+    lines = [
+        estimate(
+            {"what": f"{r['shape'][2]} tokens", "d": r["shape"][3], "source": MEASURED}, r["speedup"], r["speedup_ci"]
+        )
+        for r in rows
+    ]
+    names = list(dict.fromkeys(r["what"] for r in lines))
+    sizes = sorted({r["d"] for r in lines})
+    reach = [*reach_of(lines, "value"), 1]
+    x = alt.X("d:Q", title="head size", scale=alt.Scale(type="log", base=2, padding=12), axis=alt.Axis(values=sizes))
+    y = alt.Y(
+        "value:Q", title="speed-up", axis=alt.Axis(format="~g", values=speed_ticks(reach)), scale=log_scale(reach)
+    )
+    palette = [COLOURS[k] for k in ("fewer", "more", "mix")]
+    colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=palette[: len(names)]))
+    tips = [tip("what:N", "what"), tip("d:Q", "head size"), tip("value:Q", "speed-up", ".4f"), *interval_tips(".4f")]
+    base = chart_of(lines).encode(x=x, color=colour, tooltip=tips)
+    one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(y="level:Q")
+    layers = [
+        one,
+        base.mark_rule(strokeWidth=1.5).encode(y="lo:Q", y2="hi:Q"),
+        base.mark_line(strokeWidth=2).encode(y=y),
+        base.mark_point(filled=True, size=50, opacity=1).encode(y=y, shape=shapes_like(colour)),
+    ]
+    return house(alt.layer(*layers), height=260)
+
+
 def elsewhere(rows: Rows) -> Chart:
     """Speed-ups timed on other machines: `[{name, device, date, ratio, ratio_ci}]`, all with a ratio."""
     lines = [

@@ -23,6 +23,7 @@ JAPANESE = {
     "best per head": "ヘッドごとの最良",
     "factored ReLU": "分解形ReLU",
     "first 2K tokens": "先頭2Kトークン",
+    "head size": "ヘッドの次元",
     "all weights": "全重み",
     "transfer first": "転写してから",
     "low rank": "低ランク",
@@ -125,6 +126,7 @@ JAPANESE = {
     "share": "割合",
 }
 PATTERNS = [
+    (re.compile(r"^(\d+) tokens$"), r"\1トークン"),
     (re.compile(r"^ReLU, (\d+) heads$"), r"ReLU \1ヘッド"),
     (re.compile(r"^(.+), (\d+) heads$"), r"\1 \2ヘッド"),
     (re.compile(r"^(\d+) ReLU heads$"), r"ReLU \1ヘッド"),
