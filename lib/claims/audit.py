@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -350,7 +350,7 @@ def _conclusions(m: Data) -> Iterator[Relation]:
                 yield f"{where}.evidence.{key}", value, known[claim["id"]]["evidence"].get(key), rule
 
 
-_SECTIONS = {
+_SECTIONS: dict[str, Callable[[Any], Iterable[Relation]]] = {
     "phases": _phases,
     "V1": _v1,
     "V2": _v2,
