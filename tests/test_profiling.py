@@ -97,6 +97,11 @@ def test_a_run_that_fails_is_one_line():
     assert sampling.FOLDER not in os.environ
 
 
+def test_a_folder_that_is_there_is_no_place_for_a_first_run(tmp_path):
+    with pytest.raises(InputError, match="is there already"):
+        profiling.profile("smoke", tmp_path)
+
+
 def test_the_table_adds_up():
     rows = [profiling.row("V1", 5.0, {"model": 3.0, "disk": 0.5}), profiling.row(profiling.PAGES, 2.0, {})]
     assert [own["starting"] for own in rows] == [1.5, 0.0]

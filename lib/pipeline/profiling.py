@@ -31,16 +31,19 @@ ENDS = re.compile(r"^(\w+) +done in ")
 PAGES = "page and books"
 
 
-def profile(name: str) -> dict[str, Any]:
+def profile(name: str, build: Path | None = None) -> dict[str, Any]:
     """The record that is kept: `{date, profile, seconds, sections: [{section, seconds, <room>, starting}], ...}`.
 
-    All in seconds. Raises `InputError` where the report can't be made.
+    All in seconds. build: a new folder to leave the run in; None lets it go. Raises `InputError` where that folder is
+    there already, or where the report can't be made.
     """
     load_profile(name)
+    if build is not None and build.exists():
+        raise InputError(f"--build {build}: is there already; a first run needs a folder of its own")
     with tempfile.TemporaryDirectory(prefix="experiment10-profile-") as folder:
         samples = Path(folder) / "samples"
         samples.mkdir()
-        places = {"EXPERIMENT10_BUILD": str(Path(folder) / "build"), sampling.FOLDER: str(samples)}
+        places = {"EXPERIMENT10_BUILD": str(build or Path(folder) / "build"), sampling.FOLDER: str(samples)}
         walls, seconds = timed(children.command("lib.pipeline", "report", "--profile", name), places)
         found: dict[str, dict[str, float]] = {}
         for path in samples.glob("*.json"):
@@ -116,9 +119,10 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline.profiling", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=BASE_PROFILE)
     parser.add_argument("--out", type=Path, help="the file to write, by default build/profile/<profile>.json")
+    parser.add_argument("--build", type=Path, help="a new folder to leave the run in; else it is let go")
     args = parser.parse_args(words)
     try:
-        record = profile(args.profile)
+        record = profile(args.profile, args.build and args.build.resolve())
     except InputError as error:
         sys.exit(f"error: {error}")
     out = args.out or build_root() / "profile" / f"{args.profile}.json"
