@@ -230,11 +230,10 @@ def test_results_that_follow_from_each_other(folder):
     assert scorecard.main([str(folder)]) == 0
 
 
-@pytest.mark.parametrize("kind", ["exp10v_validation", "exp10p_phase3"])
+@pytest.mark.parametrize("kind", ["exp10v", "exp10p", "exp10r", "exp10s"])
 def test_every_number_of_an_assembled_file_is_watched(kind):
     found = measured.build()
-    assemble = {"exp10v_validation": assembled.assemble_validation, "exp10p_phase3": assembled.assemble_phase3}[kind]
-    whole = io.plain(assemble(found, None))
+    whole = io.plain(assembled.BY_PART[kind[-1]](found, None))
     places = list(leaves(whole))
     assert len(places) > 80
     for place in places:

@@ -27,9 +27,8 @@ def audit(folder: str | Path) -> list[str]:
     folder = Path(folder)
     measured = io.load(folder)
     found = []
-    for path in sorted(folder.glob("exp10[vp]_*.json")):
-        validation = path.name.startswith("exp10v")
-        assemble = assembled.assemble_validation if validation else assembled.assemble_phase3
+    for path in sorted(folder.glob("exp10[vprs]_*.json")):
+        assemble = assembled.BY_PART[path.name.removeprefix("exp10")[0]]
         try:
             expected = assemble(measured, None)
         except KeyError as section:

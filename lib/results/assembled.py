@@ -52,3 +52,6 @@ def assemble_robustness(results: Any, provenance: dict[str, Any] | None) -> dict
         "s2_beyond_perplexity": results["S2"],
         "provenance": provenance,
     }
+
+
+BY_PART = {"v": assemble_validation, "p": assemble_phase3, "r": assemble_questions, "s": assemble_robustness}
