@@ -517,7 +517,13 @@ class TestSetupRefuses:
         def refuse(**given):
             call()
             before = snapshot(build)
-            assert {path.rsplit("/", 1)[1] for path in before} == {"setup.json", "tokens.npy", "documents.npy"}
+            names = {path.rsplit("/", 1)[1] for path in before}
+            assert names == {
+                "setup.json",
+                "tokens.npy",
+                "documents.npy",
+                "setup.txt",
+            }  # the last: scores used
             message = refused(call, **given)
             assert snapshot(build) == before
             return message
