@@ -198,8 +198,8 @@ class TestRedraw:
         append(copy / "lib" / "analysis" / "flops.py", "ANOTHER = 1\n")
         said = self.run(elsewhere, *pipeline("dry-run", "--profile", "smoke"))
         told = dict(line.split(maxsplit=3)[2:] for line in said.splitlines() if "would measure" in line)
-        assert told["phases"] == "lib.analysis.flops changed"
-        assert told["V2"] == "phases is measured again"
+        assert told["phases"].startswith("lib.analysis.flops changed")
+        assert told["V2"].startswith("phases is measured again")
         assert not {"setup", "V1"} & set(told)
 
 

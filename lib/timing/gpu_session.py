@@ -320,9 +320,13 @@ def stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
+# Triton's interpreter stands for one thread's work only.
+INTERPRETED = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
 def environment(tiny: bool) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | ({"TRITON_INTERPRET": "1"} if tiny else {})
+    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | (INTERPRETED if tiny else {})
 
 
 def keep(record: dict[str, Any], folder: Path) -> None:
