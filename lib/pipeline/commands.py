@@ -30,7 +30,7 @@ from lib.pipeline.locking import locked
 from lib.pipeline.notebooks import Notebook, closure, discover
 from lib.store import open_store
 
-DRAWN_AT_ONCE = 2
+DRAWN_AT_ONCE = 3
 
 
 def check_overrides(overrides: Iterable[str], sections: Sequence[Notebook]) -> None:
@@ -162,7 +162,7 @@ def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
         print(f"{nb.name:12} redraw: {todo[nb]}", flush=True)
         return execute(profile, nb, answering(start("redraw"), "redraw"), "redraw")
 
-    with ThreadPoolExecutor(min(DRAWN_AT_ONCE, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(DRAWN_AT_ONCE, 1 + (os.cpu_count() or 1))) as pool:
         drawing = {pool.submit(draw, nb): nb for nb in todo}
         for done in as_completed(drawing):
             nb = drawing[done]
