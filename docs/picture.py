@@ -7,14 +7,14 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).resolve().parent
-FIGURE = "ladder"
+FIGURE = "opening"
 SIZE = {"width": 1200, "height": 900}
 MAX_BYTES = 300_000
 SCROLL = "id => document.getElementById(id).scrollIntoView({block: 'end', behavior: 'instant'})"
 
 
 def shoot(page_file, folder=HERE):
-    """Writes `report.png` and `report.ja.png`, the page at its figure of the ladder, in either language."""
+    """Writes `report.png` and `report.ja.png`, the page at its opening figure, in either language."""
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for lang, name in (("en", "report.png"), ("ja", "report.ja.png")):
