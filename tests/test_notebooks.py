@@ -1,6 +1,7 @@
 """What every committed notebook keeps to: no outputs, one parameters cell that says the default, pairs of languages."""
 
 import ast
+import re
 import subprocess
 
 import nbformat
@@ -80,6 +81,11 @@ def test_markdown_comes_in_pairs_japanese_first(path):
         assert [x.split(" ")[0] for x in ja if x.startswith("#")] == [x.split(" ")[0] for x in en if x.startswith("#")]
         assert any("\u3040" <= letter <= "\u9fff" for letter in "".join(ja))
         assert not any("\u3040" <= letter <= "\u9fff" for letter in "".join(en))
+
+
+@each
+def test_no_mark_stands_in_code_where_nothing_fills_it(path):
+    assert [mark for cell in cells(path) for mark in re.findall(r"`\{[\w.]+\}`", cell.source)] == []
 
 
 def test_the_report_has_every_section():
