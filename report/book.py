@@ -24,6 +24,7 @@ MANY_MARKS = 3000
 LINES_IN_TEXT = 12  # a longer table stands in the appendix
 EMS = 49  # of 9 pt, across a page
 NARROW = 9  # ems; a wider column shares what the narrow ones leave
+LEAST = 5  # ems that each of them has to get
 LONG_WORD = re.compile(r"\S{40}")
 
 Piece = Callable[[list[str]], str]  # Typst markup from all finished texts
@@ -148,10 +149,11 @@ def table_piece(output: NotebookNode, lang: str, later: Later) -> Piece:
     """A short table floats, whole; a long one stands where it is, over as many pages as it takes."""
     meta, content = output.metadata.report, output.data[TABLE_MIME]
     number, note = later(plain_paragraphs(meta["caption"])), later(plain_paragraphs(meta["note"]))
-    long = is_long(output)
+    layout = Layout.of(content)
+    long = layout.lines > LINES_IN_TEXT
     return lambda texts: (
         f"#[#show figure: set block(breakable: {str(long).lower()})\n"
-        f"#figure(kind: table, placement: {'none' if long else 'auto'}, {data_table(content, texts[note])},"
+        f"#figure(kind: table, placement: {'none' if long else 'auto'}, {data_table(content, layout, texts[note])},"
         f" caption: [{texts[number]}])"
         f" <tab-{meta.name}-{lang}>]"
     )
@@ -179,18 +181,21 @@ class Layout:
         columns, rows = content["columns"], content["rows"]
         heads = [_width(column["text"]) / 2 for column in columns]
         widths = [max([head, *(_cell_width(row[i]) / 2 for row in rows)]) for i, head in enumerate(heads)]
+        one_line = sum(1 + has_interval(row) for row in rows)
+        as_wide_as_needed = ", ".join("auto" for _ in columns)
+        for size in (9, 8, 7):
+            if sum(widths) <= EMS * 9 / size:
+                return cls(as_wide_as_needed, size, one_line)
         wide = [i for i, width in enumerate(widths) if width > NARROW]
-        fits = next((size for size in (9, 8, 7) if sum(widths) <= EMS * 9 / size), None)
-        if fits or not wide:
-            tracks = ", ".join("auto" for _ in columns)
-            return cls(tracks, fits or 7, sum(1 + has_interval(row) for row in rows))
-        size = 9 if len(columns) <= 6 else 8
         # by the root of a column's mean, so that the longest does not starve the others
         roots = {i: math.sqrt(sum(_cell_width(row[i]) for row in rows) / max(1, len(rows))) for i in wide}
-        left = EMS * 9 / size - sum(width for i, width in enumerate(widths) if i not in wide)
-        shares = {i: left * root / sum(roots.values()) for i, root in roots.items()}
-        tracks = ", ".join(f"{roots[i]:.1f}fr" if i in wide else "auto" for i in range(len(columns)))
-        return cls(tracks, size, sum(max(_lines(row[i], shares[i]) for i in wide) for row in rows))
+        for size in (9, 8, 7) if len(columns) <= 6 else (8, 7):
+            left = EMS * 9 / size - sum(width for i, width in enumerate(widths) if i not in wide)
+            shares = {i: left * root / sum(roots.values()) for i, root in roots.items()}
+            if wide and min(shares.values()) >= LEAST:
+                tracks = ", ".join(f"{roots[i]:.1f}fr" if i in wide else "auto" for i in range(len(columns)))
+                return cls(tracks, size, sum(max(_lines(row[i], shares[i]) for i in wide) for row in rows))
+        return cls(as_wide_as_needed, 7, one_line)
 
 
 def has_interval(row: Iterable[Mapping[str, Any]]) -> bool:
@@ -201,9 +206,9 @@ def _lines(cell: Mapping[str, Any], ems: float) -> int:
     return max(1, math.ceil(_cell_width(cell) / 2 / max(ems, 1)))
 
 
-def data_table(content: Mapping[str, Any], note: str) -> str:
+def data_table(content: Mapping[str, Any], layout: Layout, note: str) -> str:
     """A call of the template's `data-table`."""
-    columns, layout = content["columns"], Layout.of(content)
+    columns = content["columns"]
     cells = ", ".join(cell_markup(cell) for row in content["rows"] for cell in row)
     header = ", ".join(quoted(column["text"]) for column in columns)
     kinds = f"numeric: ({_indices(columns, 'numeric')}), ghost: ({_indices(columns, 'ghost')})"

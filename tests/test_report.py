@@ -386,6 +386,13 @@ def test_a_table_of_long_words_counts_its_lines():
     assert all(track.endswith("fr") for track in long.tracks.split(", "))
 
 
+def test_a_table_of_many_columns_starves_none():
+    """Where the narrow columns leave too little for a wide one, all of them share the page as Typst has it."""
+    columns = [{"text": f"figure {i}", "numeric": True, "ghost": False} for i in range(13)]
+    row = [{"text": "a long name of an arm"}, *({"text": "0.123", "interval": "[0.1, 0.2]"} for _ in columns[1:])]
+    assert book.Layout.of({"columns": columns, "rows": [row] * 3}) == book.Layout(", ".join(["auto"] * 13), 7, 6)
+
+
 @pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_no_page_of_the_book_has_a_hole(built, tmp_path, lang):
