@@ -177,7 +177,8 @@ def with_assets(
 ) -> str:
     """The page with style, data, scripts and the policy that names exactly these by their hashes."""
     style = (TEMPLATES / "page" / "style.css").read_text(encoding="utf-8") + chart_sizes
-    style = font_face(html + json.dumps(specs, ensure_ascii=False)) + style
+    charts = json.dumps(specs, ensure_ascii=False)
+    style = font_face(html + charts) + style
     head = script("head")
     names = ["page", "charts", "menus", "previews", "search", *(["explorer"] if ladders else [])]
     scripts = [script(name) for name in names]
@@ -186,7 +187,7 @@ def with_assets(
     blocks = [
         f'<script type="application/json" id="{name}">{script_json(value)}</script>' for name, value in data.items()
     ]
-    for name, text in (("charts", json.dumps(specs, ensure_ascii=False)), ("vega", bundle())):
+    for name, text in (("charts", charts), ("vega", bundle())):
         packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
         blocks.append(f'<script type="text/plain" id="{name}">{packed}</script>')
     blocks += [f"<script>{source}</script>" for source in scripts]

@@ -85,9 +85,8 @@ class Respondent:
         given = [self.ids(prompt) for prompt in prompts]
         whole = [[*ids, *self.ids(completion)] for ids, completion in zip(given, completions, strict=True)]
         starts, stops = (np.array([len(ids) for ids in rows]) for rows in (given, whole))
-        sequences = np.zeros(
-            (len(whole), stops.max()), dtype=np.int32
-        )  # what is filled up comes last, and nothing sees it
+        # what is filled up comes last, and nothing sees it
+        sequences = np.zeros((len(whole), stops.max()), dtype=np.int32)
         for row, ids in zip(sequences, whole, strict=True):
             row[: len(ids)] = ids
         nll = self._nll(sequences, int(stops.max() - starts.min()), plan)

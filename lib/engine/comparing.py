@@ -25,6 +25,7 @@ def compare(
     engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = None
 ) -> Iterator[tuple[int, Plan, Compared]]:
     """Yields `(chunk, plan, Compared)` for every plan on every chunk of the engine's tokens."""
+    wanted = set(plans)
     for chunk, row in enumerate(engine.tokens):
         targets = row[1:].to(engine.arch.device, torch.long)
         base: list[Tensor] = []
@@ -33,7 +34,7 @@ def compare(
             if not plan:
                 base = list(blocks)
                 blocks = iter(base)
-            if plan in plans:
+            if plan in wanted:
                 parts = zip(base, blocks, targets.split([len(own) for own in base]), strict=True)
                 figures = [torch.cat(side) for side in zip(*(_figures(*part) for part in parts), strict=True)]
                 yield chunk, plan, Compared(*(side.float().numpy(force=True) for side in figures))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+from lib.errors import InputError
 from lib.layout import ROOT
 
 STOPPED = "stopped; what is finished is kept, run the same command to go on"
@@ -51,6 +52,27 @@ def run(module: str, *words: object) -> int:
         status = process.wait()
     processes.discard(process.pid)
     return status
+
+
+def lines(command: list[str], **environment_too: str) -> Iterator[str]:
+    """What a command prints, line by line, until it ends. Raises `InputError` with its last line where it fails."""
+    line = ""
+    with (
+        lifeline() as stdin,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(**environment_too),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            yield line
+    if process.returncode:
+        raise InputError(line.strip().removeprefix("error: "))
 
 
 def kill(process_id: int) -> None:

@@ -160,7 +160,10 @@ def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
 
     def draw(nb: Notebook) -> list[Path]:
         print(f"{nb.name:12} redraw: {todo[nb]}", flush=True)
-        return execute(profile, nb, answering(start("redraw"), "redraw"), "redraw")
+        started = time.time()
+        written = execute(profile, nb, answering(start("redraw"), "redraw"), "redraw")
+        profile.took(nb.name, "redraw", time.time() - started)
+        return written
 
     with ThreadPoolExecutor(min(DRAWN_AT_ONCE, 1 + (os.cpu_count() or 1))) as pool:
         drawing = {pool.submit(draw, nb): nb for nb in todo}

@@ -1,7 +1,6 @@
 """What a section measures with: parameters, checked; the model and the tokens; the earlier sections' results."""
 
 import os
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ import numpy as np
 
 from lib.errors import InputError
 from lib.files import replacing
-from lib.layout import ROOT, build_root, used_keys
+from lib.layout import build_root, used_keys
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
 from lib.pipeline import children, sampling
@@ -238,14 +237,5 @@ def have_measured(name: str, profile: str) -> None:
 
     Raises `InputError` with the pipeline's own line where that fails.
     """
-    words = children.command("lib.pipeline", "run", name, "--profile", profile, "--as-before")
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    line = ""
-    with (
-        children.lifeline() as stdin,
-        subprocess.Popen(words, cwd=ROOT, env=children.environment(), stdin=stdin, **pipes) as process,
-    ):
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-    if process.returncode:
-        raise InputError(line.strip().removeprefix("error: "))
+    for line in children.lines(children.command("lib.pipeline", "run", name, "--profile", profile, "--as-before")):
+        print(line, end="", flush=True)

@@ -5,11 +5,9 @@ sample accounts for is a kernel starting and importing, except where the section
 """
 
 import argparse
-import datetime
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,13 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib import machine
 from lib.errors import InputError
 from lib.files import replacing
-from lib.layout import ROOT, build_root
+from lib.layout import build_root
 from lib.params import BASE_PROFILE, load_profile
 from lib.pipeline import children, sampling
-from lib.results.provenance import git_state
+from lib.results import dated
 
 ROOMS = ("model", "statistics", "timing", "drawing", "disk", "other")
 BEGINS = re.compile(r"^(\w+) +measure: ")
@@ -32,7 +29,7 @@ PAGES = "page and books"
 
 
 def profile(name: str, build: Path | None = None) -> dict[str, Any]:
-    """The record that is kept: `{date, profile, seconds, sections: [{section, seconds, <room>, starting}], ...}`.
+    """The record that is kept: `dated.new`'s, with `{profile, seconds, sections: [{section, seconds, <room>, …}]}`.
 
     All in seconds. build: a new folder to leave the run in; None lets it go. Raises `InputError` where that folder is
     there already, or where the report can't be made.
@@ -50,19 +47,10 @@ def profile(name: str, build: Path | None = None) -> dict[str, Any]:
             for section, rooms in json.loads(path.read_text(encoding="utf-8")).items():
                 own = found.setdefault(section, {})
                 own |= {room: own.get(room, 0) + spent for room, spent in rooms.items()}
-    commit, dirty = git_state()
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    return dated.new(f"profile-{name}", f"make profile PROFILE={name}", "one first run, with an empty store") | {
         "profile": name,
         "seconds": seconds,
         "sections": [row(section, wall, found.get(section, {})) for section, wall in walls.items()],
-        "provenance": {
-            "command": f"make profile PROFILE={name}",
-            "commit": commit,
-            "dirty": dirty,
-            "versions": machine.versions(),
-            "machine": machine.system(),
-        },
     }
 
 
@@ -70,29 +58,14 @@ def timed(command: list[str], places: dict[str, str]) -> tuple[dict[str, float],
     """`({section: seconds}, seconds in all)` of a run of the pipeline, told by the lines that it prints."""
     walls: dict[str, float] = {}
     began = at = time.perf_counter()
-    line = ""
-    with (
-        children.lifeline() as stdin,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=children.environment(**places),
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process,
-    ):
-        for line in process.stdout or ():
-            now = time.perf_counter()
-            if BEGINS.match(line):
-                at = now
-            elif match := ENDS.match(line):
-                walls[match[1]] = now - at
-                at = now
-                print(line, end="", flush=True)
-    if process.returncode:
-        raise InputError(line.strip().removeprefix("error: "))
+    for line in children.lines(command, **places):
+        now = time.perf_counter()
+        if BEGINS.match(line):
+            at = now
+        elif match := ENDS.match(line):
+            walls[match[1]] = now - at
+            at = now
+            print(line, end="", flush=True)
     end = time.perf_counter()
     return walls | {PAGES: end - at}, end - began
 

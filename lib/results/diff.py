@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAMING = (("condition",), ("protocol",), ("what",), ("layer", "head"), ("n_linearized",), ("n",), ("backend",))
 SETTINGS = ("parameters", "model.name", "model.fingerprint", "corpus.name", "corpus.fingerprint", "device", "backend")
+PACKED = "results/data/sections/"  # where a pack has its sections
 TEXTS = ("samples", "human")
 SINGLE_HEADS = ("heads", "best", "ranking", "chunk_ppl")
 ORDER = ("V1", "V2", "V3", "V4", "V5", "P1", "P2", "P3", "P4", "phases")
@@ -168,13 +169,21 @@ def results_of(name: str) -> Results:
     """`{section: data}` of a profile, of a folder `results/data` or of a pack."""
     if not name.endswith(".zip"):
         return io.load(data_folder(name))
-    found = {}
     with Archive(Path(name)) as archive:
-        for path in archive.names:
-            if path.startswith("results/data/sections/"):
-                record = io.parsed(archive.read(path), f"{archive.path.name}: {path}", "section")
-                found[record["section"]] = record["data"]
-    return cast("Results", found)
+        return cast("Results", {record["section"]: record["data"] for record in packed(archive).values()})
+
+
+def packed(archive: Archive) -> dict[str, dict[str, Any]]:
+    """`{path: record}` of the sections in a pack, by their schema. Raises `InputError` where one is none."""
+    found = {}
+    for path in archive.names:
+        if path.startswith(PACKED):
+            where = f"{archive.path.name}: {path}"
+            try:
+                found[path] = io.parsed(archive.read(path), where, "section")
+            except ValueError as error:
+                raise error if isinstance(error, InputError) else InputError(f"{where}: damaged ({error})") from None
+    return found
 
 
 def data_folder(name: str) -> Path:

@@ -143,11 +143,11 @@ def checked_profile(archive: Archive) -> str:
 def read(archive: Archive, name: str) -> Any:
     """A section's record in a pack, checked against its schema; `InputError` where it is none."""
     try:
-        record = json.loads(archive.read(name))
-    except (ValueError, RecursionError):
+        return io.parsed(archive.read(name), f"{archive.path.name}: {name}", "section")
+    except InputError:
+        raise
+    except ValueError:
         raise InputError(f"{archive.path.name}: entry {name!r} is no JSON; nothing was written") from None
-    io.validate(record, "section", f"{archive.path.name}: {name}")
-    return record
 
 
 def checked_contents(archive: Archive, folder: Path, profile: str) -> dict[str, bytes]:

@@ -10,6 +10,11 @@ from lib.archive import Archive
 from lib.errors import InputError
 from lib.results import diff, io
 
+# Kinds of inputs by their first words: what stands first can move what comes after.
+RANKS = (
+    "interpreter", "package", "pins", "machine", "cpu", "device", "backend", "corpus", "weights", "tokens", "files",
+    "parameter", "measuring", "code",
+)  # fmt: skip
 Sections = dict[str, dict[str, Any]]
 
 
@@ -36,18 +41,17 @@ def read(name: str) -> Origins:
     """A profile's run or a pack. Raises `InputError` where there is none."""
     if name.endswith(".zip"):
         with Archive(Path(name)) as archive:
-            contents = {n: archive.read(n) for n in archive.names if n.startswith("results/data/sections/")}
+            records = list(diff.packed(archive).values())
             manifest = archive.read("manifest.json") if "manifest.json" in archive.names else b"{}"
     else:
         folder = diff.data_folder(name)
-        contents = {p.name: p.read_bytes() for p in sorted((folder / "sections").glob("[!.]*.json"))}
+        records = [io.read_json(path, "section") for path in sorted((folder / "sections").glob("[!.]*.json"))]
         path = folder.parents[1] / "manifest.json"
         manifest = path.read_bytes() if path.is_file() else b"{}"
     try:
-        records = [io.parsed(content, f"{name}: {path}", "section") for path, content in contents.items()]
         noted = json.loads(manifest).get("notebooks", {})
     except (ValueError, AttributeError, RecursionError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{name}: damaged ({error})") from None
+        raise InputError(f"{name}: manifest.json is damaged ({error})") from None
     return Origins(name, {record["section"]: record for record in records}, noted)
 
 
@@ -95,20 +99,7 @@ def causes(a: Origins, b: Origins) -> tuple[list[Cause], list[str]]:
         needs = a.noted.get(section, {}).get("measuring", {}).get("needs", {})
         if explained & set(needs):
             explained.add(section)
-    ranks = (
-        "interpreter",
-        "package",
-        "pins",
-        "machine",
-        "cpu",
-        "device",
-        "backend",
-        "corpus",
-        "weights",
-        "tokens",
-        "files",
-    )
-    rank = {kind: i for i, kind in enumerate((*ranks, "files", "parameter", "measuring", "code"))}
+    rank = {kind: i for i, kind in enumerate(RANKS)}
     ordered = sorted(found.values(), key=lambda cause: (rank[cause.kind.split()[0]], order[cause.kind]))
     return ordered, [name for name in shared if name in moved - explained]
 

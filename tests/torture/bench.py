@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,18 @@ class Bench:
         command = f"make torture SEED={self.seed} ONLY={kind}/{name}"
         self.trials.append(Trial(kind, name, wrong is None, wrong or "", command, round(time.time() - began, 2)))
         print(f"{'held' if wrong is None else 'FAILED':7} {kind}/{name}{f': {wrong}' if wrong else ''}", flush=True)
+
+    def attempt(self, kind: str, cases: Mapping[str, Callable[[], str | None]], chosen: str, brief: str) -> None:
+        """Tries the cases of a kind, `chosen` alone where one is; of the short form only `brief`."""
+        for name, trial in cases.items():
+            if chosen in ("", name) and not (self.short and not chosen and name != brief):
+                began = time.time()
+                self.note(kind, name, trial(), began)
+
+    def again(self, build: Path) -> str | None:
+        """What is wrong with a folder after one more run to its end; None where it is like an undisturbed one's."""
+        done = self.run(self.words(), build)
+        return f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), self.whole[0])
 
     def fresh(self, name: str) -> Path:
         """An empty folder."""

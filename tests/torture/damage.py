@@ -1,7 +1,7 @@
 """One byte flipped in each kind of file: noticed, and what follows is what an undamaged run gives."""
 
 import shutil
-import time
+from functools import partial
 from pathlib import Path
 
 from torture.bench import Bench, left, unlike
@@ -21,15 +21,9 @@ KINDS = {
 
 def trials(bench: Bench, chosen: str) -> None:
     wanted, _ = bench.whole
-    for name, pattern in KINDS.items():
-        if chosen not in ("", name) or (not chosen and bench.short and name != "section"):
-            continue
-        began = time.time()
-        bench.note("damage", name, flipped(bench, wanted, pattern, name), began)
-    for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        if chosen in ("", name) and not bench.short:
-            began = time.time()
-            bench.note("damage", name, model_file(bench, name), began)
+    cases = {name: partial(flipped, bench, wanted, pattern, name) for name, pattern in KINDS.items()}
+    cases |= {name: partial(model_file, bench, name) for name in ("model.safetensors", "config.json", "tokenizer.json")}
+    bench.attempt("damage", cases, chosen, "section")
 
 
 def flip(path: Path, draw) -> None:

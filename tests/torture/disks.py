@@ -5,11 +5,11 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from torture.bench import ROOT, Bench, environment_for, left, one_line, unlike
+from torture.bench import ROOT, Bench, environment_for, left, one_line
 
 MOUNT_BYTES = 8 * 2**20
 LIMITED = (
@@ -20,11 +20,8 @@ LIMITED = (
 
 
 def trials(bench: Bench, chosen: str) -> None:
-    wanted, _ = bench.whole
-    for name, trial in {"full": full, "read-only": read_only, "file-size": file_size}.items():
-        if chosen in ("", name) and not (bench.short and not chosen and name != "full"):
-            began = time.time()
-            bench.note("disks", name, trial(bench, wanted), began)
+    trials = {"full": full, "read-only": read_only, "file-size": file_size}
+    bench.attempt("disks", {name: partial(trial, bench) for name, trial in trials.items()}, chosen, "full")
 
 
 @contextlib.contextmanager
@@ -40,21 +37,38 @@ def disk(bench: Bench) -> Iterator[Path | None]:
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def full(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+def full(bench: Bench) -> str | None:
     """The disk fills up between two sections; with space again, the same command ends like an undisturbed run."""
     with disk(bench) as folder:
         if folder is None:
-            return file_size(bench, wanted)
-        done = bench.run(bench.words("setup"), folder)
-        if done.returncode:
-            return f"setup failed on a small disk: {done.stderr[-300:]}"
-        before, ballast = left(folder), folder / "ballast"
-        fill(ballast)
-        wrong = one_line(bench.run(bench.words(), folder), "No space left", "can't be written")
-        if wrong or left(folder) != before:
-            return wrong or "earlier results were damaged"
-        ballast.unlink()
-        return again(bench, folder, wanted)
+            return file_size(bench)
+        ballast = folder / "ballast"
+        return between(bench, folder, lambda: fill(ballast), "No space left", ballast.unlink)
+
+
+def read_only(bench: Bench) -> str | None:
+    with disk(bench) as folder:
+        if folder is None:
+            return without_write_permission(bench)
+        remount = ["mount", "-o", "remount,{}", str(folder)]
+        shut, opened = (partial(subprocess.run, [w.format(how) for w in remount], check=True) for how in ("ro", "rw"))
+        return between(bench, folder, shut, "Read-only", opened)
+
+
+def between(
+    bench: Bench, folder: Path, spoil: Callable[[], object], says: str, mend: Callable[[], object]
+) -> str | None:
+    """Spoils a disk after the first section: one line, what stood before stands, and mended the run ends well."""
+    done = bench.run(bench.words("setup"), folder)
+    if done.returncode:
+        return f"setup failed: {done.stderr[-300:]}"
+    before = left(folder)
+    spoil()
+    wrong = one_line(bench.run(bench.words(), folder), says, "can't be written")
+    if wrong or left(folder) != before:
+        return wrong or "earlier results were damaged"
+    mend()
+    return bench.again(folder)
 
 
 def fill(path: Path) -> None:
@@ -63,28 +77,7 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-def again(bench: Bench, build: Path, wanted: dict[str, bytes]) -> str | None:
-    done = bench.run(bench.words(), build)
-    return f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), wanted)
-
-
-def read_only(bench: Bench, wanted: dict[str, bytes]) -> str | None:
-    with disk(bench) as folder:
-        if folder is None:
-            return without_write_permission(bench, wanted)
-        done = bench.run(bench.words("setup"), folder)
-        if done.returncode:
-            return f"setup failed: {done.stderr[-300:]}"
-        before = left(folder)
-        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-        wrong = one_line(bench.run(bench.words(), folder), "Read-only", "can't be written")
-        if wrong or left(folder) != before:
-            return wrong or "earlier results were damaged"
-        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-        return again(bench, folder, wanted)
-
-
-def without_write_permission(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+def without_write_permission(bench: Bench) -> str | None:
     folder = bench.fresh("closed")
     folder.chmod(0o555)
     try:
@@ -93,11 +86,11 @@ def without_write_permission(bench: Bench, wanted: dict[str, bytes]) -> str | No
         folder.chmod(0o755)
 
 
-def file_size(bench: Bench, wanted: dict[str, bytes]) -> str | None:
+def file_size(bench: Bench) -> str | None:
     """No file may grow beyond a few kilobytes, which is what a quota does."""
     build = bench.fresh("limited")
     if not hasattr(resource, "RLIMIT_FSIZE"):
         return "no RLIMIT_FSIZE on this system"
     words = [sys.executable, "-c", LIMITED, "2000", *bench.words()[3:]]
     done = subprocess.run(words, cwd=ROOT, env=environment_for(build), capture_output=True, text=True, timeout=300)
-    return one_line(done, "File too large", "can't be written") or again(bench, build, wanted)
+    return one_line(done, "File too large", "can't be written") or bench.again(build)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from torture.bench import WITHIN, Bench, alive, descendants, end, left, unlike
+from torture.bench import WITHIN, Bench, alive, descendants, end, left
 
 WAYS = {"kill": [signal.SIGKILL], "stop": [signal.SIGINT], "terminate": [signal.SIGTERM], "twice": [signal.SIGINT] * 2}
 FREEZE = "freeze"  # SIGSTOP, SIGCONT, then Ctrl-C
@@ -19,7 +19,7 @@ TRIED_SHORT = 3
 
 
 def trials(bench: Bench, chosen: str) -> None:
-    wanted, seconds = bench.whole
+    _, seconds = bench.whole
     build, pending = bench.fresh("killed"), []
     n, i = TRIED_SHORT if bench.short else TRIED, 0
     while i < n:
@@ -33,19 +33,18 @@ def trials(bench: Bench, chosen: str) -> None:
         else:  # it had little left to do, and ended before its moment came
             process.communicate()
             seconds = min(seconds, time.time() - began) if not pending else seconds
-            close(bench, build, pending, wanted)
+            close(bench, build, pending)
             build, pending = bench.fresh("killed"), []
         if len(pending) == SERIES or i == n:
-            close(bench, build, pending, wanted)
+            close(bench, build, pending)
             build, pending = bench.fresh("killed"), []
 
 
-def close(bench: Bench, build: Path, pending: list[tuple[str, str | None, float]], wanted: dict[str, bytes]) -> None:
+def close(bench: Bench, build: Path, pending: list[tuple[str, str | None, float]]) -> None:
     """Runs a folder to its end and holds it against an undisturbed run, for all trials that it has gone through."""
     if not pending:
         return
-    done = bench.run(bench.words(), build)
-    after = f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), wanted)
+    after = bench.again(build)
     for name, wrong, began in pending:
         bench.note("kills", name, wrong or after, began)
 

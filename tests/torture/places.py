@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 from torture.bench import ROOT, Bench, left, unlike
@@ -23,10 +22,7 @@ def trials(bench: Bench, chosen: str) -> None:
         "japanese-path": lambda: japanese_path(bench, wanted),
         "no-rights": lambda: no_rights(bench),
     }
-    for name, trial in cases.items():
-        if chosen in ("", name) and not (bench.short and not chosen and name != "locale-and-zone"):
-            began = time.time()
-            bench.note("places", name, trial(), began)
+    bench.attempt("places", cases, chosen, "locale-and-zone")
 
 
 def compare(bench: Bench, wanted: dict[str, bytes], prefix=(), cwd: Path = ROOT, build=None, **environment):

@@ -12,10 +12,7 @@ def trials(bench: Bench, chosen: str) -> None:
         "V1-then-setup": lambda: one_folder(bench, wanted, ("setup", "V1"), ("setup",)),
         "two-profiles": lambda: one_store(bench, wanted),
     }
-    for name, trial in cases.items():
-        if chosen in ("", name) and not (bench.short and not chosen and name != "V1-then-setup"):
-            began = time.time()
-            bench.note("together", name, trial(), began)
+    bench.attempt("together", cases, chosen, "V1-then-setup")
 
 
 def finish(processes) -> str | None:
