@@ -11,6 +11,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ def assemble(notebooks: Path | str, results: Path | str, out: Path | str) -> lis
     """Writes the three files into the folder `out`; returns their paths. Raises `InputError`."""
     merged = document.load(notebooks, results)
     files = files_of(Path(results))
-    made = {f"report.{lang}.pdf": book.write(merged, lang) for lang in LANGUAGES}
     playground = PLAYGROUND if (Path(out) / PLAYGROUND).is_file() else ""
-    made = {"report.html": page.write(merged, files, playground).encode()} | made
+    with ThreadPoolExecutor() as pool:
+        books = {f"report.{lang}.pdf": pool.submit(book.write, merged, lang) for lang in LANGUAGES}
+        made = {"report.html": page.write(merged, files, playground).encode()}
+        made |= {name: written.result() for name, written in books.items()}
     for name, content in made.items():
         limit = LIMITS[Path(name).suffix]
         if len(content) > limit:

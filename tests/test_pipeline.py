@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+import time
 
 import measured
 import nbformat
@@ -203,7 +204,7 @@ class TestFreshness:
         """`(task, name)` of what has run; `values` says what each section measures, `modules` what its code is."""
         self.ran, self.values, self.modules = [], {"a": 1, "b": 1, "c": 1}, {}
 
-        def execute(profile, nb, kernel, task):
+        def execute(profile, nb, kernel, task, stands=int):
             self.ran.append((task, nb.name))
             record = {"section": nb.name, "parameters": {}, "provenance": measured.PROVENANCE}
             section = profile.section(nb.name)
@@ -213,6 +214,7 @@ class TestFreshness:
             for path in (figure, profile.executed(nb)):
                 with files.replacing(path) as partial:
                     partial.write_text("drawn")
+            stands()
             return [section, figure] if task == "measure" else [figure]
 
         monkeypatch.setattr(commands, "execute", execute)
@@ -448,6 +450,51 @@ class TestExecution:
         assert (build / "smoke" / "failed" / "a.ipynb").is_file()
         assert [path.name for path in good.parent.iterdir()] == ["a.ipynb"]
         assert not (build / "smoke" / "manifest.json").exists()
+
+
+class TestOverlap:
+    """A section measures while the one before it draws; one that measures times has the machine to itself."""
+
+    def events(self, build, name):
+        """`{event: time}` of a notebook's cells, from what they printed."""
+        cells = nbformat.read(build / "smoke" / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        words = " ".join(output.get("text", "") for cell in cells for output in cell.get("outputs", [])).split()
+        return dict(zip(words[::2], map(float, words[1::2]), strict=True))
+
+    def write(self, notebooks, name, drawing="", **more):
+        say = "print({!r}, time.time())"
+        notebooks(
+            name,
+            body=f"import time\n{say.format('begins')}\nrun.finish(value=1)",
+            drawing=f"import time\nbegan = time.time()\n{drawing}\nrun.draw({name!r})\n{say.format('drawn')}",
+            **more,
+        )
+
+    def test_the_next_one_measures_meanwhile(self, notebooks, build):
+        waits = "while not run.path.with_name('b.json').exists() and time.time() - began < 90:\n    time.sleep(0.1)"
+        self.write(notebooks, "a", waits)
+        self.write(notebooks, "b", needs=["a"])
+        self.write(notebooks, "c", needs=["b"], parameters=["speed_runs = 5"])
+        commands.run_notebooks("smoke", None, {})
+        a, b, c = (self.events(build, name) for name in "abc")
+        assert b["begins"] < a["drawn"]
+        assert max(a["drawn"], b["drawn"]) < c["begins"]
+        manifest = json.loads((build / "smoke" / "manifest.json").read_text())
+        for name in "abc":
+            assert set(manifest["notebooks"][name]["files"]) == {
+                f"notebooks/{name}.ipynb",
+                f"results/data/sections/{name}.json",
+                f"results/figures/{name}.png",
+            }
+
+    def test_a_drawing_that_fails_stops_the_next_one(self, notebooks, build):
+        notebooks("a", drawing="import time\ntime.sleep(3)\nraise RuntimeError('no luck')")
+        notebooks("b", needs=["a"], body="import time\ntime.sleep(100)\nrun.finish(value=1)")
+        started = time.monotonic()
+        message = refused(commands.run_notebooks, "smoke", None, {})
+        assert message.startswith("a: cell 5: RuntimeError: no luck")
+        assert time.monotonic() - started < 300
+        assert not list((build / "smoke" / "notebooks").glob("*"))
 
 
 class TestBadInput:

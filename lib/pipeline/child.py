@@ -24,6 +24,11 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
 
+def leave_out_iris() -> None:
+    """Keeps jsonschema from building a grammar for IRIs when it is imported, a second long: no schema here has any."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+
 def _await_end_of_input() -> None:
     while os.read(0, 1):
         pass
@@ -32,6 +37,7 @@ def _await_end_of_input() -> None:
 
 if __name__ == "__main__":
     end_with(int(sys.argv[1]))
+    leave_out_iris()
     if sys.path[0] in ("", str(Path.cwd())):  # as `python -m` leaves it; the module is found without it
         del sys.path[0]
     sys.argv = sys.argv[2:]

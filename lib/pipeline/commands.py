@@ -11,9 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nbformat
@@ -25,12 +27,14 @@ from lib.params import RULES, near, resolve_for_model
 from lib.pipeline import children, estimate, notebooks
 from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
-from lib.pipeline.kernels import Kernels, answering, start
+from lib.pipeline.kernels import Kernel, Kernels, answering, start
 from lib.pipeline.locking import locked
 from lib.pipeline.notebooks import Notebook, closure, discover
 from lib.store import open_store
 
 DRAWN_AT_ONCE = 3
+
+Plan = tuple[Profile, list[Notebook], dict[str, tuple[str, str]]]
 
 
 def check_overrides(overrides: Iterable[str], sections: Sequence[Notebook]) -> None:
@@ -75,11 +79,11 @@ def check_model(values: Mapping[str, Any], given: Collection[str] = ()) -> None:
 
 
 def plan(
-    profile_name: str, names: Iterable[str] | None, overrides: dict[str, Any] | None
-) -> tuple[Profile, list[Notebook], dict[str, tuple[str, str]]]:
+    profile_name: str, names: Iterable[str] | None, overrides: dict[str, Any] | None, kernels: Kernels | None = None
+) -> Plan:
     """`(profile, wanted, todo)`: the notebooks in question, and `{name: (task, why)}` of what has to be done now.
 
-    Everything that can be refused without running a notebook is refused here.
+    Everything that can be refused without running a notebook is refused here; the first of `kernels` starts meanwhile.
     """
     sections = discover()
     profile = Profile(profile_name, overrides)
@@ -92,6 +96,8 @@ def plan(
         if found:
             todo[nb.name] = found
     if any(task == "measure" for task, _ in todo.values()):
+        if kernels:
+            kernels.start_ahead()
         check_model(profile.values, profile.overrides)
     return profile, wanted, todo
 
@@ -106,11 +112,17 @@ def run_notebooks(
 
     `overrides` of None keeps those of the profile's last run.
     """
-    profile, wanted, todo = plan(profile_name, names, overrides)
+    with closing(Kernels()) as kernels:
+        return carry_out(plan(profile_name, names, overrides, None if dry else kernels), overrides, dry, kernels)
+
+
+def carry_out(planned: Plan, overrides: dict[str, Any] | None, dry: bool, kernels: Kernels) -> Profile:
+    """What `plan` found to be done: done, or where it is `dry` said."""
+    profile, wanted, todo = planned
     if not todo:
-        print(f"profile {profile_name}: {', '.join(nb.name for nb in wanted)}: nothing to do")
+        print(f"profile {profile.name}: {', '.join(nb.name for nb in wanted)}: nothing to do")
     elif dry:
-        known = estimate.rates(profile_name, profile.values, profile.manifest["seconds"])
+        known = estimate.rates(profile.name, profile.values, profile.manifest["seconds"])
         for name, (task, why) in todo.items():
             seconds = known[task].get(name)
             print(
@@ -119,10 +131,10 @@ def run_notebooks(
             )
         print(estimate.total([(name, task) for name, (task, _) in todo.items()], known))
     else:
-        with locked(profile_name), closing(Kernels()) as kernels:
-            profile = Profile(profile_name, overrides)  # as another run may have left it meanwhile
+        with locked(profile.name):
+            profile = Profile(profile.name, overrides)  # as another run may have left it meanwhile
             profile.remove_leftovers()
-            measured = sum([measure(profile, nb, following, kernels) for nb, following in pairs(wanted)])
+            measured = measure(profile, wanted, kernels)
             found = {nb: profile.todo(nb) for nb in wanted}
             redraw(profile, {nb: now[1] for nb, now in found.items() if now and now[0] == "redraw"})
         if measured:
@@ -130,28 +142,76 @@ def run_notebooks(
     return profile
 
 
-def pairs(wanted: list[Notebook]) -> Iterable[tuple[Notebook, Notebook | None]]:
+@dataclass
+class Measuring:
+    """A notebook that runs: `measured` is set when its results stand or it has failed; `ended` gives what it wrote."""
+
+    notebook: Notebook
+    kernel: Kernel
+    measured: Event
+    ended: Future[list[Path]]
+    depends: dict[str, Any]
+    started: float
+
+
+def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> int:
+    """Runs those notebooks that have to be measured, in order; returns how many.
+
+    One starts when the one before it has measured and still draws; one that measures times has the machine to itself.
+    """
+    before: Measuring | None = None
+    n_measured = 0
+    with ThreadPoolExecutor(2) as pool:
+        for nb, following in pairs(wanted):
+            task, why = profile.todo(nb) or (None, None)
+            if task != "measure":
+                continue
+            if before and nb.measures_times:
+                finish(profile, before)
+                before = None
+            print(f"{nb.name:12} measure: {why}", flush=True)
+            now = begin(profile, nb, kernels.take(), pool)
+            n_measured += 1
+            ahead = following and (profile.todo(following) or ("", ""))[0] == "measure"
+            if ahead and not nb.measures_times:
+                kernels.start_ahead()
+            try:
+                if before:
+                    finish(profile, before)
+            except InputError:
+                children.kill(now.kernel.process.pid)
+                raise
+            now.measured.wait()
+            if now.ended.done():
+                finish(profile, now)
+            before = None if now.ended.done() else now
+            if ahead:
+                kernels.start_ahead()
+        if before:
+            finish(profile, before)
+    return n_measured
+
+
+def begin(profile: Profile, nb: Notebook, kernel: Kernel, pool: ThreadPoolExecutor) -> Measuring:
+    depends = {"measuring": profile.measuring(nb), "drawing": profile.drawing(nb)}
+    measured = Event()
+    ended = pool.submit(execute, profile, nb, kernel, "measure", measured.set)
+    ended.add_done_callback(lambda _: measured.set())
+    return Measuring(nb, kernel, measured, ended, depends, time.time())
+
+
+def finish(profile: Profile, now: Measuring) -> None:
+    """Waits until a notebook is drawn, and notes it as measured. Raises its `InputError`."""
+    written = now.ended.result()
+    seconds = time.time() - now.started
+    profile.took(now.notebook.name, "measure", seconds)
+    profile.record(now.notebook, "measure", now.depends, written)
+    print(f"{now.notebook.name:12} done in {seconds:.0f} s", flush=True)
+
+
+def pairs(wanted: Sequence[Notebook]) -> Iterable[tuple[Notebook, Notebook | None]]:
     """Each notebook and the one after it."""
     return zip(wanted, [*wanted[1:], None], strict=True)
-
-
-def measure(profile: Profile, nb: Notebook, following: Notebook | None, kernels: Kernels) -> bool:
-    """Runs a notebook where it has to be measured; returns whether it had to."""
-    task, why = profile.todo(nb) or (None, None)
-    if task != "measure":
-        return False
-    print(f"{nb.name:12} measure: {why}", flush=True)
-    started = time.time()
-    depends = {"measuring": profile.measuring(nb), "drawing": profile.drawing(nb)}
-    ahead = following and profile.todo(following)
-    kernel = kernels.take()
-    if ahead and ahead[0] == "measure" and not nb.measures_times:
-        kernels.start_ahead()
-    written = execute(profile, nb, kernel, "measure")
-    profile.took(nb.name, "measure", time.time() - started)
-    profile.record(nb, "measure", depends, written)
-    print(f"{nb.name:12} done in {time.time() - started:.0f} s", flush=True)
-    return True
 
 
 def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
@@ -177,15 +237,16 @@ def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
 
 
 def report(profile_name: str, overrides: dict[str, Any] | None, dry: bool = False) -> None:
-    profile, _, todo = plan(profile_name, None, overrides)
-    with nullcontext() if dry or not (todo or stale_report(profile)) else locked(profile_name):
-        profile = run_notebooks(profile_name, None, overrides, dry)
-        if not stale_report(profile):
-            print(f"report: nothing to do: {os.path.relpath(profile.report_files()[0])}")
-        elif dry:
-            print("would assemble the report")
-        else:
-            assemble(profile)
+    with closing(Kernels()) as kernels:
+        planned = plan(profile_name, None, overrides, None if dry else kernels)
+        with nullcontext() if dry or not (planned[2] or stale_report(planned[0])) else locked(profile_name):
+            profile = carry_out(planned, overrides, dry, kernels)
+            if not stale_report(profile):
+                print(f"report: nothing to do: {os.path.relpath(profile.report_files()[0])}")
+            elif dry:
+                print("would assemble the report")
+            else:
+                assemble(profile)
 
 
 def redraw_report(profile_name: str) -> None:

@@ -3,8 +3,9 @@
 import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -16,22 +17,37 @@ from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernel
 
 
-def execute(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, task: str = "measure") -> list[Path]:
+def execute(
+    profile: Profile,
+    nb: notebooks.Notebook,
+    kernel: Kernel,
+    task: str = "measure",
+    measured: Callable[[], object] = int,
+) -> list[Path]:
     """Runs one notebook, or for a redraw its drawing cells; its executed copy appears only when every cell has run.
 
-    Returns the files that it wrote under `results/`.
+    `measured` is called when the last measuring cell has run: another notebook may measure from then on. Returns the
+    files that this one wrote under `results/`; figures are put there when all of them are drawn.
     Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
     """
     import papermill
 
     target = profile.executed(nb)
-    before = profile.result_files(task)
+    before = profile.data_files()
+    written: list[Path] = []
     failed = profile.folder / "failed" / target.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(nb.path, as_version=4)
     whole = list(source.cells)
     if task == "redraw":
         source.cells = [cell for cell in whole if not notebooks.measures(cell)]
+    last = [cell.id for cell in source.cells if notebooks.measures(cell)][-1:]
+
+    def after_cell(cell: NotebookNode, execute_reply: Any, **_: Any) -> None:
+        if [cell.id] == last and execute_reply["content"]["status"] == "ok":
+            written.extend(path for path, mark in profile.data_files().items() if before.get(path) != mark)
+            measured()
+
     try:
         papermill.execute_notebook(
             source,
@@ -45,6 +61,7 @@ def execute(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, task: str 
             stderr_file=sys.stderr,
             log_output=False,
             km=kernel.manager,
+            on_cell_executed=after_cell,
         )
         drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
     except papermill.PapermillExecutionError as error:
@@ -63,17 +80,17 @@ def execute(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, task: str 
             continue
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
             raise InputError(f"{nb.name}: cell {i} did not run to its end; see {os.path.relpath(failed)}")
-    written = [path for path, mark in profile.result_files(task).items() if before.get(path) != mark]
     if task == "measure" and profile.section(nb.name) not in written:
         raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results; see {os.path.relpath(failed)}")
     if task == "redraw":
-        if written:
-            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(written[0])}; tag it measure")
+        astray = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
+        if astray:
+            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(astray[0])}; tag it measure")
         executed.cells = with_measuring_cells(executed.cells, whole, nbformat.read(target, as_version=4).cells)
-        written = [profile.figures / name for name in drawn]
-        for path, content in zip(written, drawn.values(), strict=True):
-            with replacing(path) as partial:
-                partial.write_bytes(content)
+    for name, content in drawn.items():
+        written.append(profile.figures / name)
+        with replacing(written[-1]) as partial:
+            partial.write_bytes(content)
     with replacing(target) as partial:
         nbformat.write(tidy(executed), partial)
     failed.unlink()

@@ -138,10 +138,10 @@ class Profile:
     def figures(self) -> Path:
         return self.folder / "results" / "figures"
 
-    def result_files(self, task: str) -> dict[Path, tuple[int, int]]:
-        """`{path: a mark that changes with every writing}` of all results; for a redraw, of what it must not write."""
+    def data_files(self) -> dict[Path, tuple[int, int]]:
+        """`{path: a mark that changes with every writing}` of all results but the figures."""
         paths = [p for p in (self.folder / "results").rglob("[!.]*") if p.is_file()]
-        paths = [p for p in paths if task == "measure" or not p.is_relative_to(self.figures)]
+        paths = [p for p in paths if not p.is_relative_to(self.figures)]
         return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
 
     def remove_leftovers(self) -> None:

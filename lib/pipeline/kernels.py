@@ -30,7 +30,7 @@ class Kernel:
     manager: Any
     process: Any
     resources: ExitStack
-    figures: Path  # where a redraw's figures wait until all are drawn
+    figures: Path  # where figures wait until all are drawn
 
     def stop(self) -> None:
         from jupyter_core.utils import run_sync
@@ -61,7 +61,7 @@ class Kernels:
     """Kernels for one notebook after another, the next one started ahead.
 
     Starting one and importing what all sections import takes a core some seconds, which a section that computes can
-    spare; a section that measures times cannot.
+    spare; one that measures times can when it has measured them.
     """
 
     def __init__(self) -> None:
@@ -125,8 +125,7 @@ def start(task: str | None = None) -> Kernel:
         figures.mkdir()
         environment = {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0"}
         environment["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
-        if task == "redraw":
-            environment["EXPERIMENT10_FIGURES"] = str(figures)
+        environment["EXPERIMENT10_FIGURES"] = str(figures)
         arguments = [f"--IPKernelApp.exec_lines=import lib.pipeline.sampling, {PRELOADED[task]}"] if task else []
         run_sync(manager.start_kernel)(
             cwd=str(notebooks.NOTEBOOKS),

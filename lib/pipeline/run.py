@@ -26,7 +26,7 @@ class Run(Measuring):
     def __init__(self, section: str, namespace: Mapping[str, Any], needs: Iterable[str] = ()) -> None:
         show_input_errors()
         super().__init__(section, namespace, needs)
-        # A redraw's figures wait elsewhere until all are drawn.
+        # The pipeline has figures wait elsewhere until all are drawn.
         self.figures = Path(os.environ.get("EXPERIMENT10_FIGURES") or self.folder / "results" / "figures")
 
     @property
