@@ -489,7 +489,7 @@ class TestOverlap:
 
     def test_a_drawing_that_fails_stops_the_next_one(self, notebooks, build):
         notebooks("a", drawing="import time\ntime.sleep(3)\nraise RuntimeError('no luck')")
-        notebooks("b", needs=["a"], body="import time\ntime.sleep(100)\nrun.finish(value=1)")
+        notebooks("b", needs=["a"], body="import time\ntime.sleep(600)\nrun.finish(value=1)")
         started = time.monotonic()
         message = refused(commands.run_notebooks, "smoke", None, {})
         assert message.startswith("a: cell 5: RuntimeError: no luck")
