@@ -433,12 +433,28 @@ void work(const Call &call, std::atomic<int64_t> &next) {
 
 using Work = void (*)(const Call &, std::atomic<int64_t> &);
 
-void run(Work work, const Call &call, int64_t n_threads) {
+// Whether all of it fitted into memory. OpenMP's threads are PyTorch's own where the two share a runtime; threads of
+// ours would have to wait until those no longer spin for more work.
+bool run(Work work, const Call &call, int64_t n_threads) {
     std::atomic<int64_t> next{0};
+    std::atomic<bool> fitted{true};
+    const auto share = [&] {
+        try {
+            work(call, next);
+        } catch (...) {
+            fitted = false;
+        }
+    };
+#ifdef _OPENMP
+#pragma omp parallel num_threads(n_threads) if (n_threads > 1)
+    share();
+#else
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < n_threads; i++) others.emplace_back(work, std::cref(call), std::ref(next));
-    work(call, next);
+    for (int64_t i = 1; i < n_threads; i++) others.emplace_back(share);
+    share();
     for (auto &other : others) other.join();
+#endif
+    return fitted;
 }
 
 Work chosen(const Call &call) {
@@ -469,10 +485,5 @@ extern "C" int attention(const void *q, const void *k, const void *v, void *z, c
     std::memcpy(call.strides, strides, sizeof call.strides);
     const Work work = chosen(call);
     if (!work) return 1;
-    try {
-        run(work, call, n_threads);
-    } catch (...) {
-        return 2;
-    }
-    return 0;
+    return run(work, call, n_threads) ? 0 : 2;
 }

@@ -29,7 +29,7 @@ from lib.files import replacing
 
 SOURCE = Path(__file__).with_name("cpu_native.cpp")
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-pthread")
 TARGETS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
 D_HEAD = range(1, 129)
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -178,21 +178,53 @@ def _library() -> ctypes.CDLL | None:
 def _built(compiler: str) -> Path:
     """Path of the compiled library, in the user's cache."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    made_of = (SOURCE.read_text(), compiler, version, *FLAGS, str(TARGETS), machine.instructions())
+    runtime = _openmp()
+    made_of = (SOURCE.read_text(), compiler, version, *FLAGS, str(TARGETS), str(runtime), machine.instructions())
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
     path = _cache_folder() / f"attention-{name}.so"
     if not path.is_file():
         with replacing(path) as partial:
-            _compile(compiler, partial)
+            _compile(compiler, partial, runtime)
     return path
 
 
-def _compile(compiler: str, path: Path) -> None:
-    for target in TARGETS:
-        command = [compiler, *FLAGS, *target, str(SOURCE), "-o", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        if done.returncode == 0:
-            return
+def _openmp() -> Path | None:
+    """GNU's OpenMP runtime as PyTorch has loaded it, whose threads the library then shares; None where it has another.
+
+    Linked by its path: another copy of it would keep threads of its own, and each would wait for the other's.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    loaded = {line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line}
+    return Path(loaded.pop()) if len(loaded) == 1 else None
+
+
+def _compile(compiler: str, path: Path, runtime: Path | None) -> None:
+    """Compiles and links: with OpenMP where that can be had, and for the first of `TARGETS` that the compiler knows."""
+    with tempfile.TemporaryDirectory(prefix="experiment10-") as folder:
+        made = Path(folder) / "attention.o"
+        for own in [runtime, None] if runtime else [None]:
+            for target in TARGETS:
+                compiled = [
+                    compiler,
+                    *FLAGS,
+                    *target,
+                    *(["-fopenmp"] if own else []),
+                    "-c",
+                    str(SOURCE),
+                    "-o",
+                    str(made),
+                ]
+                libraries = [str(own), "-Wl,-z,defs"] if own else []
+                linked = [compiler, "-shared", "-pthread", str(made), *libraries, "-o", str(path)]
+                for command in (compiled, linked):
+                    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+                    if done.returncode:
+                        break
+                else:
+                    return
     raise subprocess.SubprocessError(done.stderr or f"{compiler} ended with {done.returncode}")
 
 
