@@ -1,6 +1,8 @@
 """The compiled CPU kernels: both forms against float64, their masks and bits, and what happens without a compiler."""
 
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,7 +201,7 @@ def test_without_a_compiler_the_cpu_backend_is_taken(fresh, monkeypatch):
 
 
 def test_a_compiler_that_fails_is_one_line(fresh, monkeypatch, capfd):
-    def compile(compiler, path):
+    def compile(compiler, path, runtime):
         raise subprocess.SubprocessError("it broke\nin two places")
 
     monkeypatch.setattr(native, "_compile", compile)
@@ -214,6 +216,29 @@ def test_what_was_compiled_is_kept(fresh, monkeypatch):
     monkeypatch.setattr(native, "_compile", lambda *x: pytest.fail("compiled again"))
     assert native.available()
     assert list(fresh.rglob("*.so")) == [made]
+
+
+def test_threads_of_its_own_where_there_is_no_openmp(fresh, monkeypatch):
+    """Alike to the bit; so where OpenMP's runtime cannot be linked."""
+    q, k, v = (torch.randn(1, 4, 300, 16) for _ in range(3))
+    shared = native.relu_attention(q, k, v)
+    for runtime in (None, Path("/no/such/libgomp.so")):
+        monkeypatch.setattr(native, "_openmp", lambda runtime=runtime: runtime)
+        native._library.cache_clear()
+        assert native.available()
+        assert torch.equal(native.relu_attention(q, k, v), shared)
+    assert len(list(fresh.rglob("*.so"))) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP is looked for in /proc")
+def test_openmp_is_pytorch_s_own():
+    runtime = native._openmp()
+    if runtime is None:
+        pytest.skip("this PyTorch has no GNU OpenMP of its own")
+    torch.randn(300, 300) @ torch.randn(300, 300)
+    assert native.available()
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    assert {line.split(maxsplit=5)[5] for line in lines if "omp" in line.rsplit("/", 1)[-1]} == {str(runtime)}
 
 
 def check(form, z, q, k, v, **settings):
