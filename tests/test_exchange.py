@@ -142,9 +142,32 @@ def test_transformer_lens_itself(embedded, folded):
     assert (expected.log_softmax(-1) - untouched.log_softmax(-1)).abs().max() > 0.1
 
 
+def test_transformer_lens_where_keys_are_rotated(model_folders):
+    lens = pytest.importorskip(
+        "transformer_lens", reason="TransformerLens is not installed: pip install transformer_lens"
+    )
+    if not is_bridge():
+        pytest.skip("TransformerLens before version 4 reads Llama's weights by their names on the hub alone")
+    own = load_model(model_folders["llama"])
+    arch = adapter(own)
+    heads = [(layer, head) for layer in range(arch.n_layer) for head in range(arch.n_head)]
+    means = 0.1 * torch.randn(arch.n_layer, arch.n_head, arch.d_head, generator=torch.Generator().manual_seed(5))
+    plan = Plan(tuple((*at, mode) for at, mode in zip(heads, MODES, strict=True)))
+    file = PlanFile.of(plan, arch, means)
+    ids = torch.randint(arch.vocab_size, (2, 60), generator=torch.Generator().manual_seed(1))
+    model = lens.TransformerBridge.boot_transformers(str(model_folders["llama"]), device="cpu")
+    with torch.no_grad():
+        found = model.run_with_hooks(ids, fwd_hooks=transformer_lens_hooks(file, folded=False, rotary=True))
+    torch.testing.assert_close(found, engine_logits(own, file, ids), **TOLERANCE)
+
+
+def is_bridge():
+    return int(version("transformer_lens").split(".")[0]) >= 4
+
+
 def lens_model(lens, folded):
     """The embedded model in TransformerLens, its weights processed by the defaults or not at all."""
-    if int(version("transformer_lens").split(".")[0]) >= 4:
+    if is_bridge():
         model = lens.TransformerBridge.boot_transformers(str(EMBEDDED), device="cpu")
         if folded:
             model.enable_compatibility_mode(disable_warnings=True)

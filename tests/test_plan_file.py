@@ -70,6 +70,7 @@ def spoilt(draw):
 @example(b"[" * 100_000)
 @example(b'{"format": ' + b"[" * 960 + b"]" * 960 + b"}")
 @example(b'{"format": "experiment10-plan/1", "model": {"n_layer": 1' + b"0" * 5000 + b', "n_head": 1}, "heads": []}')
+@example(b'{"format": 1, "format": 2}')
 @MANY
 def test_anything_else_is_one_line(content):
     file = value_or_line(plan_file.parsed, content)
@@ -105,6 +106,11 @@ def test_what_is_wrong_is_named(heads, line):
     with pytest.raises(InputError) as told:
         plan_file.parsed(content, "plan.json")
     assert str(told.value).startswith(f"plan.json: {line}")
+
+
+def test_a_key_that_stands_twice_is_refused():
+    with pytest.raises(InputError, match="plan: no plan .a key stands twice in one object."):
+        plan_file.parsed(b'{"heads": [], "heads": []}')
 
 
 def test_a_plan_read_back_does_the_same(tmp_path):

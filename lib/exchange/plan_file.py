@@ -82,6 +82,7 @@ class PlanFile:
             raise InputError(f"the plan is for a model of {_words(self.sizes)}, given one of {_words(found)}")
         for (layer, head), bias in self.value_bias.items():
             own = model.value_bias(layer)[head]
+            # as near as a bfloat16 copy of the same weights comes
             if not torch.allclose(bias.to(own), own, rtol=1e-2, atol=1e-4):
                 raise InputError(
                     f"the plan is for other weights: the value bias of L{layer}H{head} differs; "
@@ -121,11 +122,21 @@ def read(path: str | Path) -> PlanFile:
 def parsed(content: bytes, where: str = "plan") -> PlanFile:
     """The plan in the bytes of a file that `where` names; `InputError` in one line where they hold none."""
     try:
-        return _checked(io.parsed(content, where, "plan"), where)
+        found = json.loads(content.decode(), object_pairs_hook=_object)
+        io.validate(found, "plan", where)
+        return _checked(found, where)
     except InputError:
         raise
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{where}: no plan ({first_line(error)}); write it with PlanFile.of(…).write(…)") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, none of whose keys stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
 
 
 def _checked(content: dict[str, Any], where: str) -> PlanFile:

@@ -51,7 +51,7 @@ class _Layer:
         z = constants(modes, bias, file.means[layer])
         self.constant = {head: constant - bias[head] if folded else constant for head, constant in z.items()}
         self.value_bias = {} if folded else {h: bias[h] for heads in self.weighted.values() for h in heads}
-        self.q = self.k = self.scores = torch.empty(0)
+        self.seen: dict[str, Tensor] = {}
         self.row_sum: dict[int, Tensor] = {}
 
     def hooks(self, rotary: bool) -> list[Hook]:
@@ -67,31 +67,38 @@ class _Layer:
 
     def see_q(self, q: Tensor, hook: Any) -> None:
         """q [B, T, H, d]."""
-        self.q = q
+        self.seen["q"] = q
 
     def see_k(self, k: Tensor, hook: Any) -> None:
         """k [B, T, H_kv, d]."""
-        self.k = k
+        self.seen["k"] = k
 
     def see_scores(self, scores: Tensor, hook: Any) -> None:
         """Scores [B, H, T, S]; what a query may not see is -inf, or the least number there is."""
-        self.scores = scores
+        self.seen["scores"] = scores
 
     def weigh(self, pattern: Tensor, hook: Any) -> Tensor:
         """Weights [B, H, T, S], those of the plan's heads changed."""
-        pattern = pattern.clone()
+        pattern, seen = pattern.clone(), self.seen.pop("scores")
         for mode, heads in self.weighted.items():
-            hidden = self.scores[:, heads] <= torch.finfo(self.scores.dtype).min / 2
-            scores = self.scores[:, heads] if weights(mode).features is None else self.featured_scores(mode, heads)
-            if scores.shape != hidden.shape:
-                raise InputError(f"mode '{mode}' needs the keys of the whole text: run without a key-value cache")
-            pattern[:, heads] = weights(mode).pattern(scores.float(), hidden).to(pattern.dtype)
-            self.row_sum |= {head: pattern[:, head].sum(-1, keepdim=True) for head in heads}
+            scores = seen[:, heads]
+            hidden = scores <= torch.finfo(scores.dtype).min / 2
+            if weights(mode).features is not None:
+                scores = self.featured_scores(mode, heads)
+                if scores.shape != hidden.shape:
+                    raise InputError(f"mode '{mode}' needs the keys of the whole text: run without a key-value cache")
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            pattern[:, heads] = weights(mode).pattern(scores, hidden).to(pattern.dtype)
+            if self.value_bias:
+                self.row_sum |= {head: pattern[:, head].sum(-1, keepdim=True) for head in heads}
+        self.seen.clear()
         return pattern
 
     def featured_scores(self, mode: str, heads: list[int]) -> Tensor:
-        group = self.q.shape[2] // self.k.shape[2]
-        q, k = self.q[:, :, heads], self.k[:, :, [head // group for head in heads]]
+        """Scores [B, n, T, T] of n `heads` from q and k as the mode changes them."""
+        q, k = self.seen["q"], self.seen["k"]
+        group = q.shape[2] // k.shape[2]
+        q, k = q[:, :, heads], k[:, :, [head // group for head in heads]]
         q, k = (weights(mode).featured(x).transpose(1, 2) for x in (q, k))
         return q @ k.mT * q.shape[-1] ** -0.5
 
@@ -101,5 +108,5 @@ class _Layer:
         for head, constant in self.constant.items():
             z[:, :, head] = constant.to(z)
         for head, bias in self.value_bias.items():
-            z[:, :, head] += (1 - self.row_sum[head]) * bias.to(z)
+            z[:, :, head] += (1 - self.row_sum.pop(head)) * bias.to(z)
         return z
