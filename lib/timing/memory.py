@@ -46,7 +46,7 @@ ORDER_TOKENS = 256  # S1: of a piece that orders are chosen on
 
 
 class Case(NamedTuple):
-    """A shape, the chunks that it is measured on, fewer first, and the bytes that it may take."""
+    """A shape, the numbers of chunks that are scored, fewer first, and the bytes that it may take."""
 
     shape: str
     n_chunks: tuple[int, ...]
@@ -57,26 +57,21 @@ CASES = (Case("embedded", (64,), 1.5e9), Case("gpt2", (6, 12, 24), 3e9), Case("g
 
 
 def measured(cases: Sequence[Case], n_threads: int, seed: int = 10) -> list[dict[str, Any]]:
-    """A row for each case: `peak_bytes` at the most chunks, by number of chunks and by step, and `allowed_bytes`."""
+    """A row for each case: the process's peak, and what it was after each step of the work, more and more chunks."""
     rows = []
     for case in cases:
         with tempfile.TemporaryDirectory(prefix="experiment10-memory-") as folder:
             _run("--write", case.shape, "--folder", folder, "--seed", str(seed), n_threads=n_threads)
-            by_chunks = {
-                n: json.loads(
-                    _run("--measure", case.shape, "--folder", folder, "--chunks", str(n), n_threads=n_threads)
-                )
-                for n in case.n_chunks
-            }
-        steps = by_chunks[max(case.n_chunks)]
+            chunks = map(str, case.n_chunks)
+            words = ("--measure", case.shape, "--folder", folder, "--seed", str(seed), "--chunks", *chunks)
+            by_step = json.loads(_run(*words, n_threads=n_threads))
         row = {
             "shape": case.shape,
             "n_chunks": max(case.n_chunks),
             "n_threads": n_threads,
-            "peak_bytes": max(steps.values()),
+            "peak_bytes": max(by_step.values()),
             "allowed_bytes": int(case.allowed),
-            "by_chunks": {str(n): max(found.values()) for n, found in by_chunks.items()},
-            "by_step": steps,
+            "by_step": by_step,
         }
         show(row)
         rows.append(row)
@@ -84,13 +79,13 @@ def measured(cases: Sequence[Case], n_threads: int, seed: int = 10) -> list[dict
 
 
 def show(row: Mapping[str, Any]) -> None:
-    chunks = ", ".join(f"{n} chunks {peak / 1e9:.2f}" for n, peak in row["by_chunks"].items())
     kept = "within" if row["peak_bytes"] <= row["allowed_bytes"] else "OVER"
+    steps = ", ".join(f"{step} {peak / 1e9:.2f}" for step, peak in row["by_step"].items())
     print(
-        f"{row['shape']:12} peak memory in GB: {chunks}; {kept} the {row['allowed_bytes'] / 1e9:.1f} allowed",
+        f"{row['shape']:12} peak memory {row['peak_bytes'] / 1e9:.2f} GB, {kept} the {row['allowed_bytes'] / 1e9:.1f} "
+        f"allowed; after {steps}",
         flush=True,
     )
-    print(f"{'':12} by step: {', '.join(f'{k} {v / 1e9:.2f}' for k, v in row['by_step'].items())}", flush=True)
 
 
 def own_peak() -> int:
@@ -113,7 +108,7 @@ def _write(shape: str, folder: Path, seed: int) -> None:
     GPT2LMHeadModel(GPT2Config(**SHAPES[shape], bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
 
 
-def _measure(shape: str, folder: Path, n_chunks: int, seed: int) -> dict[str, int]:
+def _measure(shape: str, folder: Path, n_chunks: Sequence[int], seed: int) -> dict[str, int]:
     """Peak resident bytes after each step of the work."""
     sizes, peaks, draw = SHAPES[shape], {"imports": own_peak()}, np.random.default_rng(seed)
     model = load_model(folder)
@@ -121,12 +116,13 @@ def _measure(shape: str, folder: Path, n_chunks: int, seed: int) -> dict[str, in
     heads = [(layer, head) for layer in range(1, sizes["n_layer"]) for head in range(sizes["n_head"])]
     half = [heads[i] for i in draw.permutation(len(heads))[: len(heads) // 2]]
     step = Plan.of("relu", half)
-    tokens = draw.integers(sizes["vocab_size"], size=(n_chunks, sizes["n_positions"]), dtype=np.int32)
+    tokens = draw.integers(sizes["vocab_size"], size=(max(n_chunks), sizes["n_positions"]), dtype=np.int32)
     with tempfile.TemporaryDirectory() as store:
         engine = Evaluator(model, tokens, Store(store), model_key="memory")
-        engine.score([Plan(), step], n_chunks)
-        peaks["scores"] = own_peak()
-        some = min(SOME_CHUNKS, n_chunks)
+        for n in n_chunks:
+            engine.score([Plan(), step], n)
+            peaks[f"{n} chunks"] = own_peak()
+        some = min(SOME_CHUNKS, *n_chunks)
         means = engine.means(some)
         scan = [Plan.of(mode, [heads[i]]) for i, mode in enumerate(("zero", "mean", "relu", "l1", "factored"))]
         engine.score([Plan.of("mean", half), *scan], some, means)
@@ -154,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--chunks", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--chunks", type=int, nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.write:
         _write(chosen.write, chosen.folder, chosen.seed)
