@@ -41,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 WORDS = "random weights of the shapes; peak resident bytes of a process that does what a report asks of the engine"
 SOME_CHUNKS = 2
+SCANNED = ("zero", "mean", "relu", "l1", "factored")  # a head each, in the last layers
 PROMPTS, SAMPLES, PROMPT, NEW = 20, 20, 128, 64  # P3
 ORDER_TOKENS = 256  # S1: of a piece that orders are chosen on
 
@@ -53,7 +54,7 @@ class Case(NamedTuple):
     allowed: float
 
 
-CASES = (Case("embedded", (64,), 1.5e9), Case("gpt2", (6, 12, 24), 3e9), Case("gpt2-large", (8,), 8e9))
+CASES = (Case("embedded", (64,), 1.5e9), Case("gpt2", (6, 12, 24), 3e9), Case("gpt2-large", (2, 8), 8e9))
 
 
 def measured(cases: Sequence[Case], n_threads: int, seed: int = 10) -> list[dict[str, Any]]:
@@ -109,10 +110,17 @@ def _write(shape: str, folder: Path, seed: int) -> None:
 
 
 def _measure(shape: str, folder: Path, n_chunks: Sequence[int], seed: int) -> dict[str, int]:
-    """Peak resident bytes after each step of the work."""
-    sizes, peaks, draw = SHAPES[shape], {"imports": own_peak()}, np.random.default_rng(seed)
+    """Peak resident bytes after each step of the work, each told as it is reached."""
+    sizes, draw = SHAPES[shape], np.random.default_rng(seed)
+    peaks: dict[str, int] = {}
+
+    def reached(step: str) -> None:
+        peaks[step] = own_peak()
+        print(f"{shape}: {step} {peaks[step] / 1e9:.2f} GB", file=sys.stderr, flush=True)
+
+    reached("imports")
     model = load_model(folder)
-    peaks["loading"] = own_peak()
+    reached("loading")
     heads = [(layer, head) for layer in range(1, sizes["n_layer"]) for head in range(sizes["n_head"])]
     half = [heads[i] for i in draw.permutation(len(heads))[: len(heads) // 2]]
     step = Plan.of("relu", half)
@@ -121,30 +129,28 @@ def _measure(shape: str, folder: Path, n_chunks: Sequence[int], seed: int) -> di
         engine = Evaluator(model, tokens, Store(store), model_key="memory")
         for n in n_chunks:
             engine.score([Plan(), step], n)
-            peaks[f"{n} chunks"] = own_peak()
+            reached(f"{n} chunks")
         some = min(SOME_CHUNKS, *n_chunks)
-        means = engine.means(some)
-        scan = [Plan.of(mode, [heads[i]]) for i, mode in enumerate(("zero", "mean", "relu", "l1", "factored"))]
-        engine.score([Plan.of("mean", half), *scan], some, means)
-        peaks["scan"] = own_peak()
-        few = Evaluator(model, tokens[:some], Store(store), model_key="memory")
-        comparing.stacked(few, [step])
-        peaks["comparing"] = own_peak()
+        scan = [Plan.of(mode, [head]) for mode, head in zip(SCANNED, reversed(heads), strict=False)]
+        engine.score([Plan.of("mean", half), *scan], some, engine.means(some))
+        reached("scan")
+        comparing.stacked(Evaluator(model, tokens[:1], Store(store), model_key="memory"), [step])
+        reached("comparing")
     head_importance(model, tokens[:1, :ORDER_TOKENS])
-    peaks["backward pass"] = own_peak()
+    reached("backward pass")
     row_bytes = 2 * sizes["n_layer"] * sizes["n_embd"] * (PROMPT + NEW) * 4
     n_rows = min(PROMPTS * SAMPLES, CACHE_BYTES // row_bytes)  # one full cache: more texts come after one another
     prompts = np.repeat(draw.integers(sizes["vocab_size"], size=(PROMPTS, PROMPT)), SAMPLES, axis=0)[:n_rows]
     new = generate(model, prompts, NEW, step, temperature=0.8, seeds=range(len(prompts)))
     continuation_nll(model, np.concatenate([prompts, new], axis=1), NEW)
-    peaks["generation"] = own_peak()
+    reached("generation")
     return peaks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.timing.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where the JSON goes")
-    parser.add_argument("--only", choices=SHAPES, help="one shape")
+    parser.add_argument("--only", choices=[case.shape for case in CASES], help="one shape")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="chunks worked on at once")
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--write", help=argparse.SUPPRESS)
