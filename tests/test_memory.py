@@ -23,8 +23,9 @@ def test_the_peak_grows_with_what_is_held():
 
 def test_every_step_has_its_peak(capsys):
     bound = 1e6
-    (row,) = memory.measured([memory.Case("tiny", (1, 3), bound)], n_threads=1)
+    (row,) = memory.measured([memory.Case("tiny", (1, 3), bound, trains=True)], n_threads=1)
     steps = ["imports", "loading", "1 chunks", "3 chunks", "scan", "comparing", "backward pass", "generation"]
+    steps.append("training")
     peaks = list(row["by_step"].values())
     assert list(row["by_step"]) == steps and row["n_chunks"] == 3
     assert peaks == sorted(peaks) and row["peak_bytes"] == peaks[-1]

@@ -3,8 +3,8 @@
     python -m lib.timing.memory --out docs/data/….json
 
 A process loads the weights from a folder as a run does, then scores the untouched model and a ladder's step on all
-chunks, means and a rung of the controls on some, compares two models token by token, takes one backward pass, and
-generates and judges P3's samples. Its peak is that of the resident memory of the process, told after each of these.
+chunks, means and a rung of the controls on some, compares two models token by token, takes one backward pass, generates and judges P3's samples, and trains as R4 does
+where that is asked. Its peak is that of the resident memory of the process, told after each of these.
 Peaks hang on the number of chunks that are worked on at once, which is the number of threads.
 """
 
@@ -32,6 +32,7 @@ from lib.engine.scoring import Evaluator
 from lib.model.loading import load_model
 from lib.results import dated
 from lib.store import Store
+from lib.training import recovery
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "n_positions": 1024, "vocab_size": 50257},
@@ -43,6 +44,7 @@ WORDS = "random weights of the shapes; peak resident bytes of a process that doe
 SOME_CHUNKS = 2
 SCANNED = ("zero", "mean", "relu", "l1", "factored")  # a head each, in the last layers
 PROMPTS, SAMPLES, PROMPT, NEW = 20, 20, 128, 64  # P3
+TRAINED = 4096  # R4
 ORDER_TOKENS = 256  # S1: of a piece that orders are chosen on
 
 
@@ -52,9 +54,10 @@ class Case(NamedTuple):
     shape: str
     n_chunks: tuple[int, ...]
     allowed: float
+    trains: bool = False
 
 
-CASES = (Case("embedded", (64,), 1.5e9), Case("gpt2", (6, 12, 24), 3e9), Case("gpt2-large", (2, 8), 8e9))
+CASES = (Case("embedded", (64,), 1.5e9, trains=True), Case("gpt2", (6, 12, 24), 3e9), Case("gpt2-large", (2, 8), 8e9))
 
 
 def measured(cases: Sequence[Case], n_threads: int, seed: int = 10) -> list[dict[str, Any]]:
@@ -65,6 +68,7 @@ def measured(cases: Sequence[Case], n_threads: int, seed: int = 10) -> list[dict
             _run("--write", case.shape, "--folder", folder, "--seed", str(seed), n_threads=n_threads)
             chunks = map(str, case.n_chunks)
             words = ("--measure", case.shape, "--folder", folder, "--seed", str(seed), "--chunks", *chunks)
+            words += ("--trains",) if case.trains else ()
             by_step = json.loads(_run(*words, n_threads=n_threads))
         row = {
             "shape": case.shape,
@@ -109,7 +113,7 @@ def _write(shape: str, folder: Path, seed: int) -> None:
     GPT2LMHeadModel(GPT2Config(**SHAPES[shape], bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
 
 
-def _measure(shape: str, folder: Path, n_chunks: Sequence[int], seed: int) -> dict[str, int]:
+def _measure(shape: str, folder: Path, n_chunks: Sequence[int], trains: bool, seed: int) -> dict[str, int]:
     """Peak resident bytes after each step of the work, each told as it is reached."""
     sizes, draw = SHAPES[shape], np.random.default_rng(seed)
     peaks: dict[str, int] = {}
@@ -144,6 +148,13 @@ def _measure(shape: str, folder: Path, n_chunks: Sequence[int], seed: int) -> di
     new = generate(model, prompts, NEW, step, temperature=0.8, seeds=range(len(prompts)))
     continuation_nll(model, np.concatenate([prompts, new], axis=1), NEW)
     reached("generation")
+    if trains:
+        case, schedule = recovery.Case("all", len(heads), seed), recovery.Schedule(marks=(0, TRAINED))
+        with tempfile.TemporaryDirectory() as name:
+            recovery.train(
+                case, Plan.of("relu", heads), model, tokens.ravel(), schedule, Path(name), lambda model, seen: {}
+            )
+        reached("training")
     return peaks
 
 
@@ -156,12 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--chunks", type=int, nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.write:
         _write(chosen.write, chosen.folder, chosen.seed)
     elif chosen.measure:
-        print(json.dumps(_measure(chosen.measure, chosen.folder, chosen.chunks, chosen.seed)))
+        print(json.dumps(_measure(chosen.measure, chosen.folder, chosen.chunks, chosen.trains, chosen.seed)))
     else:
         rows = measured([case for case in CASES if chosen.only in (None, case.shape)], chosen.threads, chosen.seed)
         if chosen.out:
