@@ -10,7 +10,7 @@ the batch, the number of threads or the layout of the inputs.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
@@ -70,19 +70,7 @@ def relu_attention(
     return z
 
 
-def mixed_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    is_relu: Sequence[bool] | Tensor,
-    *,
-    scale: float | None = None,
-    n_visible: int | Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
-    without_gradients("cpu", q, k, v)
-    return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
+mixed_attention = by_head.mixed("cpu", relu_attention)
 
 
 def _tasks(q: Tensor, n_keys: int, n_threads: int) -> list[Task]:

@@ -1,6 +1,5 @@
 """ReLU attention on Apple GPUs, through `torch.mps.compile_shader` and `relu_attention.metal`. No gradients."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,19 +58,7 @@ def relu_attention(
     return z if target is z else z.copy_(target)
 
 
-def mixed_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    is_relu: Sequence[bool] | Tensor,
-    *,
-    scale: float | None = None,
-    n_visible: int | Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
-    without_gradients("metal", q, k, v)
-    return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
+mixed_attention = by_head.mixed("metal", relu_attention)
 
 
 def source(dtype: torch.dtype, d_head: int) -> str:

@@ -14,14 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kernels import cpu, naive
+from kernels import by_head, cpu, naive
 from kernels.inputs import checked, output_like, without_gradients
 from lib import machine
 from lib.errors import InputError, first_line
@@ -82,21 +81,7 @@ def softmax_attention(
     return _attention(q, k, v, scale, int(n_visible), output_like(q, out), softmax=True)
 
 
-def mixed_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    is_relu: Sequence[bool] | Tensor,
-    *,
-    scale: float | None = None,
-    n_visible: int | Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """ReLU in the heads where `is_relu` (one bool per query head) says so, PyTorch's softmax in the others."""
-    from kernels import by_head
-
-    without_gradients("native", q, k, v)
-    return by_head.mixed_attention(relu_attention, q, k, v, is_relu, scale=scale, n_visible=n_visible, out=out)
+mixed_attention = by_head.mixed("native", relu_attention)
 
 
 def suits(q: Tensor, form: str) -> bool:

@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kernels import naive
 from lib.errors import InputError
@@ -47,8 +48,15 @@ def resolve(backend: str = "auto", device: str | torch.device = "cpu", gradients
 def relu_attention(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, n_visible: int | None = None, backend: str = "auto"
 ) -> Tensor:
-    """Causal row-normalised ReLU attention, z [B, H, T, d]; see `kernels.naive.relu_attention`."""
-    return _kernels(backend, q, k, v).relu_attention(q, k, v, scale=scale, n_visible=n_visible)
+    """Causal row-normalised ReLU attention, z [B, H, T, d]; see `kernels.naive.relu_attention`.
+
+    Where `naive` computes gradients, its matrices [T, S] are made again on the way back, not kept from every layer.
+    """
+    kernels = _kernels(backend, q, k, v)
+    settings = {"scale": scale, "n_visible": n_visible}
+    if kernels is naive and _want_gradients(q, k, v):
+        return checkpoint(naive.relu_attention, q, k, v, use_reentrant=False, preserve_rng_state=False, **settings)
+    return kernels.relu_attention(q, k, v, **settings)
 
 
 def mixed_attention(
@@ -86,8 +94,11 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, backend:
 
 def _kernels(backend: str, *inputs: Tensor) -> ModuleType:
     """The module of the backend that `resolve` names for these inputs."""
-    gradients = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    return _module(resolve(backend, inputs[0].device, gradients))
+    return _module(resolve(backend, inputs[0].device, _want_gradients(*inputs)))
+
+
+def _want_gradients(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def _module(name: str) -> ModuleType:

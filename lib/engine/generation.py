@@ -135,8 +135,9 @@ class _Cache:
         return self.content[layer, :, : self.n_used, :, :stop]
 
     def copy(self, source: Tensor, target: Tensor) -> None:
-        """Rows `source` [n] as they are filled, also as rows `target` [n]."""
-        self.content[:, :, target, :, : self.length] = self.content[:, :, source, :, : self.length]
+        """Rows `source` [n] as they are filled, also as rows `target` [n]; what is in between is a layer's."""
+        for layer in self.content:
+            layer[:, target, :, : self.length] = layer[:, source, :, : self.length]
 
     def spread(self, row_of: Tensor) -> None:
         """Each row of `row_of` [n_rows] in its place."""
@@ -395,8 +396,5 @@ def _checked_sequences(texts: ArrayLike, arch: Decoder) -> Tensor:
     sequences = torch.as_tensor(np.asarray(texts), dtype=torch.long, device=arch.device)
     if sequences.ndim != 2 or 0 in sequences.shape:
         raise InputError(f"sequences have the shape {list(sequences.shape)}: give [B, L], both 1 or more")
-    low, high = int(sequences.min()), int(sequences.max())
-    if low < 0 or high >= arch.vocab_size:
-        wrong = low if low < 0 else high
-        raise InputError(f"token id {wrong} is not in this model's vocabulary: allowed are 0 to {arch.vocab_size - 1}")
+    arch.check_ids(sequences)
     return sequences

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,17 @@ from lib.errors import InputError
 from lib.model.adapters import Decoder, adapter
 
 IMPLEMENTATION = "head_plan"
+
+
+class Shape(Protocol):
+    """The sizes of a decoder, which a plan has to fit."""
+
+    @property
+    def n_layer(self) -> int: ...
+    @property
+    def n_head(self) -> int: ...
+    @property
+    def d_head(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Plan:
         """The plan as text, equal for equal plans."""
         return ",".join(f"L{layer}H{head}:{mode}" for layer, head, mode in self.heads) or "baseline"
 
-    def check(self, arch: Decoder, means: Tensor | None = None) -> None:
+    def check(self, arch: Shape, means: Tensor | None = None) -> None:
         """`InputError` unless `arch` has every head, and `means` [n_layer, n_head, d_head] is there if needed."""
         for layer, head, _ in self.heads:
             if not (0 <= layer < arch.n_layer and 0 <= head < arch.n_head):

@@ -103,7 +103,7 @@ MODES: Mapping[str, Mode] = MappingProxyType(
 def look_up(name: str) -> Mode:
     """The mode of that name; `InputError` for one that the table does not have."""
     if name not in MODES:
-        raise InputError(f"mode '{name}' is unknown: choose one of {', '.join(MODES)}")
+        raise InputError(f"mode {name!r} is unknown: choose one of {', '.join(MODES)}")
     return MODES[name]
 
 

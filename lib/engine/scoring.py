@@ -364,8 +364,5 @@ def _checked_tokens(given: ArrayLike, arch: Decoder, start: int) -> Tensor:
     if not 0 <= start <= arch.n_positions - tokens.shape[1]:
         at = f" from position {start}" if start else ""
         raise InputError(f"n_ctx {tokens.shape[1]}{at} is too long: this model has {arch.n_positions} positions")
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= arch.vocab_size:
-        wrong = low if low < 0 else high
-        raise InputError(f"token id {wrong} is not in this model's vocabulary: allowed are 0 to {arch.vocab_size - 1}")
+    arch.check_ids(tokens)
     return tokens

@@ -114,6 +114,13 @@ class Decoder(ABC):
     def _make_value_bias(self, layer: int) -> Tensor:
         """v̄ [n_head, d_head] before it takes the model's dtype."""
 
+    def check_ids(self, tokens: Tensor) -> None:
+        """`InputError` for a token id that the model does not know."""
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.vocab_size:
+            wrong, allowed = low if low < 0 else high, f"0 to {self.vocab_size - 1}"
+            raise InputError(f"token id {wrong} is not in this model's vocabulary: allowed are {allowed}")
+
     def scale(self, layer: int) -> float:
         """The factor of q kᵀ in the attention scores."""
         return self.attention(layer).scaling

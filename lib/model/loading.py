@@ -151,19 +151,27 @@ def load_model(folder: Path, dtype: str = "float32", device: str = "cpu") -> "Pr
 
 def check_tokenizer(folder: Path) -> None:
     """Finds at once what is wrong with a tokenizer's files. Raises `InputError` for none, and for damaged ones."""
+    check_tokenizer_files(folder)
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise damaged_tokenizer(folder, error) from None
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """The part of the check that loading does not make itself."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise InputError(f"tokenizer: {folder} holds none (no tokenizer.json, no vocab.json); pass -p tokenizer DIR")
-    for name in ("tokenizer_config.json", "vocab.json", "tokenizer.json"):
-        path = folder / name
+    for path in (folder / "tokenizer_config.json", folder / "vocab.json"):
         if path.is_file():
             try:
                 if not isinstance(json.loads(path.read_bytes()), dict):
                     raise ValueError("no object")
-                if name == "tokenizer.json":
-                    from tokenizers import Tokenizer
-
-                    Tokenizer.from_file(str(path))
-            except Exception as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise damaged_tokenizer(folder, error) from None
 
 
@@ -172,7 +180,7 @@ def damaged_tokenizer(folder: Path, error: Exception) -> InputError:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    check_tokenizer(folder)
+    check_tokenizer_files(folder)
     from transformers import AutoTokenizer, GPT2Tokenizer
 
     try:

@@ -8,9 +8,6 @@ median of the rounds with the 20 % and 80 % quantiles; it is withheld unless bot
 import argparse
 import json
 import platform
-import resource
-import subprocess
-import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -34,6 +31,7 @@ from lib.engine.scoring import Evaluator
 from lib.files import replacing
 from lib.model.packed_linear import Linear
 from lib.store import Store
+from lib.timing import memory
 from lib.timing.clock import product_rate, timed
 
 DRIFT = 1e-2  # relative, of PPL, allowed to bfloat16
@@ -43,11 +41,7 @@ SCAN_PLANS = 144 + 144 + 132
 P_PROMPTS, P_PROMPT, P_NEW, P_CONDITIONS = 20, 128, 64, (0, 30, 70)
 P1_RUNS, P1_PROMPT, P1_NEW = 10, 64, 128
 P4_TOKENS, P4_LENGTHS = 50_000, (128, 256, 512)  # 1,024 shares V's scores
-SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257},
-    "tiny": {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": 512, "vocab_size": 97},
-}
-TOLERANCE = naive.tolerance(torch.float32, SHAPES["gpt2"]["n_layer"])  # relative, of PPL
+TOLERANCE = naive.tolerance(torch.float32, memory.SHAPES["gpt2"]["n_layer"])  # relative, of PPL
 
 
 @dataclass
@@ -95,7 +89,7 @@ class EngineBench:
 
     def __init__(self, shape: str, seed: int, dtype: str = "float32") -> None:
         torch.manual_seed(seed)
-        config = GPT2Config(**SHAPES[shape], bos_token_id=0, eos_token_id=0)
+        config = GPT2Config(**memory.SHAPES[shape], bos_token_id=0, eos_token_id=0)
         self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
         self.cost_shape = flops.Shape.of(config)
         self.config, self.dtype = config, dtype
@@ -336,31 +330,6 @@ def packed_product(b: torch.Tensor, n_rows: int) -> Linear:
     return Linear(b, n_rows=n_rows)
 
 
-def peak_memory(shape: str, n_chunks: int) -> int:
-    """Peak resident bytes of a process in which the engine alone scores `n_chunks` chunks and generates P3."""
-    command = [sys.executable, "-m", "lib.timing.engine_bench", "--shape", shape, "--memory", str(n_chunks)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def use_memory(shape: str, n_chunks: int) -> None:
-    bench = EngineBench(shape, seed=0)
-    del bench.reference
-    engine = bench.evaluator(bench.tokens(n_chunks))
-    means = engine.means(n_chunks)
-    engine.score([bench.plan(30), bench.plan(70), Plan.of("mean", bench.heads)], n_chunks, means)
-    best_of_5(bench.model, np.repeat(bench.tokens(P_PROMPTS, P_PROMPT), 5, axis=0), bench.plan(70))
-    print(own_peak())
-
-
-def own_peak() -> int:
-    """Peak resident bytes of this process; on Linux of its own memory, `ru_maxrss` begins with its parent's."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
-
-
 def engine_figures(shape: str, rounds: int, seed: int) -> dict[str, Any]:
     """The whole benchmark as the content of `engine.json`."""
     bench = EngineBench(shape, seed)
@@ -386,9 +355,8 @@ def engine_figures(shape: str, rounds: int, seed: int) -> dict[str, Any]:
             row.errors = ladder.errors
         rows.append(show(bench.parts_v_p("parts_v_p_bf16", ladder, p2, p3, "bfloat16").report()))
         growth = bench.growth()
-    few, more = peak_memory(shape, 2), peak_memory(shape, 6)
-    memory = {"peak_bytes": more, "bytes_per_further_token": max(0, more - few) / (4 * bench.n_ctx)}
-    return {"rows": rows, "machine": facts, "growth": growth, "memory": memory, "model": SHAPES[shape]}
+    peaks = memory.measured(memory.CASES, torch.get_num_threads(), seed)
+    return {"rows": rows, "machine": facts, "growth": growth, "memory": peaks, "model": memory.SHAPES[shape]}
 
 
 def show(row: dict[str, Any]) -> dict[str, Any]:
@@ -406,14 +374,10 @@ def show(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def show_rest(found: Mapping[str, Any]) -> None:
-    facts, memory = found["machine"], found["memory"]
+    facts = found["machine"]
     print(
         f"\n{facts['cpu']}, {facts['threads']} threads: products at {facts['float32_gflop_per_s']:.0f} GFLOP/s in "
         f"float32, {facts['bfloat16_gflop_per_s']:.0f} in bfloat16"
-    )
-    print(
-        f"peak memory of the engine {memory['peak_bytes'] / 1e9:.2f} GB, "
-        f"{memory['bytes_per_further_token']:,.0f} bytes for each further token"
     )
     for name, table in found["growth"].items():
         print(f"\ncost by {name.replace('_', ' ')}")
@@ -425,14 +389,10 @@ def show_rest(found: Mapping[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.timing.engine_bench", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where the JSON goes")
-    parser.add_argument("--shape", choices=SHAPES, default="gpt2", help="size of the model")
+    parser.add_argument("--shape", choices=memory.SHAPES, default="gpt2", help="size of the model")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each row takes")
     parser.add_argument("--seed", type=int, default=10)
-    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
-    if chosen.memory:
-        use_memory(chosen.shape, chosen.memory)
-        return
     found = engine_figures(chosen.shape, chosen.rounds, chosen.seed)
     show_rest(found)
     if chosen.out:

@@ -138,6 +138,19 @@ class KernelBench:
         if self.device == "cuda":
             self.compare(f"{name}_graph", graphed(ours), self.usable(f"{name}_graph", rivals, graphed), *rest)
 
+    def row(self, name: str, error: float, allowed: float, backend: str | None = None) -> dict[str, Any]:
+        """A new row among the rows, without a ratio as yet."""
+        row: dict[str, Any] = {
+            "name": name,
+            "ratio": None,
+            "agrees": error <= allowed,
+            "error": error,
+            "allowed": allowed,
+            "backend": backend or self.backend,
+        }
+        self.rows.append(row)
+        return row
+
     def compare(
         self,
         name: str,
@@ -155,18 +168,8 @@ class KernelBench:
         `n_bytes` are those that must move at least once; `own` says what ours computes. `ratio_q20` is the 20 %
         quantile of the ratios turn by turn.
         """
-        allowed = naive.tolerance(TYPES[kind])
-        row: dict[str, Any] = {
-            "name": name,
-            "ratio": None,
-            "agrees": error <= allowed,
-            "error": error,
-            "allowed": allowed,
-            "backend": backend or self.backend,
-            "own": own,
-            "threads": torch.get_num_threads(),
-        }
-        self.rows.append(row)
+        row = self.row(name, error, naive.tolerance(TYPES[kind]), backend)
+        row |= {"own": own, "threads": torch.get_num_threads()}
         if row["agrees"]:
             times, turns = self.times({own: ours, **rivals})
             softmax = {label: t for label, t in times.items() if label.startswith("sdpa")}
@@ -296,16 +299,7 @@ class KernelBench:
         with torch.no_grad(), apply(model.float(), Plan.of("relu", heads), backend="naive"):
             want = model(tokens[None, :-1].long()).logits[0, -1].double()
         error = naive.relative_error(decoder.logits, want)
-        allowed = naive.tolerance(torch.bfloat16, N_LAYER)
-        row: dict[str, Any] = {
-            "name": name,
-            "ratio": None,
-            "agrees": error <= allowed,
-            "error": error,
-            "allowed": allowed,
-            "backend": self.backend,
-        }
-        self.rows.append(row)
+        row = self.row(name, error, naive.tolerance(torch.bfloat16, N_LAYER))
         if row["agrees"]:
             n_steps = n_prompt + n_new - 1
             times, _ = self.times(

@@ -16,9 +16,11 @@ from report.charts.style import (
     estimate,
     house,
     interval_tips,
+    line_axes,
     ratio_ticks,
     shapes_like,
     tip,
+    value_tips,
 )
 
 RECOVERY_WIDTH = 170  # of a panel
@@ -43,20 +45,9 @@ def lines(
 ) -> Chart:
     """Lines with bands of `rows` `[{condition, x, value, lo, hi}]`; at most as many conditions as there are colours."""
     names = list(dict.fromkeys(row["condition"] for row in rows))
-    x = alt.X(
-        "x:Q",
-        title=x_title,
-        scale=x_scale or alt.Scale(nice=False, padding=12),
-        axis=alt.Axis(values=list(x_values or sorted({row["x"] for row in rows})), format="~s"),
-    )
-    y = alt.Y("value:Q", title=y_title, scale=y_scale or alt.Scale(zero=False), axis=y_axis or alt.Axis())
-    tips = [
-        tip("condition:N", "condition"),
-        tip("x:Q", x_title),
-        tip("value:Q", y_title, ".6f"),
-        *interval_tips(".6f"),
-    ]
-    return house(alt.layer(*curve_layers(rows, [], x, y, _colour(names), tips)), height)
+    x, y = line_axes(rows, x_title, y_title, "~s", x_scale, y_scale or alt.Scale(zero=False), y_axis, x_values)
+    layers = curve_layers(rows, [], x, y, _colour(names), value_tips(x_title, y_title, ".6f"))
+    return house(alt.layer(*layers), height)
 
 
 def scale(models: Rows, y_title: str) -> Chart:
@@ -101,12 +92,7 @@ def recovery(rows: Rows) -> alt.ConcatChart:
         ]
         x = alt.X("x:Q", title="training tokens", axis=alt.Axis(format="~s", tickCount=4))
         y = alt.Y("value:Q", title="share recovered", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[-0.1, 1]))
-        tips = [
-            tip("condition:N", "condition"),
-            tip("x:Q", "training tokens"),
-            tip("value:Q", "share recovered", ".4f"),
-            *interval_tips(".4f"),
-        ]
+        tips = value_tips("training tokens", "share recovered", ".4f")
         layers = curve_layers(points, [], x, y, colour, tips, clip=True)
         title = f"{n_heads} ReLU heads"
         panels.append(alt.layer(*layers).properties(width=RECOVERY_WIDTH, height=230, title=title))

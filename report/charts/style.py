@@ -238,6 +238,33 @@ def beyond(rows: Rows, top: float) -> list[dict[str, Any]]:
     ]
 
 
+def line_axes(
+    rows: Rows,
+    x_title: str,
+    y_title: str,
+    x_format: str,
+    x_scale: alt.Scale | None = None,
+    y_scale: alt.Scale | None = None,
+    y_axis: alt.Axis | None = None,
+    x_values: Iterable[int] | None = None,
+) -> tuple[alt.X, alt.Y]:
+    """Axes of `x` and `value`; x is ticked where there are rows, or at `x_values`."""
+    x = alt.X(
+        "x:Q",
+        title=x_title,
+        axis=alt.Axis(values=list(x_values or sorted({r["x"] for r in rows})), format=x_format),
+        scale=x_scale or alt.Scale(nice=False, padding=12),
+    )
+    return x, alt.Y("value:Q", title=y_title, scale=y_scale or alt.Undefined, axis=y_axis or alt.Undefined)
+
+
+def value_tips(x_title: str, y_title: str, form: str, source: bool = False) -> list[alt.Tooltip]:
+    """What is told of a point with condition, `x`, `value` and, where there is one, an interval."""
+    sources = [tip("source:N", "source")] if source else []
+    named = [tip("condition:N", "condition"), *sources, tip("x:Q", x_title), tip("value:Q", y_title, form)]
+    return [*named, *interval_tips(form)]
+
+
 def line_chart(
     rows: Rows,
     conditions: Sequence[str],
@@ -250,21 +277,8 @@ def line_chart(
     hollow: str | None = None,
     x_values: Iterable[int] | None = None,
 ) -> Chart:
-    values = list(x_values or sorted({r["x"] for r in rows}))
-    x = alt.X(
-        "x:Q",
-        title=x_title,
-        axis=alt.Axis(values=values, format="d"),
-        scale=x_scale or alt.Scale(nice=False, padding=12),
-    )
-    y = alt.Y("value:Q", title=y_title, scale=y_scale or alt.Undefined, axis=y_axis or alt.Undefined)
-    tips = [
-        tip("condition:N", "condition"),
-        tip("source:N", "source"),
-        tip("x:Q", x_title),
-        tip("value:Q", y_title, ".6f"),
-        *interval_tips(".6f"),
-    ]
+    x, y = line_axes(rows, x_title, y_title, "d", x_scale, y_scale, y_axis, x_values)
+    tips = value_tips(x_title, y_title, ".6f", source=True)
     colour = condition_colour(conditions)
     solid = [r for r in rows if r["source"] not in (PUBLISHED, hollow)]
     ghosts = [r for r in rows if r["source"] == PUBLISHED]
