@@ -1,0 +1,50 @@
+"""Computing in other processes: what is asked of one, and who takes what is asked, whatever carries it there.
+
+A piece of work is plain data: numbers, names and arrays. Any process with the same weights, code and libraries makes
+the same entries of the store of it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Value = str | int | float | bool | None
+Settings = Mapping[str, "Value | Sequence[Value | Sequence[Value]]"]
+
+
+class Work(NamedTuple):
+    """`kind` is one of those in `lib.cluster.worker`; `keys` are the entries that it has to yield, perhaps among others."""
+
+    kind: str
+    keys: tuple[str, ...]
+    settings: Settings
+    arrays: Mapping[str, np.ndarray]
+
+
+class Elsewhere(Protocol):
+    """Processes that hold one model."""
+
+    def n_workers(self) -> int:
+        """How many there are now, one at least."""
+
+    def run(self, works: Sequence[Work]) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+        """Yields `(number of the work, {key: array})` as they come. Raises `InputError` where they can't."""
+
+    def words(self) -> str:
+        """How many there are, for a progress bar."""
+
+
+class Memory:
+    """What a worker computes with in the store's place: nothing is there before, and all that is kept can be sent."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, np.ndarray] = {}
+
+    def get(self, key: str) -> np.ndarray | None:
+        return self.entries.get(key)
+
+    def put(self, key: str, array: ArrayLike) -> bool:
+        self.entries[key] = np.asarray(array)
+        return True
