@@ -113,7 +113,8 @@ def main(words: list[str]) -> None:
     own = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "local_directory": str(folder)}
     found = environments(n, device, gpus(), cores())
     workers = {i: {"cls": Nanny, "options": common | own | {"env": env}} for i, env in enumerate(found)}
-    scheduler = {"cls": Scheduler, "options": common | {"port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}}
+    served = {"port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": common | served}
     threads = {name: found[0][name] for name in THREADS}
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": threads}),

@@ -16,7 +16,7 @@ NAME = "experiment10-model"
 
 
 class ModelPlugin(WorkerPlugin):
-    """Loads the model of `source`, a `worker.Source`, where this worker is of the identity `wanted`.
+    """Loads the model of `source`, an `elsewhere.Source`, where this worker is of the identity `wanted`.
 
     One that is not refuses in one line, on its own stderr and to the client; where it has only just joined, it leaves.
     """
@@ -40,8 +40,9 @@ class ModelPlugin(WorkerPlugin):
 
 def _load(source: tuple[str, ...], wanted: Mapping[str, str]) -> None:
     from lib.cluster import worker
+    from lib.engine.elsewhere import Source
 
-    named = worker.Source(*source)
+    named = Source(*source)
     worker.check(named, wanted)
     worker.held(named)
 
@@ -51,9 +52,9 @@ def perform(source: tuple[str, ...], wanted: Mapping[str, str], work: tuple[Any,
     from distributed import get_worker
 
     from lib.cluster import worker
-    from lib.engine.elsewhere import Work
+    from lib.engine.elsewhere import Source, Work
 
     try:
-        return worker.perform(worker.Source(*source), wanted, Work(*work))
+        return worker.perform(Source(*source), wanted, Work(*work))
     except InputError as error:
         raise InputError(f"worker {get_worker().contact_address}: {error}") from None

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 
 from lib.cluster import plugin
-from lib.cluster.worker import Source, identity
-from lib.engine.elsewhere import Work
+from lib.engine.elsewhere import Source, Work
 from lib.errors import InputError, first_line
 
 CONNECT_WITHIN = 10.0  # seconds
@@ -43,8 +43,8 @@ class Pool:
             self.client = Client(address, timeout=CONNECT_WITHIN, set_as_default=False)
         except Exception as error:
             raise InputError(
-                f"workers: no scheduler answers at {address} ({first_line(error)}); start one, `dask scheduler`, or pass"
-                " its address, as docs/cluster.md says"
+                f"workers: no scheduler answers at {address} ({first_line(error)}); start one with `dask scheduler`,"
+                " or pass another's address"
             ) from None
         self._n, self._looked = 0, 0.0
         self._since = time.monotonic()
@@ -57,10 +57,12 @@ class Pool:
         """The workers, as far as they hold one model."""
         return Model(self, source)
 
-    def dashboard(self) -> str | None:
-        """The address of the scheduler's dashboard, None where it serves none."""
-        services = self.client.scheduler_info(n_workers=0).get("services", {})
-        return self.client.dashboard_link if "dashboard" in services else None
+    def described(self) -> str:
+        """How many workers there are and where, in a line, with the scheduler's dashboard where it serves one."""
+        served = "dashboard" in self.client.scheduler_info(n_workers=0).get("services", {}) and find_spec("bokeh")
+        return f"workers: {counted(self._n)} at {self.address}" + (
+            f", dashboard {self.client.dashboard_link}" if served else ""
+        )
 
     def n_workers(self) -> int:
         """Workers there now. Waits for the first; `InputError` where none has been there for too long."""
@@ -82,7 +84,8 @@ class Pool:
             self._since = now
         elif now - self._since > self.wait:
             raise InputError(
-                f"workers: none at {self.address} for {self.wait:.0f} s; start some, `dask worker {self.address}`; {KEPT}"
+                f"workers: none at {self.address} for {self.wait:.0f} s; start some with `dask worker {self.address}`;"
+                f" {KEPT}"
             )
         return self._n
 
@@ -91,6 +94,8 @@ class Pool:
 
     def run(self, source: Source, works: Sequence[Work]) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
         """As `Elsewhere.run`, with the workers' own model of `source`."""
+        from lib.cluster.worker import identity
+
         self.n_workers()
         wanted = identity(source)
         self._register(source, wanted)
@@ -167,5 +172,8 @@ class Model:
         yield from self.pool.run(self.source, works)
 
     def words(self) -> str:
-        n = self.pool._n
-        return f"{n} worker{'s' * (n != 1)}"
+        return counted(self.pool._n)
+
+
+def counted(n: int) -> str:
+    return f"{n} worker{'s' * (n != 1)}"

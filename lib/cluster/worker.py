@@ -4,35 +4,30 @@ Imported in a worker's process only when the first model is loaded, since it imp
 are visible.
 """
 
+import importlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from lib.engine import scoring
 from lib.engine.computed_by import computed_by
-from lib.engine.elsewhere import Work
+from lib.engine.elsewhere import Source, Work
 from lib.errors import InputError
 from lib.model import loading
 from lib.sources import digest_of
 
-CODE = digest_of(["lib.cluster.worker"])
+KINDS = {  # of work, and the module whose `computed(model, its fingerprint, work)` does it
+    "scores": "lib.engine.scoring",
+    "texts": "lib.engine.stored_generation",
+    "judgements": "lib.engine.stored_generation",
+    "comparisons": "lib.engine.comparing",
+    "training": "lib.training.recovery",
+}
+CODE = digest_of(["lib.cluster.worker", *KINDS.values()])
 HELD = 2  # models that a worker holds at once: one and its judge
-
-KINDS: dict[str, Callable[[Any, str, Work], dict[str, np.ndarray]]] = {"scores": scoring.computed}
-
-
-class Source(NamedTuple):
-    """A model as `Measuring` has loaded it: where it lies, the digest of its files, how it is held."""
-
-    name: str
-    fingerprint: str
-    dtype: str
-    device: str
-
 
 _held: OrderedDict[Source, Any] = OrderedDict()
 _loading = threading.Lock()
@@ -73,7 +68,8 @@ def held(source: Source) -> Any:
 def perform(source: Source, wanted: Mapping[str, str], work: Work) -> dict[str, np.ndarray]:
     """The entries that `work` asks for. Raises `InputError` where this process would compute another's."""
     check(source, wanted)
-    entries = KINDS[work.kind](held(source), source.fingerprint, work)
+    model = held(source)
+    entries = importlib.import_module(KINDS[work.kind]).computed(model, source.fingerprint, work)
     if not set(work.keys) <= entries.keys():
         raise InputError("it computes under other keys: the same code and libraries, but not the same machine")
     return entries

@@ -10,12 +10,20 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-Value = str | int | float | bool | None
-Settings = Mapping[str, "Value | Sequence[Value | Sequence[Value]]"]
+Settings = Mapping[str, object]  # what JSON can say
+
+
+class Source(NamedTuple):
+    """A model that other processes can load: a folder or a name on the hub, the digest of its files, how it is held."""
+
+    name: str
+    fingerprint: str
+    dtype: str
+    device: str
 
 
 class Work(NamedTuple):
-    """`kind` is one of those in `lib.cluster.worker`; `keys` are the entries that it has to yield, perhaps among others."""
+    """`kind` is one of those in `lib.cluster.worker`; `keys` are the entries that it has to yield, if not alone."""
 
     kind: str
     keys: tuple[str, ...]

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
-from lib.engine.elsewhere import Elsewhere, Memory, Work
+from lib.engine.elsewhere import Elsewhere, Memory, Settings, Work
 from lib.engine.interventions import Plan
 from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
@@ -155,33 +155,38 @@ class Evaluator:
     def _run_elsewhere(
         self, jobs: list[Job], means: Tensor | None, bar: tqdm, elsewhere: Elsewhere
     ) -> Iterator[tuple[Job, np.ndarray]]:
-        tasks = _tasks(jobs, PIECES * elsewhere.n_workers(), PIECE_PLANS)
-        for number, entries in elsewhere.run([self._work(task, means) for task in tasks]):
+        for task, entries in self.sent("scores", jobs, means, elsewhere):
             for key, array in entries.items():
                 self.store.put(key, array)
-            sums = entries.get(self._z_key(tasks[number][0].chunk))
+            sums = entries.get(self._z_key(task[0].chunk))
             if sums is not None:
-                self._z_sums[tasks[number][0].chunk] = sums
+                self._z_sums[task[0].chunk] = sums
             bar.set_postfix_str(elsewhere.words(), refresh=False)
-            bar.update(len(tasks[number]) * self.tokens.shape[1])
-            for job in tasks[number]:
+            bar.update(len(task) * self.tokens.shape[1])
+            for job in task:
                 yield job, entries[job.key]
 
-    def _work(self, task: Sequence[Job], means: Tensor | None) -> Work:
-        """One chunk's jobs as plain data, for `computed`; means as float64, which holds every dtype's values."""
-        chunk = self.tokens[task[0].chunk].numpy(force=True)
+    def sent(
+        self, kind: str, jobs: list[Job], means: Tensor | None, elsewhere: Elsewhere
+    ) -> Iterator[tuple[list[Job], Mapping[str, np.ndarray]]]:
+        """Has jobs done elsewhere; yields `(jobs of one chunk, {key: array})` as they come."""
+        tasks = _tasks(jobs, PIECES * elsewhere.n_workers(), PIECE_PLANS)
+        for number, entries in elsewhere.run([self._work(kind, task, means) for task in tasks]):
+            yield tasks[number], entries
+
+    def _work(self, kind: str, task: Sequence[Job], means: Tensor | None) -> Work:
+        """One chunk's jobs as plain data, for `received`; means as float64, which holds every dtype's values."""
         plans = [job.heads for job in task]
-        needed = any(Plan(heads).needs_means for heads in plans)
-        settings = {
+        settings: Settings = {
             "plans": plans,
             "dtype": str(self.dtype).removeprefix("torch."),
             "backend": self.backend,
             "start": self.start,
         }
-        arrays = {"tokens": chunk}
-        if needed and means is not None:
+        arrays = {"tokens": self.tokens[task[0].chunk].numpy(force=True)}
+        if means is not None and any(Plan(heads).needs_means for heads in plans):
             arrays["means"] = means.double().numpy(force=True)
-        return Work("scores", tuple(job.key for job in task), settings, arrays)
+        return Work(kind, tuple(job.key for job in task), settings, arrays)
 
     def _run_all(
         self, tasks: Sequence[Sequence[Job]], means: Tensor | None, bar: tqdm, n_workers: int, n_threads: int
@@ -363,19 +368,26 @@ class Evaluator:
         return torch.cat(blocks).numpy(force=True)
 
 
+def received(
+    model: PreTrainedModel, model_key: str, work: Work, store: Keeper
+) -> tuple[Evaluator, list[Plan], Tensor | None]:
+    """The evaluator of the one chunk, the plans and the means of another process' `work`."""
+    settings: Any = work.settings
+    names = {name: settings[name] for name in ("dtype", "backend", "start")}
+    engine = Evaluator(model, work.arrays["tokens"][None], store, model_key=model_key, **names)
+    given = work.arrays.get("means")
+    means = None if given is None else torch.from_numpy(given.copy()).to(engine.arch.device, engine.dtype)
+    return engine, [Plan(tuple(heads)) for heads in settings["plans"]], means
+
+
 def computed(model: PreTrainedModel, model_key: str, work: Work) -> dict[str, np.ndarray]:
     """The entries of the store, `{key: array}`, that `work` of another process' `Evaluator` asks of this one.
 
     The keys are this process' own: they differ from `work.keys` where anything that decides a score does.
     """
-    settings, memory = work.settings, Memory()
-    names: dict[str, Any] = {name: settings[name] for name in ("dtype", "backend", "start")}
-    engine = Evaluator(model, work.arrays["tokens"][None], memory, model_key=model_key, **names)
-    given = work.arrays.get("means")
-    means = None if given is None else torch.from_numpy(given.copy()).to(engine.arch.device, engine.dtype)
-    plans: Any = settings["plans"]
-    jobs = engine.missing([Plan(tuple(heads)) for heads in plans], 1, means)
-    for _ in engine._run_here(jobs, means, progress("", 0, "tok")):
+    memory = Memory()
+    engine, plans, means = received(model, model_key, work, memory)
+    for _ in engine._run_here(engine.missing(plans, 1, means), means, progress("", 0, "tok")):
         pass
     return memory.entries
 

@@ -22,7 +22,7 @@ from lib.errors import InputError
 from lib.layout import build_root
 from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
-from lib.pipeline import children, estimate, notebooks
+from lib.pipeline import children, estimate, notebooks, workers
 from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernels, answering, start
@@ -119,10 +119,12 @@ def run_notebooks(
             )
         print(estimate.total([(name, task) for name, (task, _) in todo.items()], known))
     else:
-        with locked(profile_name), closing(Kernels()) as kernels:
+        measured = any(task == "measure" for task, _ in todo.values())
+        values = profile.values | ({} if measured else {"workers": 0})
+        with locked(profile_name), workers.ready(values), closing(Kernels()) as kernels:
             profile = Profile(profile_name, overrides)  # as another run may have left it meanwhile
             profile.remove_leftovers()
-            measured = sum([measure(profile, nb, following, kernels) for nb, following in pairs(wanted)])
+            measured = any([measure(profile, nb, following, kernels) for nb, following in pairs(wanted)])
             found = {nb: profile.todo(nb) for nb in wanted}
             redraw(profile, {nb: now[1] for nb, now in found.items() if now and now[0] == "redraw"})
         if measured:
