@@ -66,7 +66,7 @@ bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; buil
 	@$(PY) -m lib.timing.kernel_bench --out build/bench/kernels.json
 
 bench-workers: $(READY) ## two processes of one thread each against one; build/bench/workers.json
-	@$(PY) -m lib.cluster.bench --out build/bench/workers.json
+	@$(PY) -m lib.timing.workers_bench --out build/bench/workers.json
 
 gpu-session: ## on a machine with a CUDA GPU and its own PyTorch: checks, tuning, bench, GPT-2's shape, training
 	@$(PYTHON) -m lib.timing.gpu_session

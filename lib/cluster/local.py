@@ -34,30 +34,33 @@ def gpus() -> list[str]:
     return done.stdout.split() if done.returncode == 0 else []
 
 
-def environments(n: int, device: str, here: list[str], cores: int) -> list[dict[str, str]]:
-    """What each of `n` processes finds in its environment before anything is imported: its GPU or its share of cores.
+def environments(n: int, device: str, here: list[str], n_threads: int) -> list[dict[str, str]]:
+    """What each of `n` processes finds in its environment before anything is imported: its GPU, its threads.
 
     Raises `InputError` where there are more processes than GPUs `here` to compute on.
     """
     on_gpu = bool(here) and device in ("auto", "cuda")
     if on_gpu and n > len(here):
         raise InputError(f"workers: given {n}, allowed: at most {len(here)}, one for each GPU here")
-    threads = dict.fromkeys(THREADS, str(max(1, cores // n)))
+    threads = dict.fromkeys(THREADS, str(n_threads))
     return [threads | {"CUDA_VISIBLE_DEVICES": here[i] if on_gpu else ""} for i in range(n)]
 
 
 @contextlib.contextmanager
-def started(n: int, device: str = "cpu") -> Iterator[str]:
+def started(n: int, device: str = "cpu", n_threads: int | None = None) -> Iterator[str]:
     """The address of a scheduler with `n` workers on this machine, for the length of the block.
+
+    Each has `n_threads` threads of its own, by default its share of the cores.
 
     They take orders over TLS only, by a key made for them, so that nobody else on the machine can give any. dask's own
     variables in the environment say where it lies: this process and its children need nothing but the address.
     Raises `InputError` where they do not start.
     """
-    environments(n, device, gpus(), cores())
+    n_threads = n_threads or max(1, cores() // n)
+    environments(n, device, gpus(), n_threads)
     folder = tempfile.mkdtemp(prefix=f"experiment10-workers-{os.getpid()}-")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "lib.cluster.local", str(n), device, folder]
+    command = [sys.executable, "-m", "lib.cluster.local", str(n), device, str(n_threads), folder]
     before = {name: os.environ.get(name) for name in tls_variables(Path())}
     process = subprocess.Popen(
         command,
@@ -104,14 +107,14 @@ def main(words: list[str]) -> None:
     from distributed import Nanny, Scheduler, Security
     from distributed.deploy.spec import SpecCluster
 
-    n, device, folder = int(words[0]), words[1], Path(words[2])
+    n, device, n_threads, folder = int(words[0]), words[1], int(words[2]), Path(words[3])
     security = Security.temporary()
     for name, text in (("ca.pem", security.tls_ca_file), ("key.pem", security.tls_client_key)):
         with open(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(text)
     common = {"security": security, "protocol": "tls", "host": "127.0.0.1"}
     own = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "local_directory": str(folder)}
-    found = environments(n, device, gpus(), cores())
+    found = environments(n, device, gpus(), n_threads)
     workers = {i: {"cls": Nanny, "options": common | own | {"env": env}} for i, env in enumerate(found)}
     served = {"port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": common | served}

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def opened(workers: int | float | str, device: str) -> "Iterator[Pool | None]":
+def opened(workers: int | float | str, device: str, n_threads: int | None = None) -> "Iterator[Pool | None]":
     """A connection to the workers of the scheduler at an address, or to so many on this machine, started for the block.
 
-    None for 0. Starts the block when there is a worker; `InputError` where none comes, or dask.distributed is not
-    installed.
+    Those here have `n_threads` threads each, by default their share of the cores. None for 0. The block starts when
+    there is a worker; `InputError` where none comes, or dask.distributed is not installed.
     """
     if not workers:
         yield None
@@ -29,7 +29,7 @@ def opened(workers: int | float | str, device: str) -> "Iterator[Pool | None]":
     from lib.cluster.pool import Pool
 
     with contextlib.ExitStack() as ended:
-        address = workers if isinstance(workers, str) else ended.enter_context(started(int(workers), device))
+        address = workers if isinstance(workers, str) else ended.enter_context(started(int(workers), device, n_threads))
         pool = Pool(address)
         ended.callback(pool.close)
         pool.n_workers()

@@ -336,7 +336,7 @@ def trained_elsewhere(
     kept = [store.get(own.keys[0]) for own in works]
     yield from (_row(row) for row in kept if row is not None)
     missing = [i for i, row in enumerate(kept) if row is None]
-    for number, entries in elsewhere.run([works[i] for i in missing]):
+    for number, entries in elsewhere.run([works[i] for i in missing]) if missing else ():
         own = works[missing[number]].keys[0]
         store.put(own, entries[own])
         yield _row(entries[own])
