@@ -64,7 +64,7 @@ def started(n: int, device: str = "cpu", n_threads: int | None = None) -> Iterat
     before = {name: os.environ.get(name) for name in tls_variables(Path())}
     process = subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, "DASK_LOGGING__DISTRIBUTED": "error"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

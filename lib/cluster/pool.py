@@ -19,13 +19,12 @@ from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 
 from lib.cluster import plugin
-from lib.engine.elsewhere import Source, Work
+from lib.engine.elsewhere import AHEAD, Source, Work
 from lib.errors import InputError, first_line
 
 CONNECT_WITHIN = 10.0  # seconds
 WAIT = 60.0  # seconds without any worker after which a run ends
 LOOK_EVERY = 1.0  # seconds between two looks at the workers
-AHEAD = 2  # pieces of work sent to each worker, so that none waits for the next one
 KEPT = "what is finished is kept, run the same command to go on"
 
 

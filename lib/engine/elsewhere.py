@@ -10,6 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+AHEAD = 2  # pieces of work sent to each process, so that none waits for the next one
+PIECES = 4  # pieces for each process at least, so that all are busy to the end
+PIECE_PLANS = 8  # plans in a piece at least, since every piece of a chunk walks the untouched layers again
+
 Settings = Mapping[str, object]  # what JSON can say
 
 

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
-from lib.engine.elsewhere import Elsewhere, Memory, Settings, Work
+from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work
 from lib.engine.interventions import Plan
 from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
@@ -41,8 +41,6 @@ SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 LOGITS_BLOCK = 2**22  # logits held at once by one worker
 MAX_WORKERS = 8
-PIECES = 4  # pieces of work for each process elsewhere, so that all are busy to the end
-PIECE_PLANS = 8  # plans in one of them at least, since every piece of a chunk walks the untouched layers again
 
 Edit = tuple[tuple[int, str], ...]  # (head, mode) of one layer
 
