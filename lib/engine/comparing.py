@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lib.engine.elsewhere import Memory, Work
 from lib.engine.interventions import Plan
 from lib.engine.scoring import LOGITS_BLOCK, Evaluator, Job, received
+from lib.progress import progress
 
 
 class Compared(NamedTuple):
@@ -72,9 +73,12 @@ def _elsewhere(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None) -
     """`compare` by the engine's other processes."""
     assert engine.elsewhere is not None
     jobs = [Job(plan.key(), chunk, plan.heads) for chunk in range(len(engine.tokens)) for plan in plans]
-    for task, entries in engine.sent("comparisons", jobs, means, engine.elsewhere):
-        for job in task:
-            yield job.chunk, Plan(job.heads), Compared(*entries[job.key])
+    with progress("comparisons", len(jobs), "plan") as bar:
+        for task, entries in engine.sent("comparisons", jobs, means, engine.elsewhere):
+            bar.set_postfix_str(engine.elsewhere.words(), refresh=False)
+            bar.update(len(task))
+            for job in task:
+                yield job.chunk, Plan(job.heads), Compared(*entries[job.key])
 
 
 def computed(model: PreTrainedModel, model_key: str, work: Work) -> dict[str, np.ndarray]:

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lib.progress import progress
+
 AHEAD = 2  # pieces of work sent to each process, so that none waits for the next one
 PIECES = 4  # pieces for each process at least, so that all are busy to the end
 PIECE_PLANS = 8  # plans in a piece at least, since every piece of a chunk walks the untouched layers again
@@ -46,6 +48,15 @@ class Elsewhere(Protocol):
 
     def words(self) -> str:
         """How many there are, for a progress bar."""
+
+
+def shown(elsewhere: Elsewhere, works: Sequence[Work], label: str) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+    """`elsewhere.run`, with a progress bar of the pieces that says how many processes there are."""
+    with progress(label, len(works), "piece") as bar:
+        for found in elsewhere.run(works):
+            bar.set_postfix_str(elsewhere.words(), refresh=False)
+            bar.update()
+            yield found
 
 
 class Memory:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 
 from lib.engine.computed_by import computed_by, sources_digest
-from lib.engine.elsewhere import Elsewhere, Memory, Settings, Work
+from lib.engine.elsewhere import Elsewhere, Memory, Settings, Work, shown
 from lib.engine.generation import continuation_nll, generate
 from lib.engine.interventions import Plan
 from lib.model.loading import load_model, model_folder
@@ -62,7 +62,8 @@ class Judge:
         found = {key: self.store.get(key) for key in keys}
         missing = [i for i, key in enumerate(keys) if found[key] is None]
         if missing and self.elsewhere is not None:
-            for number, entries in self.elsewhere.run([work(i) for i in missing]):
+            works = [work(i) for i in missing]
+            for number, entries in shown(self.elsewhere, works, works[0].kind):
                 key = keys[missing[number]]
                 found[key] = entries[key]
                 self.store.put(key, entries[key])

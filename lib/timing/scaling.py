@@ -1,8 +1,8 @@
 """What more workers would do, on paper: `python -m lib.timing.scaling`, from what `make bench-workers` has measured.
 
-Two reckonings of the same work stand side by side. The formula adds up the parts; the simulation sends piece after piece
-to workers that take as long as measured pieces have taken, and lets the client keep one result at a time. The first
-lines hold both against the run that was measured.
+Two reckonings of the same work stand side by side. The formula adds up the parts; the simulation sends one piece after
+another to workers that take as long as measured pieces have taken, and lets the client keep one result at a time. The
+first lines hold both against the run that was measured.
 """
 
 import argparse

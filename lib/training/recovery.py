@@ -28,7 +28,7 @@ from lib.analysis import head_effects
 from lib.analysis.perplexity import ppl
 from lib.cluster.opening import opened
 from lib.engine import copying, dispatch
-from lib.engine.elsewhere import Elsewhere, Memory, Source, Work
+from lib.engine.elsewhere import Elsewhere, Memory, Source, Work, shown
 from lib.engine.interventions import Plan, apply
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
@@ -336,7 +336,7 @@ def trained_elsewhere(
     kept = [store.get(own.keys[0]) for own in works]
     yield from (_row(row) for row in kept if row is not None)
     missing = [i for i, row in enumerate(kept) if row is None]
-    for number, entries in elsewhere.run([works[i] for i in missing]) if missing else ():
+    for number, entries in shown(elsewhere, [works[i] for i in missing], "cases") if missing else ():
         own = works[missing[number]].keys[0]
         store.put(own, entries[own])
         yield _row(entries[own])
