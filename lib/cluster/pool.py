@@ -72,6 +72,8 @@ class Pool:
 
     def _look(self) -> int:
         """Workers there now, looked up once a second. `InputError` where none has been there for too long."""
+        if self.client.status != "running":
+            raise self._lost()
         now = time.monotonic()
         if now - self._looked >= LOOK_EVERY or not self._n:
             try:

@@ -5,16 +5,19 @@ the same entries of the store of it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lib.progress import progress
+from lib.store import Keeper
 
 AHEAD = 2  # pieces of work sent to each process, so that none waits for the next one
 PIECES = 4  # pieces for each process at least, so that all are busy to the end
 PIECE_PLANS = 8  # plans in a piece at least, since every piece of a chunk walks the untouched layers again
+WRITERS = 8
 
 Settings = Mapping[str, object]  # what JSON can say
 
@@ -57,6 +60,12 @@ def shown(elsewhere: Elsewhere, works: Sequence[Work], label: str) -> Iterator[t
             bar.set_postfix_str(elsewhere.words(), refresh=False)
             bar.update()
             yield found
+
+
+def keep(store: Keeper, entries: Mapping[str, np.ndarray]) -> None:
+    """Keeps what has come back, several at once: an entry waits for the disk far longer than it takes to write."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(store.put, entries.keys(), entries.values()))
 
 
 class Memory:

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
-from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work
+from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work, keep
 from lib.engine.interventions import Plan
 from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
@@ -154,8 +154,7 @@ class Evaluator:
         self, jobs: list[Job], means: Tensor | None, bar: tqdm, elsewhere: Elsewhere
     ) -> Iterator[tuple[Job, np.ndarray]]:
         for task, entries in self.sent("scores", jobs, means, elsewhere):
-            for key, array in entries.items():
-                self.store.put(key, array)
+            keep(self.store, entries)
             sums = entries.get(self._z_key(task[0].chunk))
             if sums is not None:
                 self._z_sums[task[0].chunk] = sums

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,10 @@ def pool(profile: str) -> "Pool | None":
     workers = check("workers", os.environ.get(VARIABLE, values["workers"]))
     ended = contextlib.ExitStack()
     atexit.register(ended.close)
-    return ended.enter_context(opened(workers, values["device"]))
+    found = ended.enter_context(opened(workers, values["device"]))
+    if found is not None and VARIABLE not in os.environ:
+        print(found.described(), file=sys.stderr)
+    return found
 
 
 def place(name: str) -> str:

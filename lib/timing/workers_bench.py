@@ -18,7 +18,7 @@ import torch
 
 from lib import machine
 from lib.cluster.opening import opened
-from lib.engine.elsewhere import Elsewhere, Source
+from lib.engine.elsewhere import Elsewhere, Source, keep
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator, computed
 from lib.errors import InputError
@@ -96,8 +96,7 @@ def measure(n_chunks: int, n_plans: int, rounds: int) -> dict[str, Any]:
             started = time.perf_counter()
             entries = computed(model, key, work)
             pieces.append(time.perf_counter() - started)
-            for name, array in entries.items():
-                store.put(name, array)
+            keep(store, entries)
             keep_s += time.perf_counter() - started - pieces[-1]
     one, two = (np.array(own) for own in seconds.values())
     return {
