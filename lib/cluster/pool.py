@@ -23,6 +23,7 @@ from lib.engine.elsewhere import AHEAD, Source, Work
 from lib.errors import InputError, first_line
 
 CONNECT_WITHIN = 10.0  # seconds
+GATHER_WITHIN = 300.0  # seconds, of what a worker has already computed
 WAIT = 60.0  # seconds without any worker after which a run ends
 LOOK_EVERY = 1.0  # seconds between two looks at the workers
 KEPT = "what is finished is kept, run the same command to go on"
@@ -141,7 +142,7 @@ class Pool:
 
     def _result(self, future: Any) -> Mapping[str, np.ndarray]:
         try:
-            return future.result(timeout=CONNECT_WITHIN)
+            return future.result(timeout=GATHER_WITHIN)
         except InputError as error:
             raise InputError(f"workers: {error}") from None
         except KilledWorker as error:
