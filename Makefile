@@ -1,6 +1,7 @@
 PROFILE ?= embedded
 PARAMS ?=
 PYTHON ?= python3
+EXTRAS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -11,7 +12,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B FILE ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels bench-workers gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -64,6 +65,9 @@ bench: $(READY) ## the engine against the published method, side by side; build/
 bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; build/bench/kernels.json
 	@$(PY) -m lib.timing.kernel_bench --out build/bench/kernels.json
 
+bench-workers: $(READY) ## two processes of one thread each against one; build/bench/workers.json
+	@$(PY) -m lib.timing.workers_bench --out build/bench/workers.json
+
 gpu-session: ## on a machine with a CUDA GPU and its own PyTorch: checks, tuning, bench, GPT-2's shape, training
 	@$(PYTHON) -m lib.timing.gpu_session
 
@@ -111,7 +115,8 @@ lint: $(READY) ## ruff, mypy, and the contract of who imports whom
 lock: $(READY) ## write constraints.txt anew from this environment
 	@$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
-env: $(READY) ## only make the environment
+env: $(READY) ## only make the environment; EXTRAS=cluster: with what more than one machine needs
+	@$(if $(EXTRAS),$(PY) -m pip install --quiet --progress-bar off $(EXTRAS:%=-r requirements-%.txt) -c constraints.txt)
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]}: 3.11 or newer is needed; pass PYTHON=python3.11")'

@@ -18,6 +18,7 @@ PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TAKEN = (  # what else lies under `build/`
     "store", "bench", "embedded-model", "judge-model", "reasoner", "scale", "recovery", "coverage", "packs",
 )  # fmt: skip
+OF_THE_RUN = ("workers",)  # how a run computes: no result knows of it, and the next run is asked anew
 HEAD = re.compile(r"L(\d+)H(\d+)")
 
 
@@ -84,11 +85,31 @@ class Text:
         return value
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Processes that compute scores: so many on this machine, or those of a scheduler at an address."""
+
+    most: int = 1024
+    address = re.compile(r"(tcp|tls)://([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
+
+    @property
+    def allowed(self) -> str:
+        return f"a whole number between 0 and {self.most}, or a scheduler's address such as tcp://host:8786"
+
+    def read(self, value: Any) -> int | str:
+        found = self.address.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            return Whole(0, self.most).read(value)
+        if not 1 <= int(found[3]) <= 65535:
+            raise ValueError
+        return value
+
+
 _counts = Text(r"auto|(all|\d+)( (all|\d+))*", 'auto, or whole numbers and "all" parted by spaces')
 _lengths = Text(r"auto|\d+( \d+)*", "auto, or whole numbers parted by spaces")
 _place = "a folder, or the name of something on the hub"
 
-RULES: dict[str, Whole | Real | Choice | Text] = {
+RULES: dict[str, Whole | Real | Choice | Text | Workers] = {
     "model": Text(r"\S.*", _place),
     "tokenizer": Text(r".*", _place + ", or nothing"),
     "dataset": Text(r"\S.*", "cpython-stdlib, " + _place),
@@ -104,6 +125,7 @@ RULES: dict[str, Whole | Real | Choice | Text] = {
     "dtype": Choice(("float32", "bfloat16")),
     "device": Choice(("auto", "cpu", "cuda", "mps")),
     "backend": Choice(("auto", "naive", "triton", "metal", "native", "cpu")),
+    "workers": Workers(),
     "seed": Whole(0, 2**32 - 1),
     "draws": Whole(100, 100_000),
     "audit_chunks": Whole(1),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,6 +40,14 @@ def digest(*parts: object) -> str:
             head, body = type(part).__name__, str(part).encode()
         state.update(f"{head} {len(body)}\n".encode() + body)
     return state.hexdigest()
+
+
+class Keeper(Protocol):
+    """What gives and keeps arrays by their key: a `Store`, or what stands in its place."""
+
+    def get(self, key: str) -> np.ndarray | None: ...
+
+    def put(self, key: str, array: ArrayLike) -> bool: ...
 
 
 class Store:

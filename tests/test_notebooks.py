@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lib.layout import ROOT
-from lib.params import PROFILES, RULES
+from lib.params import OF_THE_RUN, PROFILES, RULES
 from lib.pipeline.notebooks import NOTEBOOKS, discover
 from report.words import PARTS
 
@@ -64,7 +64,8 @@ def test_the_defaults_are_those_of_the_base_profile(name):
 
 def test_every_parameter_has_a_rule_a_default_and_a_notebook():
     used = {name for notebook in discover().values() for name in notebook.parameters} - {"profile"}
-    assert used == set(RULES) == set(DEFAULTS)
+    assert used | set(OF_THE_RUN) == set(RULES) == set(DEFAULTS)
+    assert not used & set(OF_THE_RUN)
 
 
 @each

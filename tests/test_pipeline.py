@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lib import files
 from lib.errors import InputError
-from lib.params import RULES
+from lib.params import OF_THE_RUN, RULES
 from lib.pipeline import commands, estimate, freshness, kernels, run, setup
 from lib.pipeline import notebooks as reader
 from lib.results import io
@@ -176,7 +176,7 @@ class TestOwnNotebooks:
 
     def test_every_parameter_is_somebody_s(self):
         used = {name for nb in reader.discover().values() for name in nb.parameters}
-        assert used - {"profile"} == set(RULES)
+        assert used - {"profile"} == set(RULES) - set(OF_THE_RUN)
 
     def test_by_hand_they_measure_what_the_base_profile_does(self):
         base = yaml.safe_load((ROOT / "params" / "embedded.yaml").read_text(encoding="utf-8"))
@@ -218,7 +218,7 @@ class TestFreshness:
             return [section, figure] if task == "measure" else [figure]
 
         monkeypatch.setattr(commands, "execute", execute)
-        monkeypatch.setattr(kernels, "start", lambda task: None)
+        monkeypatch.setattr(kernels, "start", lambda task, **environment: None)
         monkeypatch.setattr(commands, "start", lambda task: None)
         monkeypatch.setattr(commands, "answering", lambda kernel, task: None)
         monkeypatch.setattr(kernels, "answering", lambda kernel, task: None)

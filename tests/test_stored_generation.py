@@ -44,7 +44,7 @@ def greedy(model, text, n_new):
 
 
 def test_refining_appends_and_rescores_all_that_was_written(run, generator):
-    texts, ppl = stored_generation.refine(generator, PROMPTS, Plan(), 4, 3)
+    texts, ppl = stored_generation.refine(generator, PROMPTS, [Plan()], 4, 3)[0]
     assert texts.shape == (3, 6 + 12)
     assert ppl.shape == (3, 3)
     for row, prompt in zip(range(3), PROMPTS, strict=True):
@@ -56,14 +56,14 @@ def test_refining_appends_and_rescores_all_that_was_written(run, generator):
 
 def test_changed_heads_write_and_the_unmodified_model_judges(run, generator):
     zeroed = Plan.of("zero", [(layer, head) for layer in (0, 1, 2) for head in range(4)])
-    texts, ppl = stored_generation.refine(generator, PROMPTS, zeroed, 8, 1)
-    assert not np.array_equal(texts, stored_generation.refine(generator, PROMPTS, Plan(), 8, 1)[0])
+    texts, ppl = stored_generation.refine(generator, PROMPTS, [zeroed], 8, 1)[0]
+    assert not np.array_equal(texts, stored_generation.refine(generator, PROMPTS, [Plan()], 8, 1)[0][0])
     for row in range(3):
         assert ppl[0, row] == pytest.approx(scored(run.model, texts[row], 8), rel=1e-5)
 
 
 def test_samples_belong_to_their_prompt(run, generator):
-    ppl, tokens = stored_generation.sample(generator, PROMPTS, RELU, 5, 4, 0.8, 10)
+    ppl, tokens = stored_generation.sample(generator, PROMPTS, [RELU], 5, 4, 0.8, 10)[0]
     assert ppl.shape == (3, 4)
     assert tokens.shape == (3, 4, 5)
     for row in range(3):
@@ -74,25 +74,25 @@ def test_samples_belong_to_their_prompt(run, generator):
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(generator):
-    _, tokens = stored_generation.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 10)
-    _, fewer = stored_generation.sample(generator, PROMPTS[:1], Plan(), 5, 4, 0.8, 10)
+    _, tokens = stored_generation.sample(generator, PROMPTS, [Plan()], 5, 4, 0.8, 10)[0]
+    _, fewer = stored_generation.sample(generator, PROMPTS[:1], [Plan()], 5, 4, 0.8, 10)[0]
     assert np.array_equal(fewer[0], tokens[0])
-    _, other = stored_generation.sample(generator, PROMPTS, Plan(), 5, 4, 0.8, 11)
+    _, other = stored_generation.sample(generator, PROMPTS, [Plan()], 5, 4, 0.8, 11)[0]
     assert not np.array_equal(other, tokens)
 
 
 def test_what_was_generated_is_kept(run, generator, monkeypatch):
-    first = stored_generation.sample(generator, PROMPTS, RELU, 5, 2, 0.8, 10)
+    first = stored_generation.sample(generator, PROMPTS, [RELU], 5, 2, 0.8, 10)[0]
     monkeypatch.setattr(stored_generation, "generate", lambda *args, **kwargs: pytest.fail("generated again"))
     monkeypatch.setattr(stored_generation, "continuation_nll", lambda *args: pytest.fail("scored again"))
-    again = stored_generation.sample(stored_generation.Generator(run), PROMPTS, RELU, 5, 2, 0.8, 10)
+    again = stored_generation.sample(stored_generation.Generator(run), PROMPTS, [RELU], 5, 2, 0.8, 10)[0]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"plan": Plan()},
+        {"plans": [Plan()]},
         {"temperature": 0.9},
         {"seed": 11},
         {"n_new": 6},
@@ -101,7 +101,7 @@ def test_what_was_generated_is_kept(run, generator, monkeypatch):
     ids=lambda other: next(iter(other)),
 )
 def test_anything_else_is_generated_anew(run, generator, monkeypatch, other):
-    given = {"plan": RELU, "n_new": 5, "n_samples": 2, "temperature": 0.8, "seed": 10}
+    given = {"plans": [RELU], "n_new": 5, "n_samples": 2, "temperature": 0.8, "seed": 10}
     stored_generation.sample(generator, PROMPTS, **given)
     calls, own = [], stored_generation.generate
     monkeypatch.setattr(stored_generation, "generate", lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs))
@@ -111,8 +111,8 @@ def test_anything_else_is_generated_anew(run, generator, monkeypatch, other):
 
 
 def test_more_samples_leave_the_first_as_they_are(generator):
-    few, few_tokens = stored_generation.sample(generator, PROMPTS, RELU, 6, 4, 0.9, 10)
-    many, many_tokens = stored_generation.sample(generator, PROMPTS, RELU, 6, 12, 0.9, 10)
+    few, few_tokens = stored_generation.sample(generator, PROMPTS, [RELU], 6, 4, 0.9, 10)[0]
+    many, many_tokens = stored_generation.sample(generator, PROMPTS, [RELU], 6, 12, 0.9, 10)[0]
     assert many.shape == (3, 12) and many_tokens.shape == (3, 12, 6)
     np.testing.assert_array_equal(many_tokens[:, :4], few_tokens)
     np.testing.assert_allclose(many[:, :4], few, rtol=1e-6)
@@ -123,7 +123,7 @@ def test_more_samples_leave_the_first_as_they_are(generator):
 def test_the_first_five_are_drawn_as_published(run, generator):
     seeds = [10 * 1_000_003 + i for i in range(15)]
     expected = generate(run.model, np.repeat(PROMPTS, 5, axis=0), 6, RELU, temperature=0.9, seeds=seeds)
-    found = stored_generation.sample(generator, PROMPTS, RELU, 6, 7, 0.9, 10)[1]
+    found = stored_generation.sample(generator, PROMPTS, [RELU], 6, 7, 0.9, 10)[0][1]
     np.testing.assert_array_equal(found[:, :5].reshape(15, 6), expected)
 
 
@@ -137,14 +137,14 @@ def test_no_two_samples_share_what_a_generator_heeds_of_their_seed(seed):
 
 
 def test_another_judge_scores_the_same_tokens(run, generator):
-    own, sampled = stored_generation.sample(generator, PROMPTS, Plan(), 6, 3, 0.9, 10)
+    own, sampled = stored_generation.sample(generator, PROMPTS, [Plan()], 6, 3, 0.9, 10)[0]
     model = tiny_models.gpt2(seed=8)
-    found = stored_generation.sample_ppl(stored_generation.Judge(run, model, "other"), PROMPTS, sampled)
+    found = stored_generation.sample_ppl(stored_generation.Judge(run, model, "other"), PROMPTS, [sampled])[0]
     for p in range(3):
         for s in range(3):
             text = np.concatenate([PROMPTS[p], sampled[p, s]])
             assert found[p, s] == pytest.approx(scored(model, text, 6), rel=1e-5)
-    np.testing.assert_array_equal(stored_generation.sample_ppl(generator, PROMPTS, sampled), own)
+    np.testing.assert_array_equal(stored_generation.sample_ppl(generator, PROMPTS, [sampled])[0], own)
 
 
 def test_a_run_without_a_second_judge(run):

@@ -7,9 +7,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from lib.engine.elsewhere import Memory, Work
 from lib.engine.interventions import Plan
-from lib.engine.scoring import LOGITS_BLOCK, Evaluator
+from lib.engine.scoring import LOGITS_BLOCK, Evaluator, Job, received
+from lib.progress import progress
 
 
 class Compared(NamedTuple):
@@ -55,7 +58,30 @@ def _figures(base: Tensor, own: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 def stacked(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = None) -> dict[Plan, Compared]:
     """`{plan: Compared}` with the chunks of each figure stacked, [n_chunks, T - 1]."""
-    rows: dict[Plan, list[Compared]] = {plan: [] for plan in plans}
-    for _, plan, found in compare(engine, list(rows), means):
-        rows[plan].append(found)
-    return {plan: Compared(*(np.stack(side) for side in zip(*found, strict=True))) for plan, found in rows.items()}
+    rows: dict[Plan, dict[int, Compared]] = {plan: {} for plan in plans}
+    found = compare(engine, list(rows), means) if engine.elsewhere is None else _elsewhere(engine, list(rows), means)
+    for chunk, plan, own in found:
+        rows[plan][chunk] = own
+    chunks = range(len(engine.tokens))
+    return {
+        plan: Compared(*(np.stack(side) for side in zip(*(own[chunk] for chunk in chunks), strict=True)))
+        for plan, own in rows.items()
+    }
+
+
+def _elsewhere(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None) -> Iterator[tuple[int, Plan, Compared]]:
+    """`compare` by the engine's other processes."""
+    assert engine.elsewhere is not None
+    jobs = [Job(plan.key(), chunk, plan.heads) for chunk in range(len(engine.tokens)) for plan in plans]
+    with progress("comparisons", len(jobs), "plan") as bar:
+        for task, entries in engine.sent("comparisons", jobs, means, engine.elsewhere):
+            bar.set_postfix_str(engine.elsewhere.words(), refresh=False)
+            bar.update(len(task))
+            for job in task:
+                yield job.chunk, Plan(job.heads), Compared(*entries[job.key])
+
+
+def computed(model: PreTrainedModel, model_key: str, work: Work) -> dict[str, np.ndarray]:
+    """`{plan's key: its `Compared` as one array}` of what another process sent."""
+    engine, plans, means = received(model, model_key, work, Memory())
+    return {plan.key(): np.stack(own) for _, plan, own in compare(engine, plans, means)}

@@ -29,12 +29,13 @@ from transformers import PreTrainedModel
 from lib.engine import dispatch
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
+from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work, keep
 from lib.engine.interventions import Plan
 from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
 from lib.errors import InputError
 from lib.model.adapters import Decoder, adapter
 from lib.progress import progress
-from lib.store import Store, digest
+from lib.store import Keeper, digest
 
 SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -58,19 +59,21 @@ class Evaluator:
     `model_key` names the weights (a fingerprint); `dtype` is float32 (exact, the default), bfloat16 or float64, and
     a model of another dtype is copied, not changed; `backend` computes the ReLU heads. Negative log-likelihoods
     are per predicted token, natural logarithm, float32, T - 1 of each chunk. `start` is the position of a chunk's first
-    token.
+    token. `elsewhere` computes what the store does not have, in other processes that hold the same weights in the same
+    dtype; without it, this one does.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokens: ArrayLike,
-        store: Store,
+        store: Keeper,
         *,
         model_key: str,
         dtype: str | torch.dtype = "float32",
         backend: str = "auto",
         start: int = 0,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         keep_freed()
         self.dtype = _dtype(dtype)
@@ -81,6 +84,7 @@ class Evaluator:
         self.start = start
         self.tokens = _checked_tokens(tokens, self.arch, start)
         self.store = store
+        self.elsewhere = elsewhere
         self.model_key = model_key
         self.backend = dispatch.resolve(backend, self.arch.device)
         self._computed_by = self.arch.device.type, *computed_by(SOURCES, self.arch.device)
@@ -112,14 +116,11 @@ class Evaluator:
         """Computes jobs, keeps each score in the store, and yields `(job, nll [n_ctx - 1])` as they come."""
         for plan in {Plan(job.heads) for job in jobs}:
             plan.check(self.arch, means)
-        n_workers, n_threads = _workers(self.arch.device)
         with progress(label or "scores", len(jobs) * self.tokens.shape[1], "tok") as bar:
-            tasks = _tasks(jobs, n_workers)
-            if n_workers == 1:
-                for task in tasks:
-                    yield from self._run(task, means, bar)
+            if jobs and self.elsewhere is not None:
+                yield from self._run_elsewhere(jobs, means, bar, self.elsewhere)
             else:
-                yield from self._run_all(tasks, means, bar, n_workers, n_threads)
+                yield from self._run_here(jobs, means, bar)
 
     def means(self, n_chunks: int) -> Tensor:
         """Mean z of every head [n_layer, n_head, d_head] over all positions of the first `n_chunks` chunks.
@@ -139,6 +140,50 @@ class Evaluator:
             pass
         total = np.sum([self._z_sums[chunk] for chunk in range(n_chunks)], axis=0)
         return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.dtype).to(self.arch.device)
+
+    def _run_here(self, jobs: list[Job], means: Tensor | None, bar: tqdm) -> Iterator[tuple[Job, np.ndarray]]:
+        n_workers, n_threads = _workers(self.arch.device)
+        tasks = _tasks(jobs, n_workers)
+        if n_workers == 1:
+            for task in tasks:
+                yield from self._run(task, means, bar)
+        else:
+            yield from self._run_all(tasks, means, bar, n_workers, n_threads)
+
+    def _run_elsewhere(
+        self, jobs: list[Job], means: Tensor | None, bar: tqdm, elsewhere: Elsewhere
+    ) -> Iterator[tuple[Job, np.ndarray]]:
+        for task, entries in self.sent("scores", jobs, means, elsewhere):
+            keep(self.store, entries)
+            sums = entries.get(self._z_key(task[0].chunk))
+            if sums is not None:
+                self._z_sums[task[0].chunk] = sums
+            bar.set_postfix_str(elsewhere.words(), refresh=False)
+            bar.update(len(task) * self.tokens.shape[1])
+            for job in task:
+                yield job, entries[job.key]
+
+    def sent(
+        self, kind: str, jobs: list[Job], means: Tensor | None, elsewhere: Elsewhere
+    ) -> Iterator[tuple[list[Job], Mapping[str, np.ndarray]]]:
+        """Has jobs done elsewhere; yields `(jobs of one chunk, {key: array})` as they come."""
+        tasks = _tasks(jobs, PIECES * elsewhere.n_workers(), PIECE_PLANS)
+        for number, entries in elsewhere.run([self._work(kind, task, means) for task in tasks]):
+            yield tasks[number], entries
+
+    def _work(self, kind: str, task: Sequence[Job], means: Tensor | None) -> Work:
+        """One chunk's jobs as plain data, for `received`; means as float64, which holds every dtype's values."""
+        plans = [job.heads for job in task]
+        settings: Settings = {
+            "plans": plans,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "backend": self.backend,
+            "start": self.start,
+        }
+        arrays = {"tokens": self.tokens[task[0].chunk].numpy(force=True)}
+        if means is not None and any(Plan(heads).needs_means for heads in plans):
+            arrays["means"] = means.double().numpy(force=True)
+        return Work(kind, tuple(job.key for job in task), settings, arrays)
 
     def _run_all(
         self, tasks: Sequence[Sequence[Job]], means: Tensor | None, bar: tqdm, n_workers: int, n_threads: int
@@ -320,6 +365,30 @@ class Evaluator:
         return torch.cat(blocks).numpy(force=True)
 
 
+def received(
+    model: PreTrainedModel, model_key: str, work: Work, store: Keeper
+) -> tuple[Evaluator, list[Plan], Tensor | None]:
+    """The evaluator of the one chunk, the plans and the means of another process' `work`."""
+    settings: Any = work.settings
+    names = {name: settings[name] for name in ("dtype", "backend", "start")}
+    engine = Evaluator(model, work.arrays["tokens"][None], store, model_key=model_key, **names)
+    given = work.arrays.get("means")
+    means = None if given is None else torch.from_numpy(given.copy()).to(engine.arch.device, engine.dtype)
+    return engine, [Plan(tuple(heads)) for heads in settings["plans"]], means
+
+
+def computed(model: PreTrainedModel, model_key: str, work: Work) -> dict[str, np.ndarray]:
+    """The entries of the store, `{key: array}`, that `work` of another process' `Evaluator` asks of this one.
+
+    The keys are this process' own: they differ from `work.keys` where anything that decides a score does.
+    """
+    memory = Memory()
+    engine, plans, means = received(model, model_key, work, memory)
+    for _ in engine._run_here(engine.missing(plans, 1, means), means, progress("", 0, "tok")):
+        pass
+    return memory.entries
+
+
 def _workers(device: torch.device) -> tuple[int, int]:
     """(chunks worked on at once, threads for each): fixed by the machine, never by the work, which decides no bit."""
     n_threads = torch.get_num_threads() if device.type == "cpu" else 1
@@ -336,8 +405,11 @@ def _pool(n_workers: int, n_threads: int, process_id: int) -> ThreadPoolExecutor
     return ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,))
 
 
-def _tasks(jobs: Iterable[Job], n_workers: int) -> list[list[Job]]:
-    """Jobs grouped by chunk, and a chunk's plans in as many parts as it takes to keep every worker busy."""
+def _tasks(jobs: Iterable[Job], n_workers: int, least: int = 1) -> list[list[Job]]:
+    """Jobs grouped by chunk, and a chunk's plans in as many parts as it takes to keep every worker busy.
+
+    No part is of fewer than `least` plans where its chunk has as many.
+    """
     by_chunk: dict[int, list[Job]] = {}
     for job in jobs:
         by_chunk.setdefault(job.chunk, []).append(job)
@@ -345,7 +417,8 @@ def _tasks(jobs: Iterable[Job], n_workers: int) -> list[list[Job]]:
     tasks = []
     for _, of_chunk in sorted(by_chunk.items()):
         of_chunk.sort(key=lambda job: job.heads)
-        tasks += [part for start in range(n_parts) if (part := of_chunk[start::n_parts])]
+        n = min(n_parts, max(1, len(of_chunk) // least))
+        tasks += [part for start in range(n) if (part := of_chunk[start::n])]
     return tasks
 
 

@@ -24,7 +24,7 @@ from lib.errors import InputError
 from lib.layout import build_root
 from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
-from lib.pipeline import children, estimate, notebooks
+from lib.pipeline import children, estimate, notebooks, workers
 from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernel, Kernels, answering, start
@@ -96,8 +96,8 @@ def plan(
         if found:
             todo[nb.name] = found
     if any(task == "measure" for task, _ in todo.values()):
-        if kernels:
-            kernels.start_ahead()
+        if kernels and not profile.values["workers"]:
+            kernels.start_ahead(**{workers.VARIABLE: "0"})
         check_model(profile.values, profile.overrides)
     return profile, wanted, todo
 
@@ -131,7 +131,8 @@ def carry_out(planned: Plan, overrides: dict[str, Any] | None, dry: bool, kernel
             )
         print(estimate.total([(name, task) for name, (task, _) in todo.items()], known))
     else:
-        with locked(profile.name):
+        measuring = any(task == "measure" for task, _ in todo.values())
+        with locked(profile.name), workers.ready(profile.values | ({} if measuring else {"workers": 0})):
             profile = Profile(profile.name, overrides)  # as another run may have left it meanwhile
             profile.remove_leftovers()
             measured = measure(profile, wanted, kernels)

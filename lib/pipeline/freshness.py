@@ -10,7 +10,7 @@ from typing import Any
 from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model.loading import local_folder
-from lib.params import load_profile
+from lib.params import OF_THE_RUN, load_profile
 from lib.pipeline.notebooks import Notebook, sha
 from lib.results import io
 from lib.sources import digest_of, digests
@@ -73,8 +73,9 @@ class Profile:
                 self.manifest |= io.read_json(self.manifest_path)
             except InputError as error:
                 print(f"{error}: taken as empty", file=sys.stderr)
-        self.overrides: dict[str, Any] = self.manifest["overrides"] if overrides is None else overrides
-        self.values = load_profile(name, self.overrides)
+        given: dict[str, Any] = self.manifest["overrides"] if overrides is None else overrides
+        self.values = load_profile(name, given)
+        self.overrides = {key: value for key, value in given.items() if key not in OF_THE_RUN}
 
     def executed(self, nb: Notebook) -> Path:
         return self.folder / "notebooks" / f"{nb.name}.ipynb"

@@ -72,8 +72,8 @@ class Kernels:
         kernel, self.spare = self.spare or start("measure"), None
         return answering(kernel, "measure")
 
-    def start_ahead(self) -> None:
-        self.spare = self.spare or start("measure")
+    def start_ahead(self, **environment: str) -> None:
+        self.spare = self.spare or start("measure", **environment)
 
     def close(self) -> None:
         if self.spare is not None:
@@ -91,10 +91,11 @@ def answering(kernel: Kernel, task: str) -> Kernel:
     return kernel
 
 
-def start(task: str | None = None) -> Kernel:
+def start(task: str | None = None, **environment: str) -> Kernel:
     """A `Kernel`, which need not answer yet. Its connection, keys and sockets lie in a folder of this user's alone.
 
-    For a `task` it imports ahead what all sections import: to "redraw", nothing that measures.
+    For a `task` it imports ahead what all sections import: to "redraw", nothing that measures. `environment` comes on
+    top of this process's own.
     """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -123,7 +124,7 @@ def start(task: str | None = None) -> Kernel:
         )
         figures = Path(folder) / "figures"
         figures.mkdir()
-        environment = {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0"}
+        environment |= {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0"}
         environment["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
         environment["EXPERIMENT10_FIGURES"] = str(figures)
         arguments = [f"--IPKernelApp.exec_lines=import lib.pipeline.sampling, {PRELOADED[task]}"] if task else []

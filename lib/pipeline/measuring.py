@@ -15,7 +15,7 @@ from lib.files import replacing
 from lib.layout import build_root, used_keys
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
-from lib.pipeline import children, sampling
+from lib.pipeline import children, sampling, workers
 from lib.pipeline.locking import locked
 from lib.results import io, provenance
 from lib.store import Store, open_store
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lib.analysis.bootstrap import Resampler
+    from lib.engine.elsewhere import Elsewhere
     from lib.engine.interventions import Plan
     from lib.engine.scoring import Evaluator
 
@@ -105,6 +106,20 @@ class Measuring:
         folder = loading.tokenizer_folder(chosen["tokenizer"], loading.model_folder(chosen["model"]))
         return loading.load_tokenizer(folder)
 
+    def elsewhere(
+        self, dtype: str | None = None, name: str | None = None, fingerprint: str | None = None
+    ) -> "Elsewhere | None":
+        """The run's workers with the section's model in `dtype`, or with another model; None where there are none."""
+        pool = workers.pool(self.profile)
+        if pool is None:
+            return None
+        from lib.engine.elsewhere import Source
+
+        chosen, about = self.setup["parameters"], self.setup["model"]
+        place = workers.place(name or chosen["model"])
+        digest = fingerprint or about["fingerprint"]
+        return pool.model(Source(place, digest, dtype or chosen["dtype"], self.setup["device"]))
+
     def evaluator(self, tokens: np.ndarray | None = None, dtype: str | None = None, start: int = 0) -> "Evaluator":
         """An `Evaluator` over `tokens` [n_chunks, n_ctx] from position `start` in `dtype`, by default the section's."""
         from lib.engine.scoring import Evaluator
@@ -120,6 +135,7 @@ class Measuring:
             dtype=dtype or chosen["dtype"],
             backend=chosen["backend"],
             start=start,
+            elsewhere=self.elsewhere(dtype),
         )
 
     @property

@@ -10,13 +10,15 @@ command goes on from the last checkpoint, with the same bits.
 import argparse
 import copy
 import hashlib
+import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,16 +26,23 @@ import torch.nn.functional as F
 
 from lib.analysis import head_effects
 from lib.analysis.perplexity import ppl
+from lib.cluster.opening import opened
 from lib.engine import copying, dispatch
+from lib.engine.elsewhere import Elsewhere, Memory, Source, Work, shown
 from lib.engine.interventions import Plan, apply
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.model.adapters import adapter
+from lib.params import check
 from lib.results import dated
-from lib.store import Store, digest, open_store
+from lib.sources import digest_of
+from lib.store import Keeper, Store, digest, open_store
 from lib.training import low_rank, pretraining
+
+if TYPE_CHECKING:
+    from lib.cluster.pool import Pool
 
 MODEL = ROOT / "models" / "embedded"
 IN_A_BLOCK = re.compile(r"\.(h|layers)\.\d+\.")
@@ -239,7 +248,7 @@ def of_most(documents: np.ndarray) -> list[int]:
     return [int(np.bincount(row).argmax()) for row in documents]
 
 
-def measure(model: Any, plan: Plan, texts: Texts, store: Store, everything: bool = False) -> dict[str, Any]:
+def measure(model: Any, plan: Plan, texts: Texts, store: Keeper, everything: bool = False) -> dict[str, Any]:
     """`{nll}`, one mean for each held-out chunk; with `everything` also the controls.
 
     `nll_zeroed`: the plan's heads zeroed instead, where nothing changes they were bypassed; `nll_other`: text of
@@ -259,7 +268,7 @@ def measure(model: Any, plan: Plan, texts: Texts, store: Store, everything: bool
     return row
 
 
-def ranking_of(model: Any, chunks: np.ndarray, store: Store, model_key: str) -> list[tuple[int, int]]:
+def ranking_of(model: Any, chunks: np.ndarray, store: Keeper, model_key: str) -> list[tuple[int, int]]:
     """`(layer, head)` outside layer 0 by |ΔPPL| of each alone on ReLU, the smallest first, on `chunks` [n, n_ctx]."""
     arch = adapter(model)
     places = [(layer, head) for layer in range(1, arch.n_layer) for head in range(arch.n_head)]
@@ -278,7 +287,7 @@ def trained_case(
     schedule: Schedule,
     texts: Texts,
     folder: Path,
-    store: Store,
+    store: Keeper,
     backend: str = "auto",
     report: Callable | None = None,
 ) -> dict[str, Any]:
@@ -297,6 +306,62 @@ def trained_case(
     folder = Path(folder) / f"{case.name}-{about[:12]}"  # nothing goes on from another case's checkpoint
     _, points = train(case, plan, base, ids, schedule, folder, measured, backend)
     return asdict(case) | {"name": case.name, "points": points}
+
+
+def trained_elsewhere(
+    cases: Sequence[Case],
+    ranking: Sequence[tuple[int, int]],
+    key: str,
+    ids: np.ndarray,
+    schedule: Schedule,
+    texts: Texts,
+    store: Store,
+    elsewhere: Elsewhere,
+) -> Iterator[dict[str, Any]]:
+    """The rows of `trained_case`, by other processes, as they come; `key` names the base model's weights.
+
+    A row is kept in the store, as the bytes of its JSON. A case whose process has died starts anew in another. Each
+    trains with as many threads as this process would, which the last bits depend on.
+    """
+    arrays = {"ids": np.asarray(ids), "heldout": texts.heldout, "other": texts.other, "twice": texts.twice}
+    sources = digest_of(["lib.training.recovery"])
+    common = {"schedule": asdict(schedule), "documents": texts.documents, "threads": torch.get_num_threads()}
+
+    def work(case: Case) -> Work:
+        settings = {"case": asdict(case), "ranking": [list(place) for place in ranking[: case.n_heads]]} | common
+        own = digest("recovery", sources, torch.__version__, key, json.dumps(settings), *arrays.values())
+        return Work("training", (own,), settings, arrays)
+
+    works = [work(case) for case in cases]
+    kept = [store.get(own.keys[0]) for own in works]
+    yield from (_row(row) for row in kept if row is not None)
+    missing = [i for i, row in enumerate(kept) if row is None]
+    for number, entries in shown(elsewhere, [works[i] for i in missing], "cases") if missing else ():
+        own = works[missing[number]].keys[0]
+        store.put(own, entries[own])
+        yield _row(entries[own])
+
+
+def _row(content: np.ndarray) -> dict[str, Any]:
+    return json.loads(content.astype(np.uint8).tobytes())
+
+
+def computed(model: Any, model_key: str, work: Work) -> dict[str, np.ndarray]:
+    """`{the work's key: one row's JSON}`, trained here for another process' `trained_elsewhere`."""
+    settings: Any = work.settings
+    case, schedule = Case(**settings["case"]), settings["schedule"]
+    schedule = Schedule(**schedule | {"marks": tuple(schedule["marks"])})
+    heldout, other, twice = (work.arrays[name] for name in ("heldout", "other", "twice"))
+    texts = Texts(heldout, other, twice, settings["documents"])
+    ranking = [(layer, head) for layer, head in settings["ranking"]]
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings["threads"])
+    try:
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False), torch.enable_grad():
+            row = trained_case(case, ranking, model, work.arrays["ids"], schedule, texts, Path(folder), Memory())
+    finally:
+        torch.set_num_threads(before)
+    return {work.keys[0]: np.frombuffer(json.dumps(row).encode(), dtype=np.uint8)}
 
 
 def grid(n_rankable: int) -> list[Case]:
@@ -320,15 +385,25 @@ def small_grid(
     store: Store,
     n_chunks: int = 32,
     seed: int = 1,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    """`(cases, documents of the chunks)`: a few tokens, all ranked heads, a third of them or fewer, and the control."""
+    """`(cases, documents of the chunks)`: a few tokens, all ranked heads, a third of them or fewer, and the control.
+
+    `elsewhere` trains them in other processes.
+    """
     context = min(Schedule.context, n_ctx)
     marks = (0, *(tokens // share for share in (4, 2, 1)))
     schedule = Schedule(marks, context, max(context, min(Schedule.batch_tokens, tokens // 4) // context * context))
     most = min(len(ids) // context for ids, _ in (heldout, other))
     texts = Texts.of(heldout, other, context, min(n_chunks, most), seed=seed)
     cases = [Case("all", n, seed) for n in (0, max(1, len(ranking) * 30 // 132), len(ranking))]
-    rows = [trained_case(case, ranking, model, train_ids, schedule, texts, folder, store) for case in cases]
+    if elsewhere is None:
+        rows = [trained_case(case, ranking, model, train_ids, schedule, texts, folder, store) for case in cases]
+    else:
+        key = weights_key(model)
+        found = trained_elsewhere(cases, ranking, key, train_ids, schedule, texts, store, elsewhere)
+        done = {row["name"]: row for row in found}
+        rows = [done[case.name] for case in cases]
     return rows, texts.documents
 
 
@@ -359,8 +434,12 @@ def run(
     n_chunks: int = 32,
     report: Callable = print,
     device: str = "cpu",
+    pool: "Pool | None" = None,
 ) -> dict[str, Any]:
-    """Trains and measures every case that `out` does not have yet; `out` is whole after each of them."""
+    """Trains and measures every case that `out` does not have yet; `out` is whole after each of them.
+
+    The workers of `pool` train several at once.
+    """
     tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL, device=device)
     of_tokens = {
         split: corpus.encode_documents(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")
@@ -376,11 +455,21 @@ def run(
     new = dated.new("recovery", "make recovery", words) | {"model": key, "text": text, "recipe": asdict(schedule)}
     record = dated.resume(out, new | {"n_rankable": len(ranking), "cases": []}, "recipe")
     done = {row["name"] for row in record["cases"]}
-    for case in grid(len(ranking)):
-        if case.name in done:
-            continue
-        row = trained_case(case, ranking, base, ids["train"], schedule, texts, folder, store, report=report)
+    order = {case.name: case for case in grid(len(ranking))}
+    todo = [case for name, case in order.items() if name not in done]
+
+    def here(case: Case) -> dict[str, Any]:
+        return trained_case(case, ranking, base, ids["train"], schedule, texts, folder, store, report=report)
+
+    rows: Iterable[dict[str, Any]] = map(here, todo)
+    if pool is not None:
+        elsewhere = pool.model(Source(MODEL.relative_to(ROOT).as_posix(), key, "float32", device))
+        rows = trained_elsewhere(todo, ranking, key, ids["train"], schedule, texts, store, elsewhere)
+    for row in rows:
+        if pool is not None:
+            report(row["name"], "done")
         record["cases"].append(row)
+        record["cases"].sort(key=lambda row: list(order).index(row["name"]))
         dated.write(out, record)
     return record
 
@@ -393,16 +482,19 @@ def main(words: list[str] | None = None) -> None:
     tokens = WHOLE_TOKENS if device == "cuda" else Schedule().total_tokens
     parser.add_argument("--tokens", type=int, default=tokens, help=f"tokens of every case, by default {tokens} here")
     parser.add_argument("--provenance", default="", help="who measures, and on what: kept with the figures")
+    parser.add_argument("--workers", default="0", help="so many processes train at once, or those at tcp://host:port")
     args = parser.parse_args(words)
     try:
-        run(
-            Schedule(doubling(args.tokens)),
-            args.folder,
-            args.out,
-            args.provenance,
-            report=lambda *line: print(*line, flush=True),
-            device=device,
-        )
+        with opened(check("workers", args.workers, "--"), device) as pool:
+            run(
+                Schedule(doubling(args.tokens)),
+                args.folder,
+                args.out,
+                args.provenance,
+                report=lambda *line: print(*line, flush=True),
+                device=device,
+                pool=pool,
+            )
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

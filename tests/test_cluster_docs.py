@@ -1,0 +1,119 @@
+"""Every command of `docs/cluster.md` is run here, as far as a machine without Slurm and other hosts can run it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster_processes import kill, until
+from conftest import ROOT
+
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed: make env EXTRAS=cluster")
+pytestmark = pytest.mark.timeout(300)
+TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+TESTS = Path(__file__).parent
+BLOCKS = dict(re.findall(r"<!-- ([\w ]+) -->\n```sh\n(.*?)```", TEXT, re.S))
+
+
+def here(block, folder):
+    """A block's commands for this interpreter, port and host, with the tests' client in the pipeline's place."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    block = block.replace(".venv/bin/dask", f"{sys.executable} -m dask")
+    block = block.replace(".venv/bin/python", f"{sys.executable} {TESTS / 'cluster_client.py'} {folder}")
+    return re.sub(r"\bhead\b", "127.0.0.1", block.replace("8786", str(port)))
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Starts scripts in `tmp_path/experiment10`, with stand-ins for what clusters have; what they leave is ended."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "experiment10").symlink_to(ROOT)
+    stand_ins = {
+        "hostname": "echo 127.0.0.1",
+        "ssh": f'cd {tmp_path}; exec bash -c "$2"',
+        "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & "$@" & wait',
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = os.pathsep.join(filter(None, (str(ROOT), str(TESTS), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": path}
+    environment |= {"SLURM_SUBMIT_DIR": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    started = []
+
+    def run(script, cwd=ROOT):
+        process = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=(tmp_path / "log").open("ab"),
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        kill(process)
+
+
+def said(process):
+    return until(lambda: process.stdout.readline().strip(), within=200)
+
+
+def test_every_block_is_run():
+    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    assert set(BLOCKS) == {"by hand", "slurm", "tls"} and len(blocks) == len(BLOCKS) + 2
+    makes = re.findall(r"^make (\S+)(.*)$", TEXT, re.M)
+    assert [name for name, _ in makes] == ["env", "report", "report", "bench-workers"]
+    for words in (["make", "-n", "env", "EXTRAS=cluster"], ["make", "-n", "bench-workers"]):
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("requirements-cluster.txt" if "env" in words else "lib.timing.workers_bench") in done.stdout
+
+
+def test_by_hand(shell, tmp_path):
+    scheduler, worker, away, run = here(BLOCKS["by hand"], tmp_path).splitlines()
+    for line in (scheduler, worker, away):
+        shell(line)
+    until(lambda: (tmp_path / "log").read_text().count("Registered to:") == 3, within=120)
+    assert said(shell(run)) == "3"
+
+
+def test_slurm(shell, tmp_path):
+    script = BLOCKS["slurm"]
+    hours, minutes, seconds = re.search(r"--time=(\d+):(\d+):(\d+)", script).groups()
+    lifetime, stagger = re.search(r"--lifetime (\d+)m --lifetime-stagger (\d+)m", script).groups()
+    assert int(lifetime) + int(stagger) < int(hours) * 60 + int(minutes)
+    assert said(shell(here(script, tmp_path))) in ("1", "2")
+
+
+def test_tls(shell, tmp_path):
+    security = distributed.Security.temporary()
+    (tmp_path / "ca.pem").write_text(security.tls_ca_file)
+    (tmp_path / "key.pem").write_text(security.tls_client_key)
+    assert said(shell(here(BLOCKS["tls"], tmp_path), tmp_path)) == "1"
+
+
+def test_the_kept_costs_give_the_page_s_table():
+    done = subprocess.run([sys.executable, "-m", "lib.timing.scaling"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in TEXT
+
+
+def test_workers_leave_before_their_time_is_over(shell, tmp_path):
+    """`--lifetime` ends a worker between two pieces, and the run goes on with those that are left."""
+    scheduler, worker, *_, run = here(BLOCKS["by hand"], tmp_path).splitlines()
+    shell(scheduler)
+    gone = shell(f"{worker} --lifetime 8s --lifetime-stagger 1s")
+    shell(worker)
+    until(lambda: (tmp_path / "log").read_text().count("Registered to:") == 2, within=120)
+    gone.wait(90)
+    assert said(shell(run)) == "1"
