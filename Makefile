@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+VALIDATOR := .venv-validator
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
@@ -11,7 +12,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B FILE ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env crate-validator metadata FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -112,6 +113,16 @@ lock: $(READY) ## write constraints.txt anew from this environment
 	@$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 env: $(READY) ## only make the environment
+
+crate-validator: $(VALIDATOR)/.ready ## the environment in which a test validates a pack as an RO-Crate
+
+$(VALIDATOR)/.ready: tests/crate/requirements.txt
+	@$(PYTHON) -m venv $(VALIDATOR)
+	@$(VALIDATOR)/bin/python -m pip install --quiet --progress-bar off --no-deps -r $<
+	@touch $@
+
+metadata: $(READY) ## write codemeta.json and .zenodo.json anew from CITATION.cff
+	@$(PY) -m report.citation
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]}: 3.11 or newer is needed; pass PYTHON=python3.11")'

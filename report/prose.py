@@ -175,7 +175,7 @@ def table(
                 heads.append({"text": published_label(lang), "numeric": True, "ghost": True})
                 for line, value, own in zip(cells, ghosts, specs, strict=True):
                     text = "—" if value is None else plain(value, own.removesuffix(" ci"), lang)
-                    line.append({"text": text, "numeric": True})
+                    line.append({"text": text, "numeric": True} | ({} if value is None else {"exact": _exact(value)}))
         content = {
             "columns": heads,
             "rows": cells,
@@ -412,8 +412,11 @@ def cell_of(row: At, key: str, spec: str, lang: str) -> dict[str, Any]:
     if with_interval:
         interval = row.value.get(f"{key}_ci")
         cell["interval"] = "" if interval is None else plain(interval, spec, lang)
-    if trail is not None and _is_number(value) and value is not None:
-        cell |= {"path": anchor(trail), "exact": _exact(value)}
+        cell["interval_exact"] = interval if interval is None else [*map(_plain_number, interval)]
+    if _is_number(value) and value is not None:
+        cell["exact"] = _exact(value)
+        if trail is not None:
+            cell["path"] = anchor(trail)
     return cell
 
 
@@ -493,7 +496,11 @@ def _is_number(value: object) -> bool:
 def _exact(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{_exact(value[0])}, {_exact(value[1])}]"
-    return "—" if value is None else repr(value.item() if hasattr(value, "item") else value)
+    return "—" if value is None else repr(_plain_number(value))
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _places(value: Any, trail: Trail) -> Iterator[tuple[int, Trail]]:
