@@ -12,7 +12,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B FILE ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env crate-validator metadata FORCE
+.PHONY: help report playground dry-run test lab redraw figure pack unpack why verify diff bench bench-kernels gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env crate-validator metadata FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -46,6 +46,9 @@ verify: $(READY) ## the scorecard: published figures against measured ones; fail
 
 redraw: $(READY) ## draw text, figures and report again from the results that stand; measures nothing
 	@$(PY) -m lib.pipeline redraw --profile="$$PROFILE"
+
+figure: $(READY) ## one figure again, its PNG in both languages: make figure NAME=ladder
+	@$(PY) -m lib.pipeline figure --profile="$$PROFILE" $(PARAMS) -- "$$NAME"
 
 pack: $(READY) ## results, figures, notebooks, report and scores in one checked file: build/packs/
 	@$(PY) -m lib.travel pack "$$PROFILE"

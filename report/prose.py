@@ -30,6 +30,7 @@ languages and stray braces. Strings from results and keyword values are taken fo
 import base64
 import html
 import math
+import os
 import re
 import textwrap
 import unicodedata
@@ -46,6 +47,7 @@ from lib.errors import InputError
 from lib.files import replacing
 from lib.results import query
 
+ONLY = "EXPERIMENT10_FIGURE"  # names the one figure that is drawn, where only its file is wanted
 LANGUAGES = ("ja", "en")
 TABLE_MIME = "application/vnd.exp10.table+json"
 QUOTE_MIME = "application/vnd.exp10.quote+json"
@@ -205,6 +207,8 @@ def figure(
     """
     from report.charts import render
 
+    if os.environ.get(ONLY, name) != name:
+        return
     captions, alts = {"ja": caption_ja, "en": caption_en}, {"ja": alt_ja, "en": alt_en}
     check_pair(captions)
     check_pair(alts)
@@ -455,6 +459,8 @@ def table_text(content: Mapping[str, Any]) -> str:
 
 
 def show(bundle: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    if ONLY in os.environ:
+        return
     display(bundle, raw=True, metadata=metadata)
 
 

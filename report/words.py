@@ -74,6 +74,8 @@ WORDS = {
     "versions": ("版", "Versions"),
     "started": ("開始", "Started"),
     "seconds": ("計算時間", "Computing time"),
+    "reused": ("保存済みの計算を使って省いた時間", "Time saved by the store"),
+    "ledger": ("節ごとの時間（計算 + 省いた時間）", "Time by section (computed + saved)"),
     "parameters": ("パラメータ", "Parameters"),
     "again": ("再実行", "To run it again"),
     "unmeasured": (

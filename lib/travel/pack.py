@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from lib import ledger
 from lib.archive import METADATA, Archive, sha256, write
 from lib.errors import InputError
 from lib.layout import ROOT, build_root, used_keys
@@ -70,7 +71,7 @@ def kept_files(folder: Path) -> list[str]:
 def keys(folder: Path, sections: Iterable[str]) -> list[str]:
     """The store's keys that the sections have used, sorted."""
     paths = [used_keys(folder, section) for section in sections]
-    return sorted({key for path in paths if path.is_file() for key in path.read_text(encoding="utf-8").split()})
+    return sorted({key for path in paths for key in ledger.read(path)})
 
 
 def scores(store: Store, wanted: Iterable[str]) -> bytes:
