@@ -1,4 +1,4 @@
-"""What the entries of the store have cost: beside each key that a section has used, the seconds that it took to compute.
+"""What the entries of the store have cost: beside each key that a section has used, the seconds that it once took.
 
 `build/<profile>/keys/<section>.txt` has a line `key seconds` for each; the seconds are missing where nobody has noted
 them. An entry that is found again has saved them, in this profile or another.

@@ -24,9 +24,7 @@ PLAYGROUND = "playground.html"  # beside the report where `report.playground` ha
 LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
 
 
-def assemble(
-    notebooks: Path | str, results: Path | str, out: Path | str, without: Collection[str] = ()
-) -> list[Path]:
+def assemble(notebooks: Path | str, results: Path | str, out: Path | str, without: Collection[str] = ()) -> list[Path]:
     """Writes the three files into the folder `out`; returns their paths. Raises `InputError`.
 
     Sections `without` results that can be read stand as not measured.

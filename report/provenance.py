@@ -79,7 +79,9 @@ def rows(document: Document) -> list[tuple[str, str]]:
 def ledger(document: Document) -> list[str]:
     """Each section's seconds, in the order of the report: computed, and after a plus sign found in the store."""
     order = dict.fromkeys(name for part in PARTS for name in part.notebooks) | dict.fromkeys(document.sections)
-    times = {name: document.sections[name]["provenance"].get("times", {}) for name in order if name in document.sections}
+    times = {
+        name: document.sections[name]["provenance"].get("times", {}) for name in order if name in document.sections
+    }
     return [f"{name} {t['seconds']:,.0f} + {t.get('reused', 0):,.0f} s" for name, t in times.items() if "seconds" in t]
 
 

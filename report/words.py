@@ -92,6 +92,26 @@ WORDS = {
     ),
 }
 
+REPRODUCIBILITY_WORDS = {
+    "title": ("再現性", "Reproducibility"),
+    "intro": (
+        "ACMのバッジとNeurIPSのチェックリストに、規則で答える。「はい」といえるのは、それを示すテストか結果があるときに限る。"
+        "バッジは審査員が与えるもので、ここに記すのは基準を満たすかどうかである。",
+        "ACM's badges and NeurIPS' checklist, answered by rule: yes only where a test or a result proves it. Badges are"
+        " given by a committee; this says whether what they ask for is there.",
+    ),
+    "acm": ("ACMのバッジ（第1.1版）", "ACM's badges (version 1.1)"),
+    "neurips": ("NeurIPSのチェックリスト", "NeurIPS' checklist"),
+    "question": ("問い", "Question"),
+    "answer": ("答え", "Answer"),
+    "why": ("理由", "Why"),
+    "proof": ("根拠", "Proof"),
+    "yes": ("はい", "yes"),
+    "no": ("いいえ", "no"),
+    "n/a": ("該当しない", "n/a"),
+    "by_run": ("実行による", "told by each run"),
+}
+
 # The explorer's own; {marks} are filled in the page.
 EXPLORER_WORDS = {
     "title": ("ヘッド数と限度を動かす", "Explore the numbers"),

@@ -276,7 +276,9 @@ def redraw_report(profile_name: str) -> None:
         for name, why in profile.lost.items():
             print(f"{name:12} left as not measured: {why}", flush=True)
         if len(profile.lost) == len(sections):
-            raise InputError(f"{profile_name}: no section can be drawn; measure with `make report PROFILE={profile_name}`")
+            raise InputError(
+                f"{profile_name}: no section can be drawn; measure with `make report PROFILE={profile_name}`"
+            )
         if stale_report(profile):
             assemble(profile)
         else:
