@@ -45,9 +45,10 @@ def digest(*parts: object) -> str:
 class Store:
     """A folder of entries of at most `limit_bytes` in all; beyond that the ones unused for longest go.
 
-    `used` are the keys of what this object has given or kept, `seconds` what the kept ones took: the time since the
-    store was last asked or given something, so that of several kept at once the first has the time of all. Several processes may use one folder at once. When the
-    disk is full or read-only, `put` says so once on stderr and the run goes on without keeping.
+    `used` are the keys of what this object has given or kept. `seconds` are what the kept ones took: the time since the
+    store was last asked or given something, so that of several kept at once the first has the time of all. Several
+    processes may use one folder at once. When the disk is full or read-only, `put` says so once on stderr and the run
+    goes on without keeping.
     """
 
     def __init__(self, folder: Path | str, limit_bytes: int = LIMIT) -> None:
