@@ -124,8 +124,9 @@ $(VALIDATOR)/.ready: tests/crate/requirements.txt
 	@$(VALIDATOR)/bin/python -m pip install --quiet --progress-bar off --no-deps -r $<
 	@touch $@
 
-metadata: $(READY) ## write codemeta.json and .zenodo.json anew from CITATION.cff
+metadata: $(READY) ## write codemeta.json, .zenodo.json and docs/reproducibility.md anew
 	@$(PY) -m report.citation
+	@$(PY) -m report.reproducibility
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]}: 3.11 or newer is needed; pass PYTHON=python3.11")'

@@ -3,19 +3,18 @@
 import ast
 import re
 
-import measured
 import pytest
+import synthetic
 import yaml
 
 from lib.layout import ROOT
-from lib.results import io
 from report import reproducibility
 from report.reproducibility import BY_RUN, NO, NOT_APPLICABLE, YES
 
 
 @pytest.fixture(scope="module")
 def results():
-    return io.plain(measured.build())
+    return synthetic.results()
 
 
 def answered(results):
@@ -73,9 +72,7 @@ def test_both_languages_answer_every_question():
 
 
 def test_the_page_of_the_documentation_is_in_step():
-    assert reproducibility.PAGE.read_text(encoding="utf-8") == reproducibility.markdown(), (
-        "run: python -m report.reproducibility"
-    )
+    assert reproducibility.PAGE.read_text(encoding="utf-8") == reproducibility.markdown(), "run: make metadata"
 
 
 def test_code_and_models_name_their_licences():
