@@ -33,7 +33,7 @@ def csv_of(content: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     for key, value in about.items():
         text.write(f"# {key}: {' '.join(str(value).split())}\r\n")
     rows = csv.writer(text, lineterminator="\r\n")
-    heads = [(column["text"], wide) for column, wide in zip(content["columns"], with_interval, strict=True)]
+    heads = [(guarded(column["text"]), wide) for column, wide in zip(content["columns"], with_interval, strict=True)]
     rows.writerow([name for head, wide in heads for name in (head, *(f"{head} {end}" for end in INTERVAL if wide))])
     for row in content["rows"]:
         rows.writerow([value for cell, wide in zip(row, with_interval, strict=True) for value in values(cell, wide)])
