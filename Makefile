@@ -5,6 +5,7 @@ EXTRAS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+VALIDATOR := .venv-validator
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
@@ -12,7 +13,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B FILE ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab redraw pack unpack why verify diff bench bench-kernels bench-workers gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env FORCE
+.PHONY: help report playground dry-run test lab redraw figure pack unpack why verify diff bench bench-kernels bench-workers gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env crate-validator metadata FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -46,6 +47,9 @@ verify: $(READY) ## the scorecard: published figures against measured ones; fail
 
 redraw: $(READY) ## draw text, figures and report again from the results that stand; measures nothing
 	@$(PY) -m lib.pipeline redraw --profile="$$PROFILE"
+
+figure: $(READY) ## one figure again, its PNG in both languages: make figure NAME=ladder
+	@$(PY) -m lib.pipeline figure --profile="$$PROFILE" $(PARAMS) -- "$$NAME"
 
 pack: $(READY) ## results, figures, notebooks, report and scores in one checked file: build/packs/
 	@$(PY) -m lib.travel pack "$$PROFILE"
@@ -117,6 +121,17 @@ lock: $(READY) ## write constraints.txt anew from this environment
 
 env: $(READY) ## only make the environment; EXTRAS=cluster: with what more than one machine needs
 	@$(if $(EXTRAS),$(PY) -m pip install --quiet --progress-bar off $(EXTRAS:%=-r requirements-%.txt) -c constraints.txt)
+
+crate-validator: $(VALIDATOR)/.ready ## the environment in which a test validates a pack as an RO-Crate
+
+$(VALIDATOR)/.ready: tests/crate/requirements.txt
+	@$(PYTHON) -m venv $(VALIDATOR)
+	@$(VALIDATOR)/bin/python -m pip install --quiet --progress-bar off --no-deps -r $<
+	@touch $@
+
+metadata: $(READY) ## write codemeta.json, .zenodo.json and docs/reproducibility.md anew
+	@$(PY) -m report.citation
+	@$(PY) -m report.reproducibility
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]}: 3.11 or newer is needed; pass PYTHON=python3.11")'

@@ -53,14 +53,18 @@ class Keeper(Protocol):
 class Store:
     """A folder of entries of at most `limit_bytes` in all; beyond that the ones unused for longest go.
 
-    `used` are the keys of what this object has given or kept. Several processes may use one folder at once. When the
-    disk is full or read-only, `put` says so once on stderr and the run goes on without keeping.
+    `used` are the keys of what this object has given or kept. `seconds` are what the kept ones took: the time since the
+    store was last asked or given something, so that of several kept at once the first has the time of all. Several
+    processes may use one folder at once. When the disk is full or read-only, `put` says so once on stderr and the run
+    goes on without keeping.
     """
 
     def __init__(self, folder: Path | str, limit_bytes: int = LIMIT) -> None:
         self.folder = Path(folder)
         self.limit_bytes = limit_bytes
         self.used: set[str] = set()
+        self.seconds: dict[str, float] = {}
+        self._turned_to = time.monotonic()
         self._warned = False
         self._remove_leftovers()
         self._size = self.size_bytes()
@@ -68,6 +72,7 @@ class Store:
     def get(self, key: str) -> np.ndarray | None:
         """The array kept under `key`, or None; a damaged entry is named on stderr, removed, and None."""
         path = self._path(key)
+        self._turned_to = time.monotonic()
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -85,7 +90,10 @@ class Store:
 
     def put(self, key: str, array: ArrayLike) -> bool:
         """Keeps `array` (integers or floats) under `key`; returns whether it could."""
-        return self._keep(key, _encode(key, np.asarray(array)))
+        self.seconds[key] = time.monotonic() - self._turned_to
+        kept = self._keep(key, _encode(key, np.asarray(array)))
+        self._turned_to = time.monotonic()
+        return kept
 
     def content(self, key: str) -> bytes | None:
         """The entry kept under `key` as it lies on disk, to be sent; None where there is none or a damaged one."""

@@ -1,4 +1,4 @@
-"""Assembles the report of one profile: `report.html`, `report.ja.pdf`, `report.en.pdf`.
+"""Assembles the report of one profile: `report.html`, `report.ja.pdf`, `report.en.pdf`; its tables as CSV.
 
     python -m report.assemble --notebooks build/X/notebooks --results build/X/results --out build/X/report
 
@@ -10,24 +10,28 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lib.errors import InputError
 from lib.files import replacing
-from report import book, document, loading, page
+from report import book, document, loading, page, tables
 from report.words import LANGUAGES
 
 PLAYGROUND = "playground.html"  # beside the report where `report.playground` has been run
 LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
 
 
-def assemble(notebooks: Path | str, results: Path | str, out: Path | str) -> list[Path]:
-    """Writes the three files into the folder `out`; returns their paths. Raises `InputError`."""
-    merged = document.load(notebooks, results)
-    files = files_of(Path(results))
+def assemble(notebooks: Path | str, results: Path | str, out: Path | str, without: Collection[str] = ()) -> list[Path]:
+    """Writes the three files into the folder `out`; returns their paths. Raises `InputError`.
+
+    Sections `without` results that can be read stand as not measured.
+    """
+    merged = document.load(notebooks, results, without)
+    csvs = tables.files(merged)
+    files = files_of(Path(results), {f"tables/{name}": content for name, content in csvs.items()})
     playground = PLAYGROUND if (Path(out) / PLAYGROUND).is_file() else ""
     with ThreadPoolExecutor() as pool:
         books = {f"report.{lang}.pdf": pool.submit(book.write, merged, lang) for lang in LANGUAGES}
@@ -40,22 +44,30 @@ def assemble(notebooks: Path | str, results: Path | str, out: Path | str) -> lis
     with contextlib.ExitStack() as stack:
         for name, content in made.items():
             stack.enter_context(replacing(Path(out) / name)).write_bytes(content)
+        for name, content in csvs.items():
+            stack.enter_context(replacing(Path(results) / "tables" / name)).write_bytes(content)
+    for path in (Path(results) / "tables").glob("*.csv"):
+        if path.name not in csvs:
+            path.unlink()
     return [Path(out) / name for name in made]
 
 
-def files_of(results: Path) -> list[dict[str, Any]]:
-    """`[{path, bytes, digest}]` of the results' data and figures, by their path beside the report's folder."""
-    found = []
-    for path in sorted(p for p in results.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        content = path.read_bytes()
-        found.append(
-            {
-                "path": f"{results.name}/{path.relative_to(results).as_posix()}",
-                "bytes": len(content),
-                "digest": hashlib.sha256(content).hexdigest()[:16],
-            }
-        )
-    return found
+def files_of(results: Path, tables: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """`[{path, bytes, digest}]` of the results' data and figures, by their path beside the report's folder.
+
+    `tables` are those about to be written, by their path in the results' folder.
+    """
+    paths = sorted(p for p in results.rglob("*") if p.is_file() and not p.name.startswith("."))
+    contents = {path.relative_to(results).as_posix(): path.read_bytes() for path in paths}
+    contents = {name: content for name, content in contents.items() if not name.startswith("tables/")} | tables
+    return [
+        {
+            "path": f"{results.name}/{name}",
+            "bytes": len(content),
+            "digest": hashlib.sha256(content).hexdigest()[:16],
+        }
+        for name, content in sorted(contents.items())
+    ]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -64,10 +76,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder with data/ and figures/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--loading", action="store_true", help="say how the page loads, where a browser is installed")
+    parser.add_argument("--without", nargs="*", default=[], help="sections that stand as not measured")
     args = parser.parse_args(words)
     started = time.perf_counter()
     try:
-        paths = assemble(args.notebooks, args.results, args.out)
+        paths = assemble(args.notebooks, args.results, args.out, args.without)
     except InputError as error:
         sys.exit(f"error: {error}")
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in paths)

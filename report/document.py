@@ -7,7 +7,7 @@ cells and outputs under `report`; texts are there as cleaned pandoc blocks until
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,23 @@ class Document:
     makers: dict[str, tuple[str, str]] = field(default_factory=dict)  # section -> its cell's (anchor, label)
     referenced: set[str] = field(default_factory=set)  # anchors of results that some text links to
     ladders: list[dict[str, Any]] = field(default_factory=list)  # what the explorer shows
+    without: Collection[str] = ()  # sections that stand as not measured
 
     @property
     def setup(self) -> dict[str, Any]:
         return self.sections.get("setup", {}).get("data", {})
 
 
-def load(notebooks_folder: Path | str, results_folder: Path | str) -> Document:
-    """The `Document` of executed notebooks and section results. Raises `InputError` in one line for what is wrong."""
-    sections = read_sections(Path(results_folder) / "data" / "sections")
-    notebooks = read_notebooks(Path(notebooks_folder))
-    document = Document(nbformat.v4.new_notebook(cells=[]), sections, ladders=explorer.ladders(sections))
+def load(notebooks_folder: Path | str, results_folder: Path | str, without: Collection[str] = ()) -> Document:
+    """The `Document` of executed notebooks and section results. Raises `InputError` in one line for what is wrong.
+
+    The sections in `without` stand in it as not measured, by their name and one sentence.
+    """
+    sections = read_sections(Path(results_folder) / "data" / "sections", without)
+    notebooks = read_notebooks(Path(notebooks_folder)) | {name: not_measured() for name in without}
+    document = Document(
+        nbformat.v4.new_notebook(cells=[]), sections, ladders=explorer.ladders(sections), without=without
+    )
     document.notebook.metadata["language_info"] = {"name": "python"}
     for name, notebook in notebooks.items():
         mark_cells(document, name, notebook)
@@ -58,9 +64,15 @@ def load(notebooks_folder: Path | str, results_folder: Path | str) -> Document:
     return document
 
 
-def read_sections(folder: Path) -> dict[str, dict[str, Any]]:
+def not_measured() -> NotebookNode:
+    """A notebook that stands for a section without results."""
+    cells = [nbformat.v4.new_markdown_cell(word("unmeasured", lang), metadata={"tags": [lang]}) for lang in LANGUAGES]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def read_sections(folder: Path, without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     found = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(p for p in folder.glob("*.json") if p.stem not in without):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             found[path.stem] = {k: record.get(k, {}) for k in ("data", "provenance", "parameters")}
@@ -278,6 +290,8 @@ def resolve(
         if name not in known:
             raise InputError(f"{text.section}: refers to the section {name!r}; there are {', '.join(known)}")
         return markdown.anchor_link(f"#sec-{name}", "", inlines or [markdown.string(name)])
+    if (kind, name) not in document.numbers and document.without:
+        return {"t": "Span", "c": [markdown.NO_ATTRIBUTES, inlines]}
     if (kind, name) not in document.numbers:
         known = [n for k, n in document.numbers if k == kind]
         raise InputError(f"{text.section}: refers to the {KIND_WORDS[kind]} {name!r}; there are {', '.join(known)}")

@@ -19,12 +19,12 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from report import citation, explorer, markdown, provenance, references
+from report import citation, explorer, markdown, provenance, references, reproducibility
 from report.charts import render
 from report.document import Document
 from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
 from report.results_view import view
-from report.words import DESCRIPTION, LANGUAGES, SUBTITLE, TITLE, WORDS, word
+from report.words import DESCRIPTION, LANGUAGES, REPRODUCIBILITY_WORDS, SUBTITLE, TITLE, WORDS, word
 
 TEMPLATES = Path(__file__).parent / "template"
 STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--policy-->"
@@ -50,6 +50,7 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
             "description": DESCRIPTION,
             "authors": citation.authors(),
             "works": references.WORKS,
+            "reproducibility": answered(document),
             "schema_org": Markup(script_json(citation.schema_org(DESCRIPTION["en"], provenance.date(document)))),
             "short": provenance.short(document),
             "run_line": {lang: provenance.run_line(document, lang) for lang in LANGUAGES},
@@ -74,6 +75,15 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
     html = CODE.sub(lambda block: PLAIN_SPAN.sub(r"\1", block[0]), html)
     return with_assets(html, specs, sizes(document), provenance.about(document), document.ladders)
+
+
+def answered(document: Document) -> dict[str, Any]:
+    """What the page's section on reproducibility shows, for this run."""
+    found: dict[str, list[reproducibility.Answer]] = {}
+    for answer in reproducibility.answers({name: section["data"] for name, section in document.sections.items()}):
+        found.setdefault(answer.group, []).append(answer)
+    words = {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in REPRODUCIBILITY_WORDS.items()}
+    return {"words": words, "answers": found}
 
 
 def render_texts(document: Document) -> None:
@@ -163,6 +173,7 @@ def contents(document: Document, lang: str) -> list[dict[str, Any]]:
     return [
         *entries,
         {"level": 2, "anchor": f"h-references-{lang}", "text": word("references", lang)},
+        {"level": 2, "anchor": f"h-reproducibility-{lang}", "text": reproducibility.spoken("title", lang)},
         {"level": 2, "anchor": f"h-files-{lang}", "text": word("files", lang)},
         {"level": 2, "anchor": f"h-provenance-{lang}", "text": word("provenance", lang)},
     ]

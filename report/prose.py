@@ -30,6 +30,7 @@ languages and stray braces. Strings from results and keyword values are taken fo
 import base64
 import html
 import math
+import os
 import re
 import textwrap
 import unicodedata
@@ -46,6 +47,7 @@ from lib.errors import InputError
 from lib.files import replacing
 from lib.results import query
 
+ONLY = "EXPERIMENT10_FIGURE"  # names the one figure that is drawn, where only its file is wanted
 LANGUAGES = ("ja", "en")
 TABLE_MIME = "application/vnd.exp10.table+json"
 QUOTE_MIME = "application/vnd.exp10.quote+json"
@@ -175,7 +177,7 @@ def table(
                 heads.append({"text": published_label(lang), "numeric": True, "ghost": True})
                 for line, value, own in zip(cells, ghosts, specs, strict=True):
                     text = "—" if value is None else plain(value, own.removesuffix(" ci"), lang)
-                    line.append({"text": text, "numeric": True})
+                    line.append({"text": text, "numeric": True} | ({} if value is None else {"exact": _exact(value)}))
         content = {
             "columns": heads,
             "rows": cells,
@@ -205,6 +207,8 @@ def figure(
     """
     from report.charts import render
 
+    if os.environ.get(ONLY, name) != name:
+        return
     captions, alts = {"ja": caption_ja, "en": caption_en}, {"ja": alt_ja, "en": alt_en}
     check_pair(captions)
     check_pair(alts)
@@ -412,8 +416,11 @@ def cell_of(row: At, key: str, spec: str, lang: str) -> dict[str, Any]:
     if with_interval:
         interval = row.value.get(f"{key}_ci")
         cell["interval"] = "" if interval is None else plain(interval, spec, lang)
-    if trail is not None and _is_number(value) and value is not None:
-        cell |= {"path": anchor(trail), "exact": _exact(value)}
+        cell["interval_exact"] = interval if interval is None else [*map(_plain_number, interval)]
+    if _is_number(value) and value is not None:
+        cell["exact"] = _exact(value)
+        if trail is not None:
+            cell["path"] = anchor(trail)
     return cell
 
 
@@ -452,6 +459,8 @@ def table_text(content: Mapping[str, Any]) -> str:
 
 
 def show(bundle: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    if ONLY in os.environ:
+        return
     display(bundle, raw=True, metadata=metadata)
 
 
@@ -493,7 +502,11 @@ def _is_number(value: object) -> bool:
 def _exact(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{_exact(value[0])}, {_exact(value[1])}]"
-    return "—" if value is None else repr(value.item() if hasattr(value, "item") else value)
+    return "—" if value is None else repr(_plain_number(value))
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _places(value: Any, trail: Trail) -> Iterator[tuple[int, Trail]]:

@@ -6,7 +6,7 @@ from typing import Any
 from lib.errors import InputError
 from lib.params import load_profile
 from report.document import Document
-from report.words import word
+from report.words import PARTS, word
 
 
 def latest(document: Document) -> dict[str, Any]:
@@ -68,10 +68,21 @@ def rows(document: Document) -> list[tuple[str, str]]:
         ("seed", record.get("seed")),
         ("started", min((str(t.get("started")) for t in times if t.get("started")), default=None)),
         ("seconds", f"{sum(t.get('seconds', 0) for t in times):,.0f} s" if times else None),
+        ("reused", f"{sum(t.get('reused', 0) for t in times):,.0f} s" if times else None),
+        ("ledger", ", ".join(ledger(document))),
         ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
         ("parameters", ", ".join(f"{k} = {v}" for k, v in parameters.items() if v != "")),
     ]
     return [(key, str(value)) for key, value in found if value not in (None, "", {})]
+
+
+def ledger(document: Document) -> list[str]:
+    """Each section's seconds, in the order of the report: computed, and after a plus sign found in the store."""
+    order = dict.fromkeys(name for part in PARTS for name in part.notebooks) | dict.fromkeys(document.sections)
+    times = {
+        name: document.sections[name]["provenance"].get("times", {}) for name in order if name in document.sections
+    }
+    return [f"{name} {t['seconds']:,.0f} + {t.get('reused', 0):,.0f} s" for name, t in times.items() if "seconds" in t]
 
 
 def again(document: Document) -> str:

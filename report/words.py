@@ -74,8 +74,15 @@ WORDS = {
     "versions": ("版", "Versions"),
     "started": ("開始", "Started"),
     "seconds": ("計算時間", "Computing time"),
+    "reused": ("保存済みの計算を使って省いた時間", "Time saved by the store"),
+    "ledger": ("節ごとの時間（計算 + 省いた時間）", "Time by section (computed + saved)"),
     "parameters": ("パラメータ", "Parameters"),
     "again": ("再実行", "To run it again"),
+    "unmeasured": (
+        "この節の結果は、欠けているか、この版の形式に合わない。測っていない節として扱う。`make report`が測り直す。",
+        "This section's results are missing or not of this version's form, so it counts as not measured; `make report`"
+        " measures it.",
+    ),
     "value": ("値", "Value"),
     "item": ("項目", "Item"),
     "playground": ("モデルを手元で動かす", "Try the model yourself"),
@@ -83,6 +90,26 @@ WORDS = {
         "この報告のもとになったデータと図。場所は出力フォルダーからの相対パス。",
         "The data and figures behind this report, by their path in the output folder.",
     ),
+}
+
+REPRODUCIBILITY_WORDS = {
+    "title": ("再現性", "Reproducibility"),
+    "intro": (
+        "ACMのバッジとNeurIPSのチェックリストに、規則で答える。「はい」といえるのは、それを示すテストか結果があるときに限る。"
+        "バッジは審査員が与えるもので、ここに記すのは基準を満たすかどうかである。",
+        "ACM's badges and NeurIPS' checklist, answered by rule: yes only where a test or a result proves it. Badges are"
+        " given by a committee; this says whether what they ask for is there.",
+    ),
+    "acm": ("ACMのバッジ（第1.1版）", "ACM's badges (version 1.1)"),
+    "neurips": ("NeurIPSのチェックリスト", "NeurIPS' checklist"),
+    "question": ("問い", "Question"),
+    "answer": ("答え", "Answer"),
+    "why": ("理由", "Why"),
+    "proof": ("根拠", "Proof"),
+    "yes": ("はい", "yes"),
+    "no": ("いいえ", "no"),
+    "n/a": ("該当しない", "n/a"),
+    "by_run": ("実行による", "told by each run"),
 }
 
 # The explorer's own; {marks} are filled in the page.

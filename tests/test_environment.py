@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lib.layout import ROOT
+from report import citation as metadata
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
@@ -153,3 +154,17 @@ def test_help_lists_every_target():
     assert subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == shown
     profiles = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
     assert sorted(shown.split("profiles:")[1].split()) == profiles
+
+
+def test_archives_are_told_what_the_citation_says():
+    for path, text in metadata.files().items():
+        assert path.read_text(encoding="utf-8") == text, "run: make metadata"
+    codemeta, zenodo = metadata.codemeta(), metadata.zenodo()
+    assert codemeta["version"] == zenodo["version"] == PROJECT["project"]["version"]
+    assert {need["name"] for need in codemeta["softwareRequirements"]} >= {"torch", "transformers", "numpy"}
+    page = metadata.schema_org("About", "2026-01-02")
+    assert page["datePublished"] == "2026-01-02"
+    assert page["isBasedOn"] == {key: codemeta[key] for key in page["isBasedOn"]}
+    assert {key: page[key] for key in ("author", "keywords", "license", "version")} == {
+        key: codemeta[key] for key in ("author", "keywords", "license", "version")
+    }

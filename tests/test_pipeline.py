@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -412,6 +413,43 @@ class TestExecution:
         for cells in (whole.cells, again.cells):
             cells[4].outputs.clear()
         assert whole == again
+
+    def test_a_redraw_goes_without_what_does_not_fit(self, notebooks, build, monkeypatch, capsys):
+        """Another version's results, and a section that cannot be drawn without them, are named; the others drawn."""
+        assembled = []
+        monkeypatch.setattr(commands, "assemble", lambda profile: assembled.append(dict(profile.lost)))
+        monkeypatch.setattr(commands, "stale_report", lambda profile: True)
+        monkeypatch.setenv("EXPERIMENT10_WITHOUT", "")
+        chain = {"a": [], "b": [], "c": ["b"], "d": ["b"]}
+        for name, needs in chain.items():
+            notebooks(name, needs=needs)
+        commands.run_notebooks("smoke", None, {})
+        lost = io.section_path(build / "smoke" / "results" / "data", "b")
+        lost.write_text(json.dumps(json.loads(lost.read_text()) | {"data": None}))
+        before = snapshot(build / "smoke" / "results")
+        for name, needs in chain.items():
+            drawing = "import os\nprint('anew, without', os.environ['EXPERIMENT10_WITHOUT'])"
+            notebooks(name, needs=needs, drawing=drawing if name != "d" else "{}['b']")
+        capsys.readouterr()
+        commands.redraw_report("smoke")
+        said = capsys.readouterr().out
+        left = re.findall("^(.) +left as not measured: (.*)$", said, re.M)
+        assert [name for name, _ in left] == ["b", "d"]
+        assert "(schema lib/results/schema/section.json)" in left[0][1] and "KeyError: 'b'" in left[1][1]
+        assert [set(found) for found in assembled] == [{"b", "d"}]
+        for name in ("a", "c"):
+            assert "anew, without b" in (build / "smoke" / "notebooks" / f"{name}.ipynb").read_text()
+        assert snapshot(build / "smoke" / "results") == before
+        _, _, todo = commands.plan("smoke", None, {})
+        assert {name for name, (task, _) in todo.items() if task == "measure"} == {"b", "c", "d"}
+        assert todo["b"][1].startswith("results/data/sections/b.json is missing or was altered")
+
+    def test_a_redraw_of_nothing_that_fits_is_refused(self, notebooks, build, monkeypatch):
+        monkeypatch.setenv("EXPERIMENT10_WITHOUT", "")
+        notebooks("a")
+        commands.run_notebooks("smoke", None, {})
+        io.section_path(build / "smoke" / "results" / "data", "a").unlink()
+        assert "no section can be drawn" in refused(commands.redraw_report, "smoke")
 
     def test_a_drawing_cell_that_measures(self, notebooks, build):
         notebooks("a")

@@ -1,6 +1,7 @@
 """The assembled report: one page and two books, alike to the byte, whole or not at all, with nothing that acts."""
 
 import base64
+import csv
 import gzip
 import hashlib
 import html.parser
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import markupsafe
 import nbformat
 import numpy as np
 import pytest
@@ -18,10 +20,10 @@ from PIL import Image
 from synthetic import HOSTILE, hostile_report, results
 
 from lib.errors import InputError
-from report import book, citation, document, markdown, page
+from report import book, citation, document, markdown, page, reproducibility, tables
 from report.assemble import assemble
 from report.results_view import view
-from report.words import LANGUAGES, PARTS, TITLE
+from report.words import LANGUAGES, PARTS, TITLE, WORDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -409,3 +411,63 @@ def test_no_page_of_the_book_has_a_hole(built, tmp_path, lang):
         height = len(inked)
         printed = np.flatnonzero(inked[int(0.09 * height) : int(0.9 * height)].any(axis=1))
         assert np.diff(printed).max() / height < 0.2, f"page {number}"
+
+
+def read_csv(path):
+    """`(lines before the head, rows)` of a table's file."""
+    lines = path.read_bytes().decode("utf-8-sig").split("\r\n")
+    heads = [line for line in lines if line.startswith("# ")]
+    return dict(line[2:].split(": ", 1) for line in heads), list(csv.reader(lines[len(heads) : -1]))
+
+
+def test_every_table_is_a_csv_of_exact_numbers(built, source):
+    folder = built / "results" / "tables"
+    names = {name for name, _ in re.findall(r'id="tab-(\w+)-(ja|en)" data-name', source)}
+    assert {path.name for path in folder.iterdir()} == {f"exp10_{n}_{lang}.csv" for n in names for lang in LANGUAGES}
+    about, (head, *rows) = read_csv(folder / "exp10_baseline_en.csv")
+    assert about["item"] == "baseline" and about["profile"] == "synthetic" and about["commit"] == "0123abc"
+    assert about["again"].startswith("make report PROFILE=synthetic")
+    measured = results(model_name=HOSTILE)["V1"]
+    numbers = {float(cell) for row in rows for cell in row if re.fullmatch(r"[\d.]+", cell)}
+    assert {measured["ppl_2k"], measured["ppl_full"], *measured["ppl_full_ci"]} <= numbers
+    assert [name for name in head if name.endswith("[95%] from")] and all(len(row) == len(head) for row in rows)
+    for path in folder.iterdir():
+        for row in read_csv(path)[1][1:]:
+            assert not [cell for cell in row if cell[:1] in "=+@\t" and cell and not re.fullmatch(r"[+-].*\d", cell)]
+
+
+def test_a_table_that_is_no_longer_shown_goes(copied):
+    (copied / "results" / "tables" / "exp10_gone_en.csv").write_text("# item: gone\r\n")
+    before = {path.name for path in (copied / "results" / "tables").iterdir()}
+    assemble(copied / "notebooks", copied / "results", copied / "report")
+    assert {path.name for path in (copied / "results" / "tables").iterdir()} == before - {"exp10_gone_en.csv"}
+
+
+def test_a_cell_is_no_formula():
+    content = {
+        "columns": [{"text": "=1+1"}, {"text": "b"}],
+        "rows": [[{"text": '=HYPERLINK("x")'}, {"text": "1.5", "exact": "1.5000001", "interval_exact": [-1.0, None]}]],
+    }
+    content["rows"][0][1]["interval"] = "[−1, —]"
+    lines = tables.csv_of(content, {"model": "two\nlines"}).split("\r\n")
+    assert lines[0] == "# model: two lines"
+    assert next(csv.reader(lines[1:2])) == ["'=1+1", "b", "b [95%] from", "b [95%] to"]
+    assert next(csv.reader(lines[2:3])) == ['\'=HYPERLINK("x")', "1.5000001", "-1.0", ""]
+
+
+def test_a_section_without_results_stands_as_not_measured(copied):
+    merged = document.load(copied / "notebooks", copied / "results", ["V2"])
+    assert "V2" not in merged.sections
+    shown = page.write(merged, [])
+    for sentence in WORDS["unmeasured"]:
+        assert shown.count(sentence.split("`")[0]) == 1
+    assert 'id="sec-V2"' in shown and 'id="tab-top10-en"' not in shown
+
+
+def test_the_page_answers_on_reproducibility(elements, source):
+    part = source[source.index('<section id="reproducibility">') : source.index('<section id="files">')]
+    for lang in LANGUAGES:
+        for one in reproducibility.answers(results()):
+            assert markupsafe.escape(one.name[lang]) in part
+            assert all(test in part for test in one.tests)
+    assert part.count("<td>no</td>") >= 3 and part.count("<td>いいえ</td>") == part.count("<td>no</td>")

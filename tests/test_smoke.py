@@ -17,8 +17,10 @@ from plain_gpt2 import Scorer
 from lib.params import load_profile
 from lib.pipeline import notebooks
 from lib.results import io
+from lib.travel import pack
 from report import prose
 from report.charts import render
+from report.words import word
 
 AGREES = 2e-3  # relative, between the results and the independent scorer
 needs_embedded = pytest.mark.skipif(not EMBEDDED.is_dir(), reason="models/embedded is not there")
@@ -201,6 +203,60 @@ class TestRedraw:
         assert told["phases"].startswith("lib.analysis.flops changed")
         assert told["V2"].startswith("phases is measured again")
         assert not {"setup", "V1"} & set(told)
+
+
+class TestTravelled:
+    """A pack on a machine without the weights: its report is drawn, and only what is missing is measured later."""
+
+    @pytest.fixture
+    def arrived(self, smoke, elsewhere, tmp_path, monkeypatch):
+        """The pack's results in an empty build folder, beside a copy of the project that has no models."""
+        copy, environment = elsewhere
+        monkeypatch.setenv("EXPERIMENT10_BUILD", str(smoke.parent))
+        file = pack.pack("smoke", tmp_path / "packs")
+        shutil.move(copy / "models", tmp_path / "models")
+        environment["EXPERIMENT10_BUILD"] = str(tmp_path / "empty")
+        said = self.run(copy, environment, sys.executable, "-m", "lib.travel", "unpack", file)
+        assert "unpacked, every digest as listed" in said
+        return copy, environment, tmp_path / "empty" / "smoke"
+
+    def run(self, copy, environment, *words):
+        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def test_its_report_is_drawn_and_only_what_is_missing_is_measured(self, smoke, arrived, tmp_path):
+        copy, environment, folder = arrived
+        assert (folder / "report" / "report.html").read_bytes() == (smoke / "report" / "report.html").read_bytes()
+        shutil.rmtree(folder / "report")
+        io.section_path(folder / "results" / "data", "S2").unlink()
+        edit(copy / "notebooks" / "V1.ipynb", "From the 2K to the full tokens", "Going from the 2K to the full tokens")
+        said = self.run(copy, environment, *pipeline("redraw", "--profile", "smoke"))
+        assert re.findall(r"^(\w+) +left as not measured: ", said, re.M) == ["S2"]
+        assert "V1           redraw: its cells have changed" in said
+        assert "conclusions  redraw: the results of S2 changed" in said and not re.search(
+            r"^\w+ +measure: ", said, re.M
+        )
+        page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+        assert "Going from the 2K to the full tokens" in page
+        for lang in ("ja", "en"):
+            assert page.count(word("unmeasured", lang).split("`")[0]) == 1
+            assert (folder / "report" / f"report.{lang}.pdf").read_bytes().startswith(b"%PDF-")
+        shutil.move(tmp_path / "models", copy / "models")
+        said = self.run(copy, environment, *pipeline("dry-run", "--profile", "smoke"))
+        assert re.findall(r"^would measure +(\w+) ", said, re.M) == ["S2", "conclusions"]
+
+    def test_a_section_of_another_form_is_left_out_of_the_pack_alone(self, arrived, tmp_path):
+        copy, environment, folder = arrived
+        (file,) = (tmp_path / "packs").iterdir()
+        edit(copy / "lib" / "results" / "schema" / "sections.json", '"first_broken"', '"first_broken_rung"')
+        environment["EXPERIMENT10_BUILD"] = str(tmp_path / "third")
+        words = [sys.executable, "-m", "lib.travel", "unpack", file]
+        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr.startswith("S2: left out, as not measured: S2.json: data: ")
+        assert done.stderr.count("\n") == 1
+        kept = {path.stem for path in (tmp_path / "third" / "smoke" / "results" / "data" / "sections").iterdir()}
+        assert {path.stem for path in (folder / "results" / "data" / "sections").iterdir()} - kept == {"S2"}
 
 
 class TestNumbers:

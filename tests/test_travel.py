@@ -1,6 +1,7 @@
 """A result that is sent: the same bytes from the same results, a valid crate, and nothing of a hostile pack on disk."""
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from lib import archive
 from lib.archive import METADATA, Archive, sha256
 from lib.errors import InputError
-from lib.layout import used_keys
+from lib.layout import ROOT, used_keys
 from lib.results import diff, io
 from lib.store import digest, open_store
 from lib.travel import pack, why
@@ -319,6 +320,41 @@ def test_the_crate_keeps_its_profiles_rules(run, packed):
     assert names == [f"Section {name}" for name in json.loads((run / "manifest.json").read_text())["notebooks"]]
     values = {e["name"]: e["value"] for e in metadata["@graph"] if e["@type"] == "PropertyValue"}
     assert values["parameter seed"] == 10 and values["module lib.store"] == f"sha256:{'5' * 64}"
+
+
+VALIDATOR = ROOT / ".venv-validator" / "bin" / "python"
+needs_validator = pytest.mark.skipif(
+    not VALIDATOR.is_file(), reason="no .venv-validator; `make crate-validator` makes it"
+)
+
+
+def validated(path):
+    """What roc-validator says of a pack under the profile Process Run Crate, without a network."""
+    words = [VALIDATOR, Path(__file__).parent / "crate" / "validate.py", path]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(path.parent)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=path.parent, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_validator
+def test_the_validator_of_ro_crates_finds_no_fault(packed):
+    said = validated(packed)
+    assert said["profile"] == "process-run-crate" and said["checked"] > 30 and said["issues"] == []
+
+
+@needs_validator
+@pytest.mark.parametrize(
+    ("kind", "key", "rule"), [("CreateAction", "instrument", "process-run"), ("Dataset", "license", "ro-crate")]
+)
+def test_the_validator_sees_what_is_missing(packed, tmp_path, kind, key, rule):
+    def change(entries, metadata):
+        for entity in metadata["@graph"]:
+            if entity["@type"] == kind:
+                del entity[key]
+
+    said = validated(rewritten(packed, tmp_path, change))
+    assert any(issue.startswith(rule) for issue in said["issues"])
 
 
 def test_the_rules_find_a_pointer_that_leads_nowhere(packed):

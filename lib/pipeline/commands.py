@@ -29,6 +29,7 @@ from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernel, Kernels, answering, start
 from lib.pipeline.locking import locked
+from lib.pipeline.measuring import WITHOUT
 from lib.pipeline.notebooks import Notebook, closure, discover
 from lib.store import open_store
 
@@ -137,7 +138,9 @@ def carry_out(planned: Plan, overrides: dict[str, Any] | None, dry: bool, kernel
             profile.remove_leftovers()
             measured = measure(profile, wanted, kernels)
             found = {nb: profile.todo(nb) for nb in wanted}
-            redraw(profile, {nb: now[1] for nb, now in found.items() if now and now[0] == "redraw"})
+            failed = redraw(profile, {nb: now[1] for nb, now in found.items() if now and now[0] == "redraw"})
+        if failed:
+            raise InputError(next(iter(failed.values())))
         if measured:
             print(f"store: {open_store()}", flush=True)
     return profile
@@ -215,8 +218,12 @@ def pairs(wanted: Sequence[Notebook]) -> Iterable[tuple[Notebook, Notebook | Non
     return zip(wanted, [*wanted[1:], None], strict=True)
 
 
-def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
-    """Has notebooks drawn again whose results stand, a few at a time: none of them needs what another draws."""
+def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> dict[Notebook, str]:
+    """Has notebooks drawn again whose results stand, a few at a time: none of them needs what another draws.
+
+    Returns those that could not be drawn, each with its line.
+    """
+    failed: dict[Notebook, str] = {}
     depends = {nb: {"drawing": profile.drawing(nb)} for nb in todo}
 
     def draw(nb: Notebook) -> list[Path]:
@@ -232,9 +239,9 @@ def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> None:
             nb = drawing[done]
             try:
                 profile.record(nb, "redraw", depends[nb], done.result())
-            except InputError:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+            except InputError as error:
+                failed[nb] = str(error)
+    return failed
 
 
 def report(profile_name: str, overrides: dict[str, Any] | None, dry: bool = False) -> None:
@@ -251,13 +258,28 @@ def report(profile_name: str, overrides: dict[str, Any] | None, dry: bool = Fals
 
 
 def redraw_report(profile_name: str) -> None:
-    """Draws and assembles from the results that stand, whatever they were measured with: needs no model."""
+    """Draws and assembles from the results that stand, whatever they were measured with: needs no model.
+
+    A section whose results are missing or not of this version's form, or that can't be drawn without such a one, is
+    named in one line and stands in the report as not measured.
+    """
     with locked(profile_name):
         profile = Profile(profile_name)
         if not profile.manifest["notebooks"]:
             raise InputError(f"{profile_name}: no results to draw; make them with `make report PROFILE={profile_name}`")
         profile.remove_leftovers()
-        redraw(profile, {nb: why for nb in discover().values() if (why := profile.undrawn(nb))})
+        sections = [nb for nb in discover().values() if nb.name in profile.manifest["notebooks"]]
+        profile.lost = {nb.name: why for nb in sections if (why := profile.unfit(nb.name))}
+        os.environ[WITHOUT] = " ".join(profile.lost)
+        standing = [nb for nb in sections if nb.name not in profile.lost]
+        failed = redraw(profile, {nb: why for nb in standing if (why := profile.undrawn(nb))})
+        profile.lost |= {nb.name: why for nb, why in failed.items()}
+        for name, why in profile.lost.items():
+            print(f"{name:12} left as not measured: {why}", flush=True)
+        if len(profile.lost) == len(sections):
+            raise InputError(
+                f"{profile_name}: no section can be drawn; measure with `make report PROFILE={profile_name}`"
+            )
         if stale_report(profile):
             assemble(profile)
         else:
@@ -272,7 +294,7 @@ def stale_report(profile: Profile) -> bool:
 def assemble(profile: Profile) -> None:
     """Has page and books put together, by a process of their own."""
     executed, results, out = (profile.folder / name for name in ("notebooks", "results", "report"))
-    words = ("--notebooks", executed, "--results", results, "--out", out, "--loading")
+    words = ("--notebooks", executed, "--results", results, "--out", out, "--loading", "--without", *profile.lost)
     if children.run("report.assemble", *words):
         raise InputError("report: could not be assembled, see above; the notebooks' results are kept")
     profile.manifest["report"] = profile.report_key(discover().values())
@@ -323,8 +345,8 @@ def train(overrides: dict[str, Any], name: str = TRAININGS[0]) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["report", "run", "redraw", "dry-run", "list", "train"])
-    parser.add_argument("names", nargs="*", help="notebooks (for run), or what to train")
+    parser.add_argument("task", choices=["report", "run", "redraw", "figure", "dry-run", "list", "train"])
+    parser.add_argument("names", nargs="*", help="notebooks (for run), a figure, or what to train")
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--as-before", action="store_true", help="with the parameters of the profile's last run")
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
@@ -339,6 +361,10 @@ def main(words: Sequence[str] | None = None) -> None:
             train(dict(args.given), *args.names)
         elif args.task == "run":
             run_notebooks(args.profile, args.names, overrides)
+        elif args.task == "figure":
+            from lib.pipeline import figure
+
+            figure.make(args.profile, args.names, overrides or None)
         elif args.task == "redraw":
             redraw_report(args.profile)
         else:

@@ -104,7 +104,10 @@ def with_measuring_cells(
     own, before = {cell.id: cell for cell in drawn}, {cell.id: cell for cell in earlier}
     cells = []
     for cell in whole:
-        cells.append(before[cell.id] if notebooks.measures(cell) else own.pop(cell.id))
+        if not notebooks.measures(cell):
+            cells.append(own.pop(cell.id))
+        elif cell.id in before:  # else a later version's, which has not run on these results
+            cells.append(before[cell.id])
         if "parameters" in cell.metadata.get("tags", []):
             cells += [injected for injected in own.values() if is_injected(injected)]
     return cells

@@ -76,12 +76,17 @@ class Profile:
         given: dict[str, Any] = self.manifest["overrides"] if overrides is None else overrides
         self.values = load_profile(name, given)
         self.overrides = {key: value for key, value in given.items() if key not in OF_THE_RUN}
+        self.lost: dict[str, str] = {}  # sections that a redraw goes without, and why
 
     def executed(self, nb: Notebook) -> Path:
         return self.folder / "notebooks" / f"{nb.name}.ipynb"
 
     def section(self, name: str) -> Path:
         return io.section_path(self.folder / "results" / "data", name)
+
+    def unfit(self, name: str) -> str | None:
+        """Why a section's results can't be used as they lie there; None where they can."""
+        return io.unfit(self.section(name))
 
     def parameters(self, nb: Notebook) -> dict[str, Any]:
         return {"profile": self.name} | {k: self.values[k] for k in nb.parameters if k != "profile"}
@@ -99,7 +104,8 @@ class Profile:
 
     def drawing(self, nb: Notebook) -> dict[str, Any]:
         """What the executed notebook and its figures depend on, beside its own results."""
-        needs = {name: sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs}
+        standing = [name for name in nb.needs if name not in self.lost]
+        needs = {name: sha(io.read_json(self.section(name), "section")["data"]) for name in standing}
         return {"cells": nb.drawn, "modules": digests(nb.drawing), "packages": packages(), "needs": needs}
 
     def todo(self, nb: Notebook) -> tuple[str, str] | None:
@@ -114,6 +120,9 @@ class Profile:
         for path in altered:
             if not drawn(path):
                 return "measure", f"{path} is missing or was altered"
+        unfit = self.unfit(nb.name)
+        if unfit:
+            return "measure", unfit
         why = changed(record["measuring"], self.measuring(nb))
         if why:
             return "measure", why
@@ -123,7 +132,8 @@ class Profile:
     def undrawn(self, nb: Notebook) -> str | None:
         """Why the drawing cells have to run on the results that stand; None where they need not, or have none."""
         record = self.manifest["notebooks"].get(nb.name, {})
-        standing = [self.executed(nb), *(self.section(name) for name in (nb.name, *nb.needs))]
+        standing = [self.section(name) for name in (nb.name, *nb.needs) if name not in self.lost]
+        standing = [self.executed(nb), *standing]
         if "drawing" not in record or not all(path.is_file() for path in standing):
             return None
         altered = [path for path, digest in record["files"].items() if drawn(path) and self.altered(path, digest)]
@@ -174,7 +184,7 @@ class Profile:
 
     def report_key(self, notebooks: Iterable[Notebook]) -> str:
         records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
-        return sha(records, digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"))
+        return sha(records, sorted(self.lost), digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"))
 
     def report_files(self) -> list[Path]:
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lib import ledger
 from lib.errors import InputError
-from lib.files import replacing
 from lib.layout import build_root, used_keys
 from lib.model import loading
 from lib.params import BASE_PROFILE, RULES, check, load_profile
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from lib.engine.elsewhere import Elsewhere
     from lib.engine.interventions import Plan
     from lib.engine.scoring import Evaluator
+
+
+WITHOUT = "EXPERIMENT10_WITHOUT"  # names the sections that a redraw goes without
 
 
 class Measuring:
@@ -48,7 +51,10 @@ class Measuring:
         self.results: dict[str, Any] = {}
         self.origins: dict[str, dict[str, Any]] = {}
         self.backend = "none"
+        without = os.environ.get(WITHOUT, "").split()
         for name in needs:
+            if name in without:
+                continue
             self.results[name] = self._earlier(name)
 
     def __getitem__(self, name: str) -> Any:
@@ -206,8 +212,8 @@ class Measuring:
             "provenance": self.provenance(chosen),
         }
         self._write(io.section_path(self.data_folder, self.section), record, "section")
-        with replacing(used_keys(self.folder, self.section)) as partial:
-            partial.write_text("".join(f"{key}\n" for key in sorted(open_store().used)), encoding="utf-8")
+        store = open_store()
+        ledger.write(used_keys(self.folder, self.section), store.used, self.known_seconds | store.seconds)
 
     def combined_provenance(self, names: Iterable[str]) -> dict[str, Any]:
         """Provenance of a file put together from earlier sections: their backends, and their times with this one's."""
@@ -221,6 +227,7 @@ class Measuring:
             "times": {
                 "started": min(part["started"] for part in times),
                 "seconds": round(sum(part["seconds"] for part in times), 2),
+                "reused": round(sum(part.get("reused", 0) for part in times), 2),
             },
         }
 
@@ -235,7 +242,7 @@ class Measuring:
 
     def provenance(self, chosen: dict[str, Any] | None = None) -> dict[str, Any]:
         setup = self.setup
-        return provenance.provenance(
+        record = provenance.provenance(
             self.profile,
             chosen or setup["parameters"] | self.parameters,
             setup["parameters"]["seed"],
@@ -246,6 +253,18 @@ class Measuring:
             self.started,
             time.time() - self.started,
         )
+        record["times"]["reused"] = round(self.reused_seconds(), 2)
+        return record
+
+    @cached_property
+    def known_seconds(self) -> dict[str, float]:
+        """What the store's entries have cost, as far as sections of any profile have noted it."""
+        return ledger.known(build_root())
+
+    def reused_seconds(self) -> float:
+        """What it once took to compute the entries of the store that this section has found there."""
+        store = open_store()
+        return sum(self.known_seconds.get(key, 0.0) for key in store.used - store.seconds.keys())
 
 
 def have_measured(name: str, profile: str) -> None:

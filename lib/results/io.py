@@ -109,6 +109,17 @@ def parsed(content: bytes, where: str, schema_name: str | None = None) -> Any:
     return value
 
 
+def unfit(path: str | Path) -> str | None:
+    """Why a file can't be read as a section's results: not there, damaged, or not of its type; None where it can."""
+    path = Path(path)
+    try:
+        record = read_json(path, "section")
+        validate_section(record["section"], record["data"], path.name)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def section_path(data_folder: str | Path, section: str) -> Path:
     return Path(data_folder) / "sections" / f"{section}.json"
 

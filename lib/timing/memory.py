@@ -5,7 +5,8 @@
 A process loads the weights from a folder as a run does, then scores the untouched model and a ladder's step on all
 chunks, means and a rung of the controls on some, compares two models token by token, takes one backward pass, generates
 and judges P3's samples, and trains as R4 does where that is asked. Its peak is that of the resident memory of the
-process, told after each of these. Peaks hang on the number of chunks that are worked on at once, which is the number of threads.
+process, told after each of these. Peaks hang on the number of chunks that are worked on at once, which is the number of
+threads.
 """
 
 import argparse

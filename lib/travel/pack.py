@@ -7,6 +7,7 @@ ends in the digest of its list of contents.
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from lib import ledger
 from lib.archive import METADATA, Archive, sha256, write
 from lib.errors import InputError
 from lib.layout import ROOT, build_root, used_keys
@@ -69,7 +71,7 @@ def kept_files(folder: Path) -> list[str]:
 def keys(folder: Path, sections: Iterable[str]) -> list[str]:
     """The store's keys that the sections have used, sorted."""
     paths = [used_keys(folder, section) for section in sections]
-    return sorted({key for path in paths if path.is_file() for key in path.read_text(encoding="utf-8").split()})
+    return sorted({key for path in paths for key in ledger.read(path)})
 
 
 def scores(store: Store, wanted: Iterable[str]) -> bytes:
@@ -116,6 +118,7 @@ def unpack(path: Path) -> tuple[Path, int]:
             folder = Path(name) / profile
             archive.extract(folder)
             kept = checked_contents(archive, folder, profile)
+            leave_out_unfit(folder)
             store = open_store()
             taken = sum(store.put_content(key, content) for key, content in kept.items() if store.get(key) is None)
             shutil.rmtree(target, ignore_errors=True)
@@ -156,7 +159,6 @@ def checked_contents(archive: Archive, folder: Path, profile: str) -> dict[str, 
     for name in archive.names:
         if name.startswith("results/data/sections/"):
             record = read(archive, name)
-            io.validate_section(record["section"], record["data"], f"{where}: {name}")
             if record["provenance"]["profile"] != profile:
                 raise InputError(f"{where}: {name} is of another profile than {profile}; nothing was written")
     try:
@@ -171,3 +173,15 @@ def checked_contents(archive: Archive, folder: Path, profile: str) -> dict[str, 
         raise InputError(f"{where}: {MANIFEST} or {SCORES} is damaged ({error}); nothing was written") from None
     (folder / SCORES).unlink()
     return kept
+
+
+def leave_out_unfit(folder: Path) -> None:
+    """Takes away the results whose data are not of their section's type, as those of another version may be.
+
+    They are named, a line each, and count as not measured; everything that stays is of its form.
+    """
+    for path in sorted((folder / "results" / "data" / "sections").glob("*.json")):
+        why = io.unfit(path)
+        if why:
+            path.unlink()
+            print(f"{path.stem}: left out, as not measured: {why}", file=sys.stderr)
