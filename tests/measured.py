@@ -250,7 +250,7 @@ def _setup():
         "model": model, "corpus": corpus, "documents": documents, "judge": JUDGE,
         "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
         "full_chunks": FULL, "quick_tokens": QUICK * N_CTX, "full_tokens": FULL * N_CTX, "ladder": LADDER,
-        "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8, "parameters": {"seed": SEED},
+        "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8, "parameters": {"seed": SEED, "draws": DRAWS},
     }  # fmt: skip
 
 
@@ -285,6 +285,8 @@ def _recovery(scores):
         for counts, shape in ((COUNTS, (SHAPE.n_heads, N_CTX, SHAPE.d_head)), ((30, 70), (144,)))
     )
     human = np.stack([rng.normal(level, 0.2, 20) for level in (9.0, 8.0, 7.0)])
+    documents = [i // 3 for i in range(20)]
+    refined = generated.refinement(iterated, conditions, human, SEED, DRAWS)
     found = generated.best_of(sampled["model"], conditions, [1, 2, 5], SEED, DRAWS)
     for row in found["conditions"]:
         row["judged_by_sample"] = sampled["judge"][row["condition"]].tolist()
@@ -293,7 +295,8 @@ def _recovery(scores):
         "P1": {"rows": p1, **PROTOCOL, "theory": theory, "published_theory": published_theory},
         "P2": {
             "iterations": 3, "n_prompts": 20, "conditions": p2,
-            **generated.refinement(iterated, conditions, human, SEED, DRAWS),
+            **refined, "documents": documents,
+            "by_document": generated.refinement_by_document(iterated, refined, documents, SEED, DRAWS),
             "human": generated.by_iteration(human, SEED, DRAWS) | {
                 "distinct_2": 0.9, "longest_repeat": 3.0,
                 "repeated_4gram_share": 0.1, "repeated_4gram_share_ci": [0.0, 0.2],
@@ -302,6 +305,8 @@ def _recovery(scores):
         },
         "P3": {
             "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, **found,
+            "documents": documents,
+            "by_document": generated.best_of_by_document(sampled["model"], found, documents, SEED, DRAWS),
             "human": _human(human[0]), "judge": JUDGE | {"human": _human(human[1])},
             "judged": generated.judged(sampled, conditions, [2, 5], SEED, DRAWS),
             "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS], "samples": texts,
@@ -387,7 +392,13 @@ def _context(rows):
         row | {"placed": placed} | {key: gap[key] for key in ("difference", "difference_ci")}
         for placed in ("start", "in place") for row, gap in zip(rows[1:], changes, strict=True)
     ]  # fmt: skip
+    by_unit = {
+        "rise_at_longest_ci": [row["difference_ci"] for row in rises],
+        "longest_against_shortest_ci": [row["difference_ci"] for row in changes],
+        "excess_ratios_ci": [row["ratio_ci"] for row in excesses],
+    }
     return {
+        "by_chunk": by_unit, "by_tokens": by_unit,
         "lengths": LENGTHS, "n_tokens": FULL * N_CTX, "conditions": rows, "rise_at_longest": rises,
         "longest_against_shortest": changes, "excess_ratios": excesses,
         "by_position": {"n_tokens": FULL * N_CTX, "bins": [[1, 31], [32, 63]], "conditions": rows},

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 from lib.claims import rules, scorecard
-from lib.claims.judging import VERDICTS
+from lib.claims.judging import JUDGED_BY, VERDICTS
 from report import prose
 from report.assemble import assemble
 from report.charts import charts, open_questions
@@ -162,6 +162,11 @@ def _paired(condition, n, difference):
     named = {"condition": condition, "n_linearized": n}
     share = {"relative": difference / 25, "relative_ci": _interval(difference / 25, 0.2)}
     return named | {"difference": difference, "difference_ci": _interval(difference, 0.2)} | share
+
+
+def _by_unit(section):
+    """The intervals that another unit of text would have: here the section's own."""
+    return {f"{key}_ci": [row[name] for row in section[key]] for key, name in JUDGED_BY.items() if key in section}
 
 
 def _human(ppl):
@@ -612,6 +617,9 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "files": [],
         },
     }
+    for section in ("P2", "P3"):
+        found[section] |= {"documents": [i // 2 for i in range(20)], "by_document": _by_unit(found[section])}
+    found["P4"] |= {f"by_{unit}": _by_unit(found["P4"]) for unit in ("chunk", "tokens")}
     judged = rules.evaluate(found)
     counts = {verdict: sum(claim["verdict"] == verdict for claim in judged) for verdict in VERDICTS}
     rest = {"hypothesis": rules.hypothesis(found), "sensitivity": rules.sensitivity(found)}

@@ -444,6 +444,42 @@ def test_chunks_as_units_and_the_ranking_held_fixed(found):
     assert told["thresholds_within_ten", "ranking held fixed, chunks as units"] == FAILS
 
 
+@pytest.mark.parametrize(
+    ("id", "section", "unit", "rows", "variant"),
+    [
+        (id, "P4", unit, rows, variant)
+        for unit, variant in (("chunk", "chunks as units"), ("tokens", "blocks of tokens as units"))
+        for id, rows in (
+            ("context_stable", "excess_ratios"),
+            ("long_context_helps", "longest_against_shortest"),
+            ("rise_at_longest", "rise_at_longest"),
+        )
+    ]
+    + [
+        ("refinement_degenerates", "P2", "document", "falls", "documents as units"),
+        ("conditions_converge", "P2", "document", "gaps", "documents as units"),
+        ("best_of_n_recovers", "P3", "document", "against_baseline", "documents as units"),
+        ("best_of_n_recovers_more", "P3", "document", "against_baseline", "documents as units"),
+    ],
+)
+def test_other_units_of_part_p(found, id, section, unit, rows, variant):
+    """Their own intervals decide, and theirs alone; where there are none, nothing can be told."""
+
+    def told():
+        return {(row["id"], row["variant"]): row["verdict"] for row in rules.sensitivity(found) if row["value"] is None}
+
+    own, n = verdict(found, id), len(found[section][rows])
+    before = told()
+    verdicts = set()
+    for ends in ([-9.0, -8.0], [8.0, 9.0], None):
+        found[section][f"by_{unit}"][f"{rows}_ci"] = [ends] * n
+        after = told()
+        assert verdict(found, id) == own
+        assert {key[0] for key in after if key[1] != variant and after[key] != before[key]} == set()
+        verdicts.add(after[id, variant])
+    assert after[id, variant] == OPEN and verdicts - {OPEN} and len(verdicts) > 1
+
+
 def test_other_ways_to_judge(found):
     rows = [row for row in found["P3"]["equal_n"] if row["n"] == found["P3"]["n"][-1]]
     for row, ends in zip(rows, ([-2.0, -1.0], [1.0, 2.0]), strict=True):

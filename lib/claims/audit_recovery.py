@@ -5,12 +5,12 @@ Yields `(where, the value there, what it should be, what that follows from)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from lib.analysis import flops
+from lib.analysis import flops, generated
 from lib.analysis.best_of_n import expected_best_of, first_best_of
 from lib.analysis.prompts import lag1
 
@@ -54,10 +54,17 @@ def refinement(m: Data) -> Iterator[Relation]:
         yield from _prompts(row, ppl[row["condition"]][k], base[k], "P2.gaps")
     for row in p2["against_human"]:
         yield from _prompts(row, ppl[row["condition"]][-1], human[-1], "P2.against_human")
+    yield from _by_document(m, "P2", generated.refinement_by_document, ppl)
     for row in p2["closings"]:
         gaps = ppl[row["condition"]] - base
         where = f"P2.closings[condition={row['condition']}].difference"
         yield where, row["difference"], float((gaps[-1] - gaps[0]).mean()), "ppl_by_prompt"
+
+
+def _by_document(m: Data, section: str, again: Callable[..., Data], ppl: Data) -> Iterator[Relation]:
+    chosen, data = m["setup"]["parameters"], m[section]
+    for key, value in again(ppl, data, data["documents"], chosen["seed"], chosen["draws"]).items():
+        yield f"{section}.by_document.{key}", data["by_document"][key], value, "the PPLs and documents of the prompts"
 
 
 def _prompts(row: Data, a: np.ndarray, b: np.ndarray, section: str) -> Iterator[Relation]:
@@ -97,6 +104,7 @@ def best_of(m: Data) -> Iterator[Relation]:
     }.items():
         for i, row in enumerate(p3[key]):
             yield from _against(row, *sides(row), f"P3.{key}[{i}]", "ppl_by_sample")
+    yield from _by_document(m, "P3", generated.best_of_by_document, ppl["model"])
     for i, row in enumerate(p3["judged"]):
         judges = row["chosen_by"], row["scored_by"]
         value = best(row["condition"], row["n"], *judges)

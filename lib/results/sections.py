@@ -627,9 +627,18 @@ class Sample(TypedDict):
     text: str
 
 
+class RefinementByDocument(TypedDict):
+    """Intervals with the prompts of one document as a unit, None where documents are too few; lists go with P2's."""
+
+    falls_ci: list[Interval | None]
+    gaps_ci: list[Interval | None]
+
+
 class P2(TypedDict):
     iterations: Annotated[int, Keep(minimum=1)]
     n_prompts: Annotated[int, Keep(minimum=1)]
+    documents: list[Count]
+    by_document: RefinementByDocument
     conditions: Annotated[list[Refinement], Keep(minItems=1)]
     falls: list[PairedIteration]
     gaps: list[PairedIteration]
@@ -703,9 +712,17 @@ class EqualFlops(TypedDict):
     extra_model_kernelized: int
 
 
+class BestOfByDocument(TypedDict):
+    """Intervals with the prompts of one document as a unit, None where documents are too few; the list goes with P3's."""
+
+    against_baseline_ci: list[Interval | None]
+
+
 class P3(TypedDict):
     n: list[Annotated[int, Keep(minimum=1)]]
     n_prompts: Annotated[int, Keep(minimum=1)]
+    documents: list[Count]
+    by_document: BestOfByDocument
     new_tokens: Annotated[int, Keep(minimum=1)]
     temperature: float
     conditions: Annotated[list[BestOf], Keep(minItems=1)]
@@ -793,6 +810,14 @@ class Training(TypedDict):
     stages: list[Stage]
 
 
+class ContextByUnit(TypedDict):
+    """Intervals with other units of text; lists go with P4's."""
+
+    rise_at_longest_ci: list[Interval]
+    longest_against_shortest_ci: list[Interval]
+    excess_ratios_ci: list[Interval]
+
+
 class P4(TypedDict):
     lengths: list[Annotated[int, Keep(minimum=2)]]
     n_tokens: int
@@ -800,6 +825,8 @@ class P4(TypedDict):
     rise_at_longest: list[Rise]
     longest_against_shortest: list[LongestAgainstShortest]
     excess_ratios: list[ExcessRatio]
+    by_chunk: ContextByUnit
+    by_tokens: ContextByUnit
     by_position: ByPosition
     same_targets: SameTargets
     training: Training | None
