@@ -192,7 +192,7 @@ def build():
     v4["by_chunk"] = {"crossings_full_ci": curve["crossings_ci"]}
     v4 |= _selection(scores, ranking, rankable)
     found["V4"] = v4
-    found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4)
+    found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4) | {"kept_coverage": None}
     return io.plain(found | _recovery(scores))
 
 

@@ -435,6 +435,11 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90},
             "thresholds_full": thresholds,
             "max_threshold_shift": 10,
+            "coverage": [
+                {"kind": kind, "n": 3, "lowest": 0.5, "mean": 0.6, "highest": 0.7}
+                for kind in ("ppl", "zero", "focus", "ratio", "thresholds", "crossings")
+            ],
+            "kept_coverage": None,
         },
         "P1": {
             "rows": [

@@ -514,6 +514,47 @@ class Driver(TypedDict):
     difference: float
 
 
+class Kept(TypedDict):
+    """A dated file of the repository, from which figures that no run of the report measures are shown."""
+
+    file: str
+    date: str
+    command: str
+    commit: str | None
+    words: str
+    tokens: int
+
+
+class CoverageOfKind(TypedDict):
+    """How often intervals of one kind of figure hold the full value (`windows.by_kind`)."""
+
+    kind: str
+    n: Count
+    lowest: float
+    mean: float
+    highest: float
+
+
+class WindowsOfSize(TypedDict):
+    """The windows of a kept study; by documents under `quick` and `full`, with each chunk as a unit under `by_chunk`."""
+
+    name: Literal["quick", "full", "by_chunk"]
+    n_window: Count
+    n_disjoint: Count
+    kinds: list[CoverageOfKind]
+
+
+class KeptCoverage(TypedDict):
+    """Coverage measured once on more chunks, and kept (`windows.kept`)."""
+
+    about: Kept
+    model: str
+    text: str
+    n_chunks: Count
+    n_documents: Count
+    windows: list[WindowsOfSize]
+
+
 class V5(TypedDict):
     comparisons: Annotated[list[ComparedFigure], Keep(minItems=1)]
     mean_diff_pct: float
@@ -527,6 +568,8 @@ class V5(TypedDict):
     thresholds_2k: Thresholds
     thresholds_full: Thresholds
     max_threshold_shift: Count
+    coverage: list[CoverageOfKind]
+    kept_coverage: KeptCoverage | None
 
 
 class SpeedRow(TypedDict):
@@ -1073,17 +1116,6 @@ class R2(TypedDict):
 
 LimitSet = Literal["published", "after", "none"]
 Kind = Literal["empirical", "arithmetic"]
-
-
-class Kept(TypedDict):
-    """A dated file of the repository, from which figures that no run of the report measures are shown."""
-
-    file: str
-    date: str
-    command: str
-    commit: str | None
-    words: str
-    tokens: int
 
 
 HALF = Keep(propertyNames={"pattern": "^(half|\\d+\\.\\d+)$"}, required=["half"])
