@@ -1,9 +1,10 @@
 """The explorer: what a number of changed heads costs and saves, read off the ladders that the results hold.
 
-A ladder is `{mode, tokens, alone, rows}`, alone where its intervals speak of those few chunks only; a row `{n, ppl, ppl_ci, ratio, ratio_ci, saved_attention, saved_model,
-extra_attention, extra_model}`. The first four come from the results as they are. The rest is arithmetic on the model's
-shape (`lib.analysis.flops`): shares (0–1) of the FLOPs of attention alone, as published, and of the whole model, and
-the tokens that they buy in P3; None where no end is set to those, or where P3 was not measured.
+A ladder is `{mode, tokens, alone, rows}`, alone where its intervals speak of those few chunks only. A row `{n, ppl,
+ppl_ci, ratio, ratio_ci, saved_attention, saved_model, extra_attention, extra_model}`. The first four come from the
+results as they are. The rest is arithmetic on the model's shape (`lib.analysis.flops`): shares (0–1) of the FLOPs of
+attention alone, as published, and of the whole model, and the tokens that they buy in P3; None where no end is set to
+those, or where P3 was not measured.
 """
 
 import json

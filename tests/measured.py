@@ -117,16 +117,20 @@ def build():
     top = sorted(data["zero"]["heads"], key=lambda row: -row["delta"])[:6]
     places = head_effects.places(top)
     a, b = single("zero", places, QUICK), single("zero", places, FULL)
+    without = bootstrap.Resampler(FULL - QUICK, N_CTX, SEED, DRAWS)
+    zeroed = [scores.score(Plan.of("zero", [place]))[QUICK:] for place in places]
+    c = head_effects.head_rows(places, zeroed, scores.base[QUICK:], without)
     draws = [resamplers[FULL].relative(scores.score(Plan.of("zero", [p])), scores.base) for p in places]
+    ranks, ranks_ci = head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws))
     rows = [
         {
             "layer": x["layer"], "head": x["head"], "rank_2k": i + 1, "rank_full": rank, "rank_full_ci": ends,
+            "rank_all": rank, "rank_all_ci": ends,
+            "delta_ppl_rest": z["delta"], "delta_ppl_rest_ci": z["delta_ci"],
             "ppl_2k": x["ppl"], "delta_ppl_2k": x["delta"], "delta_ppl_2k_ci": x["delta_ci"],
             "ppl_full": y["ppl"], "delta_ppl_full": y["delta"], "delta_ppl_full_ci": y["delta_ci"],
         }
-        for i, (x, y, rank, ends) in enumerate(
-            zip(a, b, head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws)), strict=True)
-        )
+        for i, (x, y, z, rank, ends) in enumerate(zip(a, b, c, ranks, ranks_ci, strict=True))
     ]  # fmt: skip
     by_chunk = bootstrap.Resampler.by_chunk(FULL, N_CTX, SEED, DRAWS)
     chunk_draws = np.stack([by_chunk.relative(scores.score(Plan.of("zero", [p])), scores.base) for p in places])
@@ -140,7 +144,7 @@ def build():
         "spearman": head_effects.spearman(head_effects.deltas(a), head_effects.deltas(b)),
         "spearman_ci": head_effects.spearman_ci(quick_draws, np.stack(draws)),
         "by_chunk": {
-            "rank_full_ci": head_effects.ranks_ci(chunk_draws),
+            "rank_all_ci": head_effects.ranks_ci(chunk_draws),
             "spearman_ci": head_effects.spearman_ci(quick_draws, chunk_draws),
         },
         "lead": by_full[0]["delta_ppl_full"] / by_full[1]["delta_ppl_full"], "first_full": by_full[0],
@@ -158,10 +162,11 @@ def build():
     }  # fmt: skip
 
     layer, head = places[0]
-    v3 = {"layer": layer, "head": head}
+    v3, scored = {"layer": layer, "head": head}, {}
     for column, n in (("2k", QUICK), ("full", FULL)):
         zero, mean = (scores.score(Plan.of(mode, [(layer, head)]))[:n] for mode in ("zero", "mean"))
         base, resampler = scores.base[:n], resamplers[n]
+        scored[column] = zero, mean, base, resampler
         for name, (value, ends) in {
             "zero_delta_ppl": perplexity.delta(zero, base, resampler),
             "mean_delta_ppl": perplexity.delta(mean, base, resampler),
@@ -169,10 +174,14 @@ def build():
             "constant_share": perplexity.constant_share(zero, mean, base, resampler),
         }.items():
             v3 |= {f"{name}_{column}": value, f"{name}_{column}_ci": ends}
+    v3["constant_share_change"], v3["constant_share_change_ci"] = perplexity.constant_share_change(*scored.values())
+    for name, nll in (("zero", zero), ("mean", mean)):
+        value, ends = perplexity.delta(nll[QUICK:], base[QUICK:], without)
+        v3 |= {f"{name}_delta_ppl_rest": value, f"{name}_delta_ppl_rest_ci": ends}
     v3["by_chunk"] = {
         "zero_delta_ppl_full_ci": perplexity.delta(zero, base, by_chunk)[1],
-        "reduction_full_ci": perplexity.quotient(zero, mean, base, by_chunk)[1],
         "constant_share_full_ci": perplexity.constant_share(zero, mean, base, by_chunk)[1],
+        "constant_share_change_ci": perplexity.constant_share_change(scored["2k"], (zero, mean, base, by_chunk))[1],
     }
     v3["coverage"] = windows.coverage(
         {"focus:zero": (zero, base), "focus:mean": (mean, base)}, QUICK, None, SEED, DRAWS
@@ -189,11 +198,30 @@ def build():
     v4["factored"] = [{"n_linearized": row.pop("n")} | row for row in other["cumulative"]]
     piles = head_effects.pile([(*place, "relu") for place in ranking], LADDER)
     curve = head_effects.curve(piles, {plan: scores.score(plan) for plan in piles.values()}, by_chunk)
-    v4["by_chunk"] = {"crossings_full_ci": curve["crossings_ci"]}
+    quick, full, single_chunks = (
+        _crossing(scores, piles, n, resampler)
+        for n, resampler in ((QUICK, resamplers[QUICK]), (FULL, resamplers[FULL]), (FULL, by_chunk))
+    )
+    v4["by_chunk"] = {
+        "crossings_full_ci": curve["crossings_ci"], "shifts_ci": head_effects.shifts_ci(quick, single_chunks),
+    }  # fmt: skip
+    v4 |= {"shifts": _moved(v4, v4["crossings_full"]), "shifts_ci": head_effects.shifts_ci(quick, full)}
     v4 |= _selection(scores, ranking, rankable)
+    other = v4["cross_fit"].pop("draws")
+    v4["cross_fit"]["shifts"] = _moved(v4, v4["cross_fit"]["crossings"])
+    v4["cross_fit"]["shifts_ci"] = head_effects.shifts_ci(quick, other)
     found["V4"] = v4
     found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4) | {"kept_coverage": None}
     return io.plain(found | _recovery(scores))
+
+
+def _crossing(scores, piles, n, resampler):
+    cut = [scores.score(plan)[:n] for plan in piles.values()]
+    return head_effects.all_crossing_draws(LADDER, resampler.relatives(cut, cut[0]))
+
+
+def _moved(v4, crossings):
+    return {limit: n - v4["crossings_2k"][limit] for limit, n in crossings.items()}
 
 
 def _selection(scores, ranking, rankable):
@@ -213,7 +241,8 @@ def _selection(scores, ranking, rankable):
         window["shared"] = len(set(ranking[: COUNTS[0]]) & set(window.pop("ranking")[: COUNTS[0]]))
     draws = rest.relatives([scores.score(plan)[QUICK:] for plan in piles], scores.base[QUICK:])
     fitted["crossings"] = curve["crossings"]
-    fitted["crossings_ci"] = selection.crossings_with_ranking(LADDER, draws, fitted["crossings_sd"], len(starts), SEED)
+    fitted["draws"] = selection.crossings_with_ranking(LADDER, draws, fitted["crossings_sd"], len(starts), SEED)
+    fitted["crossings_ci"] = {limit: bootstrap.interval(own) for limit, own in fitted["draws"].items()}
     ladders = {mode: [Plan.of(mode, ranking[:n]) for n in LADDER] for mode in ("relu", "mean", "zero", "uniform")}
     order = selection.random_orders(rankable, 1, SEED)[0]
     ladders["random:1"] = [Plan.of("relu", order[:n]) for n in LADDER]
@@ -250,7 +279,8 @@ def _setup():
         "model": model, "corpus": corpus, "documents": documents, "judge": JUDGE,
         "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
         "full_chunks": FULL, "quick_tokens": QUICK * N_CTX, "full_tokens": FULL * N_CTX, "ladder": LADDER,
-        "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8, "parameters": {"seed": SEED, "draws": DRAWS},
+        "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8,
+        "parameters": {"seed": SEED, "draws": DRAWS},
     }  # fmt: skip
 
 
@@ -295,7 +325,7 @@ def _recovery(scores):
         "P1": {"rows": p1, **PROTOCOL, "theory": theory, "published_theory": published_theory},
         "P2": {
             "iterations": 3, "n_prompts": 20, "conditions": p2,
-            **refined, "documents": documents,
+            **refined, "chunks": list(range(20)), "documents": documents,
             "by_document": generated.refinement_by_document(iterated, refined, documents, SEED, DRAWS),
             "human": generated.by_iteration(human, SEED, DRAWS) | {
                 "distinct_2": 0.9, "longest_repeat": 3.0,
@@ -305,7 +335,7 @@ def _recovery(scores):
         },
         "P3": {
             "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, **found,
-            "documents": documents,
+            "chunks": list(range(20)), "documents": documents,
             "by_document": generated.best_of_by_document(sampled["model"], found, documents, SEED, DRAWS),
             "human": _human(human[0]), "judge": JUDGE | {"human": _human(human[1])},
             "judged": generated.judged(sampled, conditions, [2, 5], SEED, DRAWS),

@@ -105,9 +105,8 @@ def flips():
         found["V3"]["constant_share_full_ci"] = {HOLDS: [0.97, 1.0], FAILS: [0.4, 0.6], OPEN: [0.9, 0.99]}[verdict]
 
     def thresholds(found, verdict):
-        quick = {HOLDS: [30, 30], FAILS: [50, 50], OPEN: [30, 40]}[verdict]
-        found["V4"]["crossings_2k_ci"]["1.1"] = quick
-        found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = [20, 25]
+        move = {HOLDS: [-10, -5], FAILS: [-30, -25], OPEN: [-20, -5]}[verdict]
+        found["V4"]["cross_fit"]["shifts_ci"]["1.1"] = move
 
     def optimistic(found, verdict):
         found["V5"]["mean_diff_pct"] = {HOLDS: 24.6, FAILS: 1.0, OPEN: 24.6}[verdict]
@@ -121,7 +120,8 @@ def flips():
         found["phases"]["alpha_ci"] = {HOLDS: [1.2, 1.5], FAILS: [0.5, 0.8], OPEN: [0.9, 1.1]}[verdict]
 
     def strengthened(found, verdict):
-        found["V3"]["reduction_full_ci"] = {HOLDS: [290, 310], FAILS: [90, 110], OPEN: [200, 310]}[verdict]
+        ends = {HOLDS: [0.001, 0.003], FAILS: [-0.003, -0.001], OPEN: [-0.001, 0.003]}[verdict]
+        found["V3"]["constant_share_change_ci"] = ends
 
     def many(found, verdict):
         found["V1"]["coverage"][0] |= {"covered": {HOLDS: 0.6, FAILS: 1.0, OPEN: 0.9}[verdict], "n_disjoint": 122}
@@ -309,7 +309,11 @@ def test_the_kept_coverage_stands_beside_the_run_s_own(read):
     said = read("V5", whole(found), seen)
     rows = {name: next(row for row in record[name]["figures"] if row["what"] == "ppl") for name in ("quick", "full")}
     for lang in ("ja", "en"):
-        shown = {meta["table"]: bundle[prose.TABLE_MIME] for bundle, meta in seen if meta.get("lang") == lang and "table" in meta}
+        shown = {
+            meta["table"]: bundle[prose.TABLE_MIME]
+            for bundle, meta in seen
+            if meta.get("lang") == lang and "table" in meta
+        }
         assert len(shown["coverage"]["rows"]) == 6 and len(shown["coverage_kept"]["rows"]) == 15
         assert record["date"] in prose.plain_text(shown["coverage_kept"]["note"])
         assert "2026-11-25-coverage.json" in prose.plain_text(shown["coverage_kept"]["note"])

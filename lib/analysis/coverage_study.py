@@ -27,7 +27,10 @@ TOP = 10
 
 
 def study(chunks: int, profile: str = BASE_PROFILE) -> dict:
-    """The record that is kept: `{kind, date, question, text, quick, full, by_chunk, provenance}`, rows as of `windows`."""
+    """The record that is kept: `{kind, date, question, text, quick, full, by_chunk, provenance}`.
+
+    Rows as of `windows`.
+    """
     started = time.time()
     chosen = load_profile(profile)
     quick, full = chosen["quick_chunks"], chosen["full_chunks"]

@@ -104,6 +104,8 @@ def best_of(m: Data) -> Iterator[Relation]:
     }.items():
         for i, row in enumerate(p3[key]):
             yield from _against(row, *sides(row), f"P3.{key}[{i}]", "ppl_by_sample")
+    for key in ("chunks", "documents") if "P2" in m else ():
+        yield f"P3.{key}", p3[key], m["P2"][key], f"P2.{key}: the prompts are the same"
     yield from _by_document(m, "P3", generated.best_of_by_document, ppl["model"])
     for i, row in enumerate(p3["judged"]):
         judges = row["chosen_by"], row["scored_by"]

@@ -50,6 +50,14 @@ def v2(m: Data) -> Iterator[Relation]:
         for row in data["top10"]
     }
     yield from _covered(m, "V2.coverage", data["coverage"], known)
+    for row in data["top10"]:
+        rest = _rest(m, 1 + row["delta_ppl_2k"], 1 + row["delta_ppl_full"])
+        where = f"V2.top10 L{row['layer']}H{row['head']}"
+        yield f"{where} delta_ppl_rest", row["delta_ppl_rest"], rest, "delta_ppl_2k and delta_ppl_full"
+    missed = [] if data["scan"] is None else data["scan"]["missed"]
+    every = [row["delta_ppl_full"] for row in data["top10"]] + [row["delta_full"] for row in missed]
+    for row, rank in zip(data["top10"], head_effects.ranks(every), strict=False):
+        yield f"V2.top10 L{row['layer']}H{row['head']} rank_all", row["rank_all"], rank, "V2.top10 and V2.scan.missed"
     if data["scan"] is None:
         return
     scanned = data["scan"]["heads"]
@@ -77,6 +85,13 @@ def v3(m: Data) -> Iterator[Relation]:
         "focus:mean": (None, 1 + data["mean_delta_ppl_full"]),
     }
     yield from _covered(m, "V3.coverage", data["coverage"], known)
+    quick = {row["what"]: row["quick"] for row in data["coverage"]}
+    for name in ("zero", "mean"):
+        rest = _rest(m, quick[f"focus:{name}"], 1 + data[f"{name}_delta_ppl_full"])
+        yield f"V3.{name}_delta_ppl_rest", data[f"{name}_delta_ppl_rest"], rest, "V3.coverage and the full tokens"
+    few, many = data["constant_share_2k"], data["constant_share_full"]
+    change = None if few is None or many is None else many - few
+    yield "V3.constant_share_change", data["constant_share_change"], change, "constant_share_full - constant_share_2k"
 
 
 def v4(m: Data) -> Iterator[Relation]:
@@ -84,6 +99,8 @@ def v4(m: Data) -> Iterator[Relation]:
     ladders = {"2k": data["cumulative_2k"], "full": data["cumulative"]}
     for span, rows in ladders.items():
         yield f"V4.crossings_{span}", data[f"crossings_{span}"], _crossings(rows, "n_linearized"), "the ratios"
+    shifts = {limit: n - data["crossings_2k"][limit] for limit, n in data["crossings_full"].items()}
+    yield "V4.shifts", data["shifts"], shifts, "crossings_full - crossings_2k"
     ratios = {f"ratio:{a['n_linearized']}": (a["ratio"], b["ratio"]) for a, b in zip(*ladders.values(), strict=True)}
     known = {"ratios": ratios}
     for kind in ("thresholds", "crossings"):
@@ -103,7 +120,10 @@ def v4(m: Data) -> Iterator[Relation]:
             "the ratios",
         )
     if data["cross_fit"]:
-        yield "V4.cross_fit.crossings", data["cross_fit"]["crossings"], other["crossings"], "V4.elsewhere.crossings"
+        fitted = data["cross_fit"]
+        yield "V4.cross_fit.crossings", fitted["crossings"], other["crossings"], "V4.elsewhere.crossings"
+        shifts = {limit: n - data["crossings_2k"][limit] for limit, n in fitted["crossings"].items()}
+        yield "V4.cross_fit.shifts", fitted["shifts"], shifts, "crossings - crossings_2k"
     yield from _controls(data["controls"]["rows"] if data["controls"] else [])
 
 
@@ -118,6 +138,12 @@ def _controls(rows: list) -> Iterator[Relation]:
         for gap in row["against_relu"]:
             where = f"{at}.against_relu[n={gap['n']}].difference"
             yield where, gap["difference"], relu[gap["n"]] - ratios[gap["n"]], "the ratios"
+
+
+def _rest(m: Data, quick: float, full: float) -> float | None:
+    """ΔPPL on the full tokens without the 2K, from the PPL ratios on both: mean ln ratios of chunks of one length."""
+    n, n_quick = m["setup"]["full_chunks"], m["setup"]["quick_chunks"]
+    return float(np.expm1((n * np.log(full) - n_quick * np.log(quick)) / (n - n_quick))) if n > n_quick else None
 
 
 def _crossings(rows: list, key: str) -> dict[str, float]:

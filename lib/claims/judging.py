@@ -144,10 +144,10 @@ def with_units(judge: Judge, section: str, unit: str) -> Judge:
     def judged(m: Results, limits: Limits) -> Finding:
         whole: Any = m
         data = whole[section]
-        own = {
-            key: [row | {JUDGED_BY[key]: pair} for row, pair in zip(data[key], data[f"by_{unit}"][f"{key}_ci"], strict=True)]
-            for key in (name.removesuffix("_ci") for name in data[f"by_{unit}"])
-        }
+        own = {}
+        for name, intervals in data[f"by_{unit}"].items():
+            key = name.removesuffix("_ci")
+            own[key] = [row | {JUDGED_BY[key]: pair} for row, pair in zip(data[key], intervals, strict=True)]
         return judge(whole | {section: data | own}, limits)
 
     return judged

@@ -290,19 +290,26 @@ class V1(TypedDict):
 
 
 class TopHead(TypedDict):
-    """A head zeroed, on the 2K and on the full tokens; rank 1 does the most harm."""
+    """A head zeroed, on the 2K, on the full tokens and on these without the 2K; rank 1 does the most harm.
+
+    rank_all: on the full tokens among these heads and those that the 2K missed.
+    """
 
     layer: Count
     head: Count
     rank_2k: int
     rank_full: int
     rank_full_ci: Interval
+    rank_all: int
+    rank_all_ci: Interval
     ppl_2k: Positive
     delta_ppl_2k: float
     delta_ppl_2k_ci: Interval
     ppl_full: Positive
     delta_ppl_full: float
     delta_ppl_full_ci: Interval
+    delta_ppl_rest: float | None
+    delta_ppl_rest_ci: Interval | None
 
 
 class ScannedHead(TypedDict):
@@ -337,9 +344,9 @@ class HeadScan(TypedDict):
 
 
 class RanksByChunk(TypedDict):
-    """Intervals on the full tokens with each chunk as a unit; `rank_full_ci` goes with `V2.top10`."""
+    """Intervals on the full tokens with each chunk as a unit; `rank_all_ci` goes with `V2.top10`."""
 
-    rank_full_ci: list[Interval]
+    rank_all_ci: list[Interval]
     spearman_ci: Interval | None
 
 
@@ -361,8 +368,8 @@ class FocusByChunk(TypedDict):
     """Intervals on the full tokens with each chunk as a unit."""
 
     zero_delta_ppl_full_ci: Interval
-    reduction_full_ci: Interval
     constant_share_full_ci: Interval | None
+    constant_share_change_ci: Interval | None
 
 
 class V3(TypedDict):
@@ -384,6 +391,12 @@ class V3(TypedDict):
     reduction_full_ci: Interval
     constant_share_full: float | None
     constant_share_full_ci: Interval | None
+    constant_share_change: float | None
+    constant_share_change_ci: Interval | None
+    zero_delta_ppl_rest: float | None
+    zero_delta_ppl_rest_ci: Interval | None
+    mean_delta_ppl_rest: float | None
+    mean_delta_ppl_rest_ci: Interval | None
     by_chunk: FocusByChunk
     coverage: list[Coverage]
 
@@ -446,11 +459,15 @@ class Optimism(TypedDict):
 
 
 class CrossFit(TypedDict):
+    """`shifts`: the crossings on other text minus those on the 2K."""
+
     windows: list[FittedWindow]
     optimism: list[Optimism]
     crossings_sd: Crossings
     crossings: Crossings
     crossings_ci: ThresholdIntervals
+    shifts: Crossings
+    shifts_ci: ThresholdIntervals
 
 
 class AgainstReLU(TypedDict):
@@ -478,6 +495,7 @@ class CrossingsByChunk(TypedDict):
     """Intervals on the full tokens with each chunk as a unit."""
 
     crossings_full_ci: ThresholdIntervals
+    shifts_ci: ThresholdIntervals
 
 
 class V4(TypedDict):
@@ -493,6 +511,8 @@ class V4(TypedDict):
     crossings_full: Crossings
     crossings_2k_ci: ThresholdIntervals
     crossings_full_ci: ThresholdIntervals
+    shifts: Crossings
+    shifts_ci: ThresholdIntervals
     by_chunk: CrossingsByChunk
     coverage: LadderCoverage
     elsewhere: OtherText | None
@@ -536,7 +556,7 @@ class CoverageOfKind(TypedDict):
 
 
 class WindowsOfSize(TypedDict):
-    """The windows of a kept study; by documents under `quick` and `full`, with each chunk as a unit under `by_chunk`."""
+    """The windows of a kept study; by documents under `quick` and `full`, each chunk a unit under `by_chunk`."""
 
     name: Literal["quick", "full", "by_chunk"]
     n_window: Count
@@ -680,6 +700,7 @@ class RefinementByDocument(TypedDict):
 class P2(TypedDict):
     iterations: Annotated[int, Keep(minimum=1)]
     n_prompts: Annotated[int, Keep(minimum=1)]
+    chunks: list[Count]
     documents: list[Count]
     by_document: RefinementByDocument
     conditions: Annotated[list[Refinement], Keep(minItems=1)]
@@ -756,7 +777,7 @@ class EqualFlops(TypedDict):
 
 
 class BestOfByDocument(TypedDict):
-    """Intervals with the prompts of one document as a unit, None where documents are too few; the list goes with P3's."""
+    """Intervals with the prompts of one document as a unit, None where documents are too few; as long as P3's list."""
 
     against_baseline_ci: list[Interval | None]
 
@@ -764,6 +785,7 @@ class BestOfByDocument(TypedDict):
 class P3(TypedDict):
     n: list[Annotated[int, Keep(minimum=1)]]
     n_prompts: Annotated[int, Keep(minimum=1)]
+    chunks: list[Count]
     documents: list[Count]
     by_document: BestOfByDocument
     new_tokens: Annotated[int, Keep(minimum=1)]
