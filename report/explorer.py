@@ -75,12 +75,7 @@ def counter(setup: Mapping[str, Any], generation: Mapping[str, Any]) -> Callable
 
     setup: the data of the set-up. generation: P3's parameters `prompt_tokens` and `new_tokens`, or none.
     """
-    model, length = setup["model"], setup["n_ctx"]
-    shape = flops.Shape(
-        **{key: model[key] for key in ("n_layer", "n_head", "n_kv_head", "d_head", "n_embd", "vocab_size")},
-        n_inner=model["d_mlp"],
-        gated=model["family"] != "gpt2",
-    )
+    shape, length = flops.Shape.of_results(setup["model"]), setup["n_ctx"]
     prompt, new = generation.get("prompt_tokens"), generation.get("new_tokens")
 
     def count(mode: str, n: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import numpy as np
 from lib.analysis import (
     beyond,
     bootstrap,
+    context,
     flops,
     generated,
     head_effects,
@@ -280,7 +281,7 @@ def _setup():
         "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
         "full_chunks": FULL, "quick_tokens": QUICK * N_CTX, "full_tokens": FULL * N_CTX, "ladder": LADDER,
         "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8,
-        "parameters": {"seed": SEED, "draws": DRAWS},
+        "parameters": {"seed": SEED, "draws": DRAWS, "context_tokens": FULL * N_CTX},
     }  # fmt: skip
 
 
@@ -334,7 +335,7 @@ def _recovery(scores):
             "samples": texts,
         },
         "P3": {
-            "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, **found,
+            "n": [1, 2, 5], "n_prompts": 20, "prompt_tokens": 128, "new_tokens": 64, "temperature": 0.8, **found,
             "chunks": list(range(20)), "documents": documents,
             "by_document": generated.best_of_by_document(sampled["model"], found, documents, SEED, DRAWS),
             "human": _human(human[0]), "judge": JUDGE | {"human": _human(human[1])},
@@ -418,9 +419,20 @@ def _context(rows):
         quotient = (last - 1) / (first - 1)
         ends = [quotient - 0.1, quotient + 0.1]
         excesses.append(named | {"shorter": 16, "longer": 64, "ratio": quotient, "ratio_ci": ends})
+    bins, contexts = context.bins(N_CTX), context.contexts(N_CTX)
+
+    def ratios(row, n, **more):
+        """The condition at n places, its ratio falling from the first to the last."""
+        own = np.linspace(*row["ratio"], n)
+        return row | more | {
+            "ppl": (20 * own).tolist(), "ppl_ci": [[10.0, 40.0]] * n,
+            "ratio": own.tolist(), "ratio_ci": [[value - 0.01, value + 0.01] for value in own],
+        }  # fmt: skip
+
+    gaps = [{"difference": 0.0, "difference_ci": [0.0, 0.0]}, *changes]
     targets = [
-        row | {"placed": placed} | {key: gap[key] for key in ("difference", "difference_ci")}
-        for placed in ("start", "in place") for row, gap in zip(rows[1:], changes, strict=True)
+        ratios(row, len(contexts), placed=placed) | {key: gap[key] for key in ("difference", "difference_ci")}
+        for placed in ("start", "in place") for row, gap in zip(rows, gaps, strict=True)
     ]  # fmt: skip
     by_unit = {
         "rise_at_longest_ci": [row["difference_ci"] for row in rises],
@@ -431,8 +443,10 @@ def _context(rows):
         "by_chunk": by_unit, "by_tokens": by_unit,
         "lengths": LENGTHS, "n_tokens": FULL * N_CTX, "conditions": rows, "rise_at_longest": rises,
         "longest_against_shortest": changes, "excess_ratios": excesses,
-        "by_position": {"n_tokens": FULL * N_CTX, "bins": [[1, 31], [32, 63]], "conditions": rows},
-        "same_targets": {"n_targets": 4 * FULL, "contexts": [4, 60], "conditions": targets}, "training": None,
+        "by_position": {
+            "n_tokens": FULL * N_CTX, "bins": bins, "conditions": [ratios(row, len(bins)) for row in rows],
+        },
+        "same_targets": {"n_targets": 4 * FULL, "contexts": contexts, "conditions": targets}, "training": None,
     }  # fmt: skip
 
 

@@ -639,6 +639,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "files": [],
         },
     }
+    found["P3"]["prompt_tokens"] = 128
     for section in ("P2", "P3"):
         found[section] |= {"chunks": list(range(20)), "documents": [i // 2 for i in range(20)]}
         found[section] |= {"by_document": _by_unit(found[section])}

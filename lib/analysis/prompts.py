@@ -9,6 +9,8 @@ import numpy as np
 from lib.analysis.bootstrap import DRAWS, MIN_DOCUMENTS, Interval, Units, effective_number, interval, small_sample_level
 from lib.errors import InputError
 
+Figures = Sequence[float] | np.ndarray  # one for each prompt
+
 
 def paired(above: Sequence[float], below: Sequence[float], seed: int = 0, draws: int = DRAWS) -> dict:
     """`above` (a) and `below` (b), paired by prompt: `{difference, difference_ci, relative, relative_ci, lower, of}`.
@@ -33,7 +35,7 @@ def paired(above: Sequence[float], below: Sequence[float], seed: int = 0, draws:
 
 
 def by_document(
-    above: Sequence[float], below: Sequence[float], documents: Sequence[int], seed: int = 0, draws: int = DRAWS
+    above: Figures, below: Figures, documents: Sequence[int], seed: int = 0, draws: int = DRAWS
 ) -> dict[str, Interval | None]:
     """`{difference_ci, relative_ci}` of `paired`, with the prompts of one document resampled together.
 
@@ -66,7 +68,7 @@ def lag1(values: Sequence[float]) -> float | None:
     return float(rest[1:] @ rest[:-1]) / spread if spread > 0 and own.size > 2 else None
 
 
-def _checked(values: Sequence[float]) -> np.ndarray:
+def _checked(values: Figures) -> np.ndarray:
     own = np.asarray(values, dtype=np.float64)
     if own.ndim != 1 or own.size == 0 or not np.isfinite(own).all():
         raise InputError(f"figures of shape {list(own.shape)}; one finite number for each prompt is needed")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.analysis import context as contexts
 from lib.analysis import flops, generated
 from lib.analysis.best_of_n import expected_best_of, first_best_of
 from lib.analysis.prompts import lag1
@@ -17,6 +18,7 @@ from lib.analysis.prompts import lag1
 Data = Mapping[str, Any]  # `{section: data}` as it stands in the files, whether or not it is well formed
 Relation = tuple[str, Any, Any, str]
 
+PUBLISHED_PROTOCOL = {"n_tokens": 128, "n_runs": 10}
 PUBLISHED_THEORY = [{"n_linearized": n, "speedup": flops.published_speedup(n, 144)} for n in (30, 70)]
 
 
@@ -25,6 +27,7 @@ def speed(m: Data) -> Iterator[Relation]:
     for row in p1["rows"]:
         where = f"P1.rows[condition={row['condition']},protocol={row['protocol']}].ms_per_tok"
         yield where, row["ms_per_tok"], 1000 / row["tok_per_s"], "1000 / tok_per_s"
+    yield "P1.published_protocol", p1["published_protocol"], PUBLISHED_PROTOCOL, "as published"
     yield "P1.published_theory", p1["published_theory"], PUBLISHED_THEORY, "the cost model for GPT-2 small"
     yield from _theory(m, p1["theory"], "P1.theory")
 
@@ -41,6 +44,7 @@ def refinement(m: Data) -> Iterator[Relation]:
     p2 = m["P2"]
     ppl = {row["condition"]: np.asarray(row["ppl_by_prompt"], float) for row in p2["conditions"]}
     base, human = ppl["baseline"], np.asarray(p2["human"]["ppl_by_prompt"], float)
+    yield "P2 iterations × n_prompts", [p2["iterations"], p2["n_prompts"]], list(base.shape), "ppl_by_prompt"
     for where, row in (
         *((f"P2.conditions[condition={row['condition']}]", row) for row in p2["conditions"]),
         ("P2.human", p2["human"]),
@@ -93,6 +97,9 @@ def best_of(m: Data) -> Iterator[Relation]:
         score = ppl[scorer][condition] if scorer != chooser else None
         return expected_best_of(ppl[chooser][condition], [n], score)[0]
 
+    yield "P3.n_prompts", p3["n_prompts"], len(ppl["model"]["baseline"]), "ppl_by_sample"
+    for key, value in (m["setup"]["judge"] or {}).items() if p3["judge"] else ():
+        yield f"P3.judge.{key}", p3["judge"][key], value, f"setup.judge.{key}"
     for row in p3["conditions"]:
         where, own = f"P3.conditions[condition={row['condition']}]", ppl["model"][row["condition"]]
         yield f"{where}.first_n", row["first_n"], first_best_of(own, ns), "ppl_by_sample"
@@ -117,10 +124,11 @@ def best_of(m: Data) -> Iterator[Relation]:
     humans = {"P3.human": p3["human"]} | ({"P3.judge.human": p3["judge"]["human"]} if p3["judge"] else {})
     for where, human in humans.items():
         yield f"{where}.ppl", human["ppl"], float(np.mean(human["ppl_by_prompt"])), "ppl_by_prompt"
+    shape = flops.Shape.of_results(m["setup"]["model"])
     for row in p3["equal_flops"]:
-        where = f"P3.equal_flops[n_linearized={row['n_linearized']}].extra_attention"
-        extra = flops.extra_tokens(row["ratio_attention"], p3["new_tokens"])
-        yield where, row["extra_attention"], extra, "ratio_attention"
+        n = row["n_linearized"]
+        for key, value in flops.equal_flops(shape, n, p3["prompt_tokens"], p3["new_tokens"]).items():
+            yield f"P3.equal_flops[n_linearized={n}].{key}", row[key], value, "the cost model"
 
 
 def _against(row: Data, a: float, b: float, where: str, rule: str) -> Iterator[Relation]:
@@ -134,6 +142,20 @@ def context(m: Data) -> Iterator[Relation]:
     ratio = {row["condition"]: row["ratio"] for row in p4["conditions"]}
     yield from _over_baseline(p4["conditions"], "P4.conditions")
     yield from _over_baseline(p4["by_position"]["conditions"], "P4.by_position.conditions")
+    for placed in ("start", "in place"):
+        own_place = [row for row in p4["same_targets"]["conditions"] if row["placed"] == placed]
+        yield from _over_baseline(own_place, f"P4.same_targets.conditions[placed={placed}]")
+    setup = m["setup"]
+    n_ctx, n_chunks = setup["n_ctx"], setup["full_chunks"]
+    expected = {
+        "P4.n_tokens": (p4["n_tokens"], setup["parameters"]["context_tokens"]),
+        "P4.by_position.n_tokens": (p4["by_position"]["n_tokens"], setup["full_tokens"]),
+        "P4.by_position.bins": (p4["by_position"]["bins"], contexts.bins(n_ctx)),
+        "P4.same_targets.contexts": (p4["same_targets"]["contexts"], contexts.contexts(n_ctx)),
+        "P4.same_targets.n_targets": (p4["same_targets"]["n_targets"], n_ctx // contexts.TARGETS * n_chunks),
+    }
+    for where, (value, again) in expected.items():
+        yield where, value, again, "the set-up"
     for key, first, last in (
         ("rise_at_longest", "before", "longest"),
         ("longest_against_shortest", "shortest", "longest"),

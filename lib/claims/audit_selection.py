@@ -60,6 +60,12 @@ def v2(m: Data) -> Iterator[Relation]:
         yield f"V2.top10 L{row['layer']}H{row['head']} rank_all", row["rank_all"], rank, "V2.top10 and V2.scan.missed"
     if data["scan"] is None:
         return
+    yield (
+        "V2.scan.chunks",
+        data["scan"]["chunks"],
+        _spread(m, data["scan"]["chunks"]),
+        "chunks evenly over the full ones",
+    )
     scanned = data["scan"]["heads"]
     for row, rank in zip(scanned, head_effects.ranks([row["delta"] for row in scanned]), strict=True):
         yield f"V2.scan.heads L{row['layer']}H{row['head']} rank", row["rank"], rank, "the order of delta"
@@ -119,12 +125,38 @@ def v4(m: Data) -> Iterator[Relation]:
             _crossings(other["cumulative"], "n_linearized"),
             "the ratios",
         )
+        without = m["setup"]["full_chunks"] - m["setup"]["quick_chunks"]
+        yield "V4.elsewhere.n_chunks", other["n_chunks"], min(other["n_chunks"], without), "the chunks without the 2K"
     if data["cross_fit"]:
+        yield from _cross_fitted(m, data["cross_fit"])
         fitted = data["cross_fit"]
         yield "V4.cross_fit.crossings", fitted["crossings"], other["crossings"], "V4.elsewhere.crossings"
         shifts = {limit: n - data["crossings_2k"][limit] for limit, n in fitted["crossings"].items()}
         yield "V4.cross_fit.shifts", fitted["shifts"], shifts, "crossings - crossings_2k"
-    yield from _controls(data["controls"]["rows"] if data["controls"] else [])
+    if data["controls"]:
+        chunks = data["controls"]["chunks"]
+        yield "V4.controls.chunks", chunks, _spread(m, chunks), "chunks evenly over the full ones"
+        yield from _controls(data["controls"]["rows"])
+
+
+def _cross_fitted(m: Data, fitted: Data) -> Iterator[Relation]:
+    """What a ranking gains on its own text: over all windows, the others' there add up to each one's elsewhere."""
+    own, other = (np.log([window[key] for window in fitted["windows"]]) for key in ("in_sample", "elsewhere"))
+    gain = dict(zip(m["setup"]["ladder"], np.expm1((own - other).mean(axis=0)), strict=True))
+    for row in fitted["optimism"]:
+        yield (
+            f"V4.cross_fit.optimism[n={row['n']}].excess",
+            row["excess"],
+            float(gain[row["n"]]),
+            "V4.cross_fit.windows",
+        )
+    first = fitted["windows"][0]
+    yield "V4.cross_fit.windows[0].start", first["start"], 0, "the first window is the 2K"
+    yield "V4.cross_fit.windows[0].shared", first["shared"], m["setup"]["relu_counts"][0], "its ranking is the run's"
+
+
+def _spread(m: Data, chunks: list[int]) -> list[int]:
+    return windows.spread_out(m["setup"]["full_chunks"], len(chunks))
 
 
 def _controls(rows: list) -> Iterator[Relation]:
@@ -158,6 +190,9 @@ def _covered(m: Data, where: str, rows: list, known: Mapping[str, tuple]) -> Ite
         for key, value in zip(("quick", "full"), known[row["what"]], strict=True):
             if value is not None:
                 yield f"{at}.{key}", row[key], value, "the section's own figure"
+        for key, parts in (("covered", row["n_windows"]), ("percentile", row["n_windows"] / 50)):
+            hits = row[key] * parts
+            yield f"{at}.{key}", hits, float(round(hits)), "a share of the windows"
         yield f"{at}.n_windows", row["n_windows"], n_chunks - n_quick + 1, "the chunks"
         yield f"{at}.n_disjoint", row["n_disjoint"], n_chunks // n_quick, "the chunks"
 

@@ -788,6 +788,7 @@ class P3(TypedDict):
     chunks: list[Count]
     documents: list[Count]
     by_document: BestOfByDocument
+    prompt_tokens: Annotated[int, Keep(minimum=1)]
     new_tokens: Annotated[int, Keep(minimum=1)]
     temperature: float
     conditions: Annotated[list[BestOf], Keep(minItems=1)]
