@@ -75,7 +75,7 @@ def test_no_claim_reads_a_section_that_it_does_not_name(found):
     [
         (("V3", "constant_share_full_ci"), "constant_bias"),
         (("V2", "spearman_ci"), "stable_ranking"),
-        (("V4", "crossings_2k_ci"), "thresholds_within_ten"),
+        (("V4", "cross_fit"), "thresholds_within_ten"),
         (("setup", "n_rankable"), "relu_nearly_harmless"),
         (("setup", "relu_counts"), "best_of_n_recovers"),
         (("P3", "new_tokens"), "equal_flops_insufficient"),
