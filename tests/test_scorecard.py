@@ -185,6 +185,14 @@ def test_a_short_run_is_held_against_the_figures_of_its_own_tokens_only():
     assert rows["V1.ppl_2k"] == rows["phase1.L0H8"] == rows["P2.baseline.iteration_1"] == "reproduced"
 
 
+def test_prompts_from_other_chunks_are_not_held_against_the_published_ones():
+    found = gpt2()
+    found["P3"]["chunks"] = list(range(0, 240, 12))
+    rows = {row["id"]: row["verdict"] for row in scorecard.score(found)["rows"]}
+    assert rows["P2.baseline.iteration_1"] == rows["P3.relu_30.best_of_5"] == "not comparable"
+    assert rows["V1.ppl_full"] == rows["P4.512.baseline"] == "reproduced"
+
+
 def test_timings_are_shown_and_never_counted():
     found = gpt2()
     found["P1"]["rows"][0]["tok_per_s"] = 5000.0
