@@ -139,6 +139,7 @@ RULES: dict[str, Whole | Real | Choice | Text | Workers] = {
     "speed_tokens": Whole(1),
     "speed_runs": Whole(1, 1000),
     "prompts": Whole(1),
+    "prompts_from": Choice(("spread", "first")),
     "prompt_tokens": Whole(1),
     "new_tokens": Whole(1),
     "iterations": Whole(1, 100),

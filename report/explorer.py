@@ -1,9 +1,10 @@
 """The explorer: what a number of changed heads costs and saves, read off the ladders that the results hold.
 
-A ladder is `{mode, tokens, rows}`; a row `{n, ppl, ppl_ci, ratio, ratio_ci, saved_attention, saved_model,
-extra_attention, extra_model}`. The first four come from the results as they are. The rest is arithmetic on the model's
-shape (`lib.analysis.flops`): shares (0–1) of the FLOPs of attention alone, as published, and of the whole model, and
-the tokens that they buy in P3; None where no end is set to those, or where P3 was not measured.
+A ladder is `{mode, tokens, alone, rows}`, alone where its intervals speak of those few chunks only. A row `{n, ppl,
+ppl_ci, ratio, ratio_ci, saved_attention, saved_model, extra_attention, extra_model}`. The first four come from the
+results as they are. The rest is arithmetic on the model's shape (`lib.analysis.flops`): shares (0–1) of the FLOPs of
+attention alone, as published, and of the whole model, and the tokens that they buy in P3; None where no end is set to
+those, or where P3 was not measured.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from lib.analysis import flops
 from lib.errors import InputError
-from report.prose import term
+from report.prose import QUICK_ALONE, quick_alone, term
 from report.words import EXPLORER_WORDS, LANGUAGES
 
 AFTER = "validation"
@@ -36,9 +37,14 @@ def ladders(sections: Sections) -> list[dict[str, Any]]:
     data = {name: section["data"] for name, section in sections.items()}
     if "setup" not in data:
         return []
-    count = counter(data["setup"], sections.get("P3", {}).get("parameters", {}))
+    count, alone = counter(data["setup"], sections.get("P3", {}).get("parameters", {})), quick_alone(data["setup"])
     return [
-        {"mode": mode, "tokens": tokens, "rows": [_figures(row) | count(mode, _figures(row)["n"]) for row in rows]}
+        {
+            "mode": mode,
+            "tokens": tokens,
+            "alone": alone and tokens == "2k",
+            "rows": [_figures(row) | count(mode, _figures(row)["n"]) for row in rows],
+        }
         for (mode, tokens), rows in _measured(data).items()
     ]
 
@@ -69,12 +75,7 @@ def counter(setup: Mapping[str, Any], generation: Mapping[str, Any]) -> Callable
 
     setup: the data of the set-up. generation: P3's parameters `prompt_tokens` and `new_tokens`, or none.
     """
-    model, length = setup["model"], setup["n_ctx"]
-    shape = flops.Shape(
-        **{key: model[key] for key in ("n_layer", "n_head", "n_kv_head", "d_head", "n_embd", "vocab_size")},
-        n_inner=model["d_mlp"],
-        gated=model["family"] != "gpt2",
-    )
+    shape, length = flops.Shape.of_results(setup["model"]), setup["n_ctx"]
     prompt, new = generation.get("prompt_tokens"), generation.get("new_tokens")
 
     def count(mode: str, n: int) -> dict[str, Any]:
@@ -101,6 +102,11 @@ def for_page(found: list[dict[str, Any]]) -> dict[str, Any]:
     """What script and template need: `{ladders, modes, tokens, words}`, in both languages; at most `LIMIT` bytes."""
     modes = {row["mode"]: {lang: term(row["mode"], lang) for lang in LANGUAGES} for row in found}
     words = {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in EXPLORER_WORDS.items()}
+    alone = words.pop("2k_alone")
+    words["in_table"] = words["2k"]
+    if any(row["alone"] for row in found):
+        words["2k"] = alone
+        words["note"] = {lang: f"{words['note'][lang]}{' ' * (lang == 'en')}{QUICK_ALONE[lang]}" for lang in LANGUAGES}
     tokens = [name for name in TOKENS if any(row["tokens"] == name for row in found)]
     page = {"ladders": found, "modes": modes, "tokens": tokens, "words": words}
     size = len(json.dumps(page, ensure_ascii=False).encode())

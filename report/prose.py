@@ -125,11 +125,21 @@ def say(ja: str, en: str, each: str | Rows | None = None, **values: Any) -> None
         show({"text/markdown": text, "text/plain": plain_text(text)}, {"lang": lang})
 
 
+def on_quick(ja: str = "", en: str = "") -> tuple[str, str]:
+    """A caption or note in both languages, and what intervals on too few documents of the 2K can't say."""
+    if quick_alone(bound().results["setup"]):
+        return ja + QUICK_ALONE["ja"], f"{en} {QUICK_ALONE['en']}".strip()
+    return ja, en
+
+
+def quick_alone(setup: Mapping[str, Any]) -> bool:
+    """Whether the 2K holds too few documents for its intervals to speak of other text."""
+    return bool(setup["documents"]["resampled_quick"]["scope"] == "these_chunks")
+
+
 def quick_note(ja: str = "", en: str = "") -> dict[str, str]:
-    """A table's `note_ja` and `note_en`: what is given, and what intervals on too few documents of the 2K can't say."""
-    if at("setup.documents.resampled_quick.scope").value == "these_chunks":
-        ja, en = ja + QUICK_ALONE["ja"], f"{en} {QUICK_ALONE['en']}".strip()
-    return {"note_ja": ja, "note_en": en}
+    """`on_quick` as a table's `note_ja` and `note_en`."""
+    return dict(zip(("note_ja", "note_en"), on_quick(ja, en), strict=True))
 
 
 def table(

@@ -125,6 +125,10 @@ EXPLORER_WORDS = {
     "mode": ("方式", "Mode"),
     "tokens": ("トークン", "Tokens"),
     "2k": ("2Kトークン", "2K tokens"),
+    "2k_alone": (
+        "2Kトークン（区間はこのチャンクの中だけの確かさ）",
+        "2K tokens (intervals speak of those chunks alone)",
+    ),
     "full": ("全トークン", "all tokens"),
     "spread": ("ReLUと同じ順序の対照", "controls in ReLU's order"),
     "heads": ("置き換えるヘッドの数", "Heads changed"),

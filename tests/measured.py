@@ -5,6 +5,7 @@ import numpy as np
 from lib.analysis import (
     beyond,
     bootstrap,
+    context,
     flops,
     generated,
     head_effects,
@@ -117,16 +118,20 @@ def build():
     top = sorted(data["zero"]["heads"], key=lambda row: -row["delta"])[:6]
     places = head_effects.places(top)
     a, b = single("zero", places, QUICK), single("zero", places, FULL)
+    without = bootstrap.Resampler(FULL - QUICK, N_CTX, SEED, DRAWS)
+    zeroed = [scores.score(Plan.of("zero", [place]))[QUICK:] for place in places]
+    c = head_effects.head_rows(places, zeroed, scores.base[QUICK:], without)
     draws = [resamplers[FULL].relative(scores.score(Plan.of("zero", [p])), scores.base) for p in places]
+    ranks, ranks_ci = head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws))
     rows = [
         {
             "layer": x["layer"], "head": x["head"], "rank_2k": i + 1, "rank_full": rank, "rank_full_ci": ends,
+            "rank_all": rank, "rank_all_ci": ends,
+            "delta_ppl_rest": z["delta"], "delta_ppl_rest_ci": z["delta_ci"],
             "ppl_2k": x["ppl"], "delta_ppl_2k": x["delta"], "delta_ppl_2k_ci": x["delta_ci"],
             "ppl_full": y["ppl"], "delta_ppl_full": y["delta"], "delta_ppl_full_ci": y["delta_ci"],
         }
-        for i, (x, y, rank, ends) in enumerate(
-            zip(a, b, head_effects.ranks(head_effects.deltas(b)), head_effects.ranks_ci(np.stack(draws)), strict=True)
-        )
+        for i, (x, y, z, rank, ends) in enumerate(zip(a, b, c, ranks, ranks_ci, strict=True))
     ]  # fmt: skip
     by_chunk = bootstrap.Resampler.by_chunk(FULL, N_CTX, SEED, DRAWS)
     chunk_draws = np.stack([by_chunk.relative(scores.score(Plan.of("zero", [p])), scores.base) for p in places])
@@ -140,7 +145,7 @@ def build():
         "spearman": head_effects.spearman(head_effects.deltas(a), head_effects.deltas(b)),
         "spearman_ci": head_effects.spearman_ci(quick_draws, np.stack(draws)),
         "by_chunk": {
-            "rank_full_ci": head_effects.ranks_ci(chunk_draws),
+            "rank_all_ci": head_effects.ranks_ci(chunk_draws),
             "spearman_ci": head_effects.spearman_ci(quick_draws, chunk_draws),
         },
         "lead": by_full[0]["delta_ppl_full"] / by_full[1]["delta_ppl_full"], "first_full": by_full[0],
@@ -158,10 +163,11 @@ def build():
     }  # fmt: skip
 
     layer, head = places[0]
-    v3 = {"layer": layer, "head": head}
+    v3, scored = {"layer": layer, "head": head}, {}
     for column, n in (("2k", QUICK), ("full", FULL)):
         zero, mean = (scores.score(Plan.of(mode, [(layer, head)]))[:n] for mode in ("zero", "mean"))
         base, resampler = scores.base[:n], resamplers[n]
+        scored[column] = zero, mean, base, resampler
         for name, (value, ends) in {
             "zero_delta_ppl": perplexity.delta(zero, base, resampler),
             "mean_delta_ppl": perplexity.delta(mean, base, resampler),
@@ -169,10 +175,14 @@ def build():
             "constant_share": perplexity.constant_share(zero, mean, base, resampler),
         }.items():
             v3 |= {f"{name}_{column}": value, f"{name}_{column}_ci": ends}
+    v3["constant_share_change"], v3["constant_share_change_ci"] = perplexity.constant_share_change(*scored.values())
+    for name, nll in (("zero", zero), ("mean", mean)):
+        value, ends = perplexity.delta(nll[QUICK:], base[QUICK:], without)
+        v3 |= {f"{name}_delta_ppl_rest": value, f"{name}_delta_ppl_rest_ci": ends}
     v3["by_chunk"] = {
         "zero_delta_ppl_full_ci": perplexity.delta(zero, base, by_chunk)[1],
-        "reduction_full_ci": perplexity.quotient(zero, mean, base, by_chunk)[1],
         "constant_share_full_ci": perplexity.constant_share(zero, mean, base, by_chunk)[1],
+        "constant_share_change_ci": perplexity.constant_share_change(scored["2k"], (zero, mean, base, by_chunk))[1],
     }
     v3["coverage"] = windows.coverage(
         {"focus:zero": (zero, base), "focus:mean": (mean, base)}, QUICK, None, SEED, DRAWS
@@ -189,11 +199,30 @@ def build():
     v4["factored"] = [{"n_linearized": row.pop("n")} | row for row in other["cumulative"]]
     piles = head_effects.pile([(*place, "relu") for place in ranking], LADDER)
     curve = head_effects.curve(piles, {plan: scores.score(plan) for plan in piles.values()}, by_chunk)
-    v4["by_chunk"] = {"crossings_full_ci": curve["crossings_ci"]}
+    quick, full, single_chunks = (
+        _crossing(scores, piles, n, resampler)
+        for n, resampler in ((QUICK, resamplers[QUICK]), (FULL, resamplers[FULL]), (FULL, by_chunk))
+    )
+    v4["by_chunk"] = {
+        "crossings_full_ci": curve["crossings_ci"], "shifts_ci": head_effects.shifts_ci(quick, single_chunks),
+    }  # fmt: skip
+    v4 |= {"shifts": _moved(v4, v4["crossings_full"]), "shifts_ci": head_effects.shifts_ci(quick, full)}
     v4 |= _selection(scores, ranking, rankable)
+    other = v4["cross_fit"].pop("draws")
+    v4["cross_fit"]["shifts"] = _moved(v4, v4["cross_fit"]["crossings"])
+    v4["cross_fit"]["shifts_ci"] = head_effects.shifts_ci(quick, other)
     found["V4"] = v4
-    found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4)
+    found["V5"] = quick_vs_full.compare(found["V1"], found["V2"], found["V3"], v4) | {"kept_coverage": None}
     return io.plain(found | _recovery(scores))
+
+
+def _crossing(scores, piles, n, resampler):
+    cut = [scores.score(plan)[:n] for plan in piles.values()]
+    return head_effects.all_crossing_draws(LADDER, resampler.relatives(cut, cut[0]))
+
+
+def _moved(v4, crossings):
+    return {limit: n - v4["crossings_2k"][limit] for limit, n in crossings.items()}
 
 
 def _selection(scores, ranking, rankable):
@@ -213,7 +242,8 @@ def _selection(scores, ranking, rankable):
         window["shared"] = len(set(ranking[: COUNTS[0]]) & set(window.pop("ranking")[: COUNTS[0]]))
     draws = rest.relatives([scores.score(plan)[QUICK:] for plan in piles], scores.base[QUICK:])
     fitted["crossings"] = curve["crossings"]
-    fitted["crossings_ci"] = selection.crossings_with_ranking(LADDER, draws, fitted["crossings_sd"], len(starts), SEED)
+    fitted["draws"] = selection.crossings_with_ranking(LADDER, draws, fitted["crossings_sd"], len(starts), SEED)
+    fitted["crossings_ci"] = {limit: bootstrap.interval(own) for limit, own in fitted["draws"].items()}
     ladders = {mode: [Plan.of(mode, ranking[:n]) for n in LADDER] for mode in ("relu", "mean", "zero", "uniform")}
     order = selection.random_orders(rankable, 1, SEED)[0]
     ladders["random:1"] = [Plan.of("relu", order[:n]) for n in LADDER]
@@ -250,7 +280,8 @@ def _setup():
         "model": model, "corpus": corpus, "documents": documents, "judge": JUDGE,
         "device": "cpu", "backend": "naive", "n_ctx": N_CTX, "quick_chunks": QUICK,
         "full_chunks": FULL, "quick_tokens": QUICK * N_CTX, "full_tokens": FULL * N_CTX, "ladder": LADDER,
-        "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8, "parameters": {"seed": SEED},
+        "relu_counts": COUNTS, "context_lengths": LENGTHS, "n_heads": 12, "n_rankable": 8,
+        "parameters": {"seed": SEED, "draws": DRAWS, "context_tokens": FULL * N_CTX},
     }  # fmt: skip
 
 
@@ -285,6 +316,8 @@ def _recovery(scores):
         for counts, shape in ((COUNTS, (SHAPE.n_heads, N_CTX, SHAPE.d_head)), ((30, 70), (144,)))
     )
     human = np.stack([rng.normal(level, 0.2, 20) for level in (9.0, 8.0, 7.0)])
+    documents = [i // 3 for i in range(20)]
+    refined = generated.refinement(iterated, conditions, human, SEED, DRAWS)
     found = generated.best_of(sampled["model"], conditions, [1, 2, 5], SEED, DRAWS)
     for row in found["conditions"]:
         row["judged_by_sample"] = sampled["judge"][row["condition"]].tolist()
@@ -293,7 +326,8 @@ def _recovery(scores):
         "P1": {"rows": p1, **PROTOCOL, "theory": theory, "published_theory": published_theory},
         "P2": {
             "iterations": 3, "n_prompts": 20, "conditions": p2,
-            **generated.refinement(iterated, conditions, human, SEED, DRAWS),
+            **refined, "chunks": list(range(20)), "documents": documents,
+            "by_document": generated.refinement_by_document(iterated, refined, documents, SEED, DRAWS),
             "human": generated.by_iteration(human, SEED, DRAWS) | {
                 "distinct_2": 0.9, "longest_repeat": 3.0,
                 "repeated_4gram_share": 0.1, "repeated_4gram_share_ci": [0.0, 0.2],
@@ -301,7 +335,9 @@ def _recovery(scores):
             "samples": texts,
         },
         "P3": {
-            "n": [1, 2, 5], "n_prompts": 20, "new_tokens": 64, "temperature": 0.8, **found,
+            "n": [1, 2, 5], "n_prompts": 20, "prompt_tokens": 128, "new_tokens": 64, "temperature": 0.8, **found,
+            "chunks": list(range(20)), "documents": documents,
+            "by_document": generated.best_of_by_document(sampled["model"], found, documents, SEED, DRAWS),
             "human": _human(human[0]), "judge": JUDGE | {"human": _human(human[1])},
             "judged": generated.judged(sampled, conditions, [2, 5], SEED, DRAWS),
             "equal_flops": [flops.equal_flops(SHAPE, n) for n in COUNTS], "samples": texts,
@@ -383,15 +419,34 @@ def _context(rows):
         quotient = (last - 1) / (first - 1)
         ends = [quotient - 0.1, quotient + 0.1]
         excesses.append(named | {"shorter": 16, "longer": 64, "ratio": quotient, "ratio_ci": ends})
+    bins, contexts = context.bins(N_CTX), context.contexts(N_CTX)
+
+    def ratios(row, n, **more):
+        """The condition at n places, its ratio falling from the first to the last."""
+        own = np.linspace(*row["ratio"], n)
+        return row | more | {
+            "ppl": (20 * own).tolist(), "ppl_ci": [[10.0, 40.0]] * n,
+            "ratio": own.tolist(), "ratio_ci": [[value - 0.01, value + 0.01] for value in own],
+        }  # fmt: skip
+
+    gaps = [{"difference": 0.0, "difference_ci": [0.0, 0.0]}, *changes]
     targets = [
-        row | {"placed": placed} | {key: gap[key] for key in ("difference", "difference_ci")}
-        for placed in ("start", "in place") for row, gap in zip(rows[1:], changes, strict=True)
+        ratios(row, len(contexts), placed=placed) | {key: gap[key] for key in ("difference", "difference_ci")}
+        for placed in ("start", "in place") for row, gap in zip(rows, gaps, strict=True)
     ]  # fmt: skip
+    by_unit = {
+        "rise_at_longest_ci": [row["difference_ci"] for row in rises],
+        "longest_against_shortest_ci": [row["difference_ci"] for row in changes],
+        "excess_ratios_ci": [row["ratio_ci"] for row in excesses],
+    }
     return {
+        "by_chunk": by_unit, "by_tokens": by_unit,
         "lengths": LENGTHS, "n_tokens": FULL * N_CTX, "conditions": rows, "rise_at_longest": rises,
         "longest_against_shortest": changes, "excess_ratios": excesses,
-        "by_position": {"n_tokens": FULL * N_CTX, "bins": [[1, 31], [32, 63]], "conditions": rows},
-        "same_targets": {"n_targets": 4 * FULL, "contexts": [4, 60], "conditions": targets}, "training": None,
+        "by_position": {
+            "n_tokens": FULL * N_CTX, "bins": bins, "conditions": [ratios(row, len(bins)) for row in rows],
+        },
+        "same_targets": {"n_targets": 4 * FULL, "contexts": contexts, "conditions": targets}, "training": None,
     }  # fmt: skip
 
 

@@ -68,8 +68,11 @@ def _follow(found):
         row["delta"] = 0.002 if i < phases["relu"]["summary"]["under_1pct"] else 0.03
     v2["top10"] = [row for row in v2["top10"] if row["layer"] is not None]
     v2["spearman"] = 1 - 6 * sum((row["rank_2k"] - row["rank_full"]) ** 2 for row in v2["top10"]) / 990
+    for row in v2["top10"]:
+        row["rank_all"] = row["rank_full"]
     for span in ("2k", "full"):
         v3[f"constant_share_{span}"] = 1 - v3[f"mean_delta_ppl_{span}"] / v3[f"zero_delta_ppl_{span}"]
+    v3["constant_share_change"] = v3["constant_share_full"] - v3["constant_share_2k"]
     for row in p3["conditions"]:
         row["expected"] = list(row["first_n"])
     base = p3["conditions"][0]["expected"][0]

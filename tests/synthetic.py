@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 from lib.claims import rules, scorecard
-from lib.claims.judging import VERDICTS
+from lib.claims.judging import JUDGED_BY, VERDICTS
 from report import prose
 from report.assemble import assemble
 from report.charts import charts, open_questions
@@ -124,6 +124,8 @@ def _cross_fit(ladder):
         "crossings_sd": {"1.1": 3.0, "1.5": 4.0, "2.0": 5.0},
         "crossings": {"1.1": 25.0, "1.5": 63.0, "2.0": 91.0},
         "crossings_ci": {"1.1": [10.0, 38.0], "1.5": [48.0, 74.0], "2.0": [77.0, 110.0]},
+        "shifts": {"1.1": -8.0, "1.5": -9.0, "2.0": -3.0},
+        "shifts_ci": {"1.1": [-22.0, 6.0], "1.5": [-22.0, 4.0], "2.0": [-14.0, 10.0]},
     }
 
 
@@ -164,6 +166,11 @@ def _paired(condition, n, difference):
     return named | {"difference": difference, "difference_ci": _interval(difference, 0.2)} | share
 
 
+def _by_unit(section):
+    """The intervals that another unit of text would have: here the section's own."""
+    return {f"{key}_ci": [row[name] for row in section[key]] for key, name in JUDGED_BY.items() if key in section}
+
+
 def _human(ppl):
     return {"ppl": ppl, "ppl_ci": _interval(ppl, 0.1), "ppl_by_prompt": [ppl] * 20}
 
@@ -193,6 +200,10 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "rank_2k": i + 1,
             "rank_full": [1, 3, 2, 4, 5, 8, 6, 7, 10, 9][i],
             "rank_full_ci": [max(1, i - 1), i + 3],
+            "rank_all": [1, 3, 2, 4, 5, 8, 6, 7, 10, 9][i],
+            "rank_all_ci": [max(1, i - 1), i + 3],
+            "delta_ppl_rest": 2.61 / (i + 1) ** 1.5,
+            "delta_ppl_rest_ci": _interval(2.61 / (i + 1) ** 1.5, 0.1),
             "ppl_2k": 30.0,
             "ppl_full": 33.0,
             "delta_ppl_2k": 2.4 / (i + 1) ** 1.5,
@@ -344,7 +355,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "moved": top10[1:3],
             "spearman": 0.99,
             "spearman_ci": [0.9, 1.0],
-            "by_chunk": {"rank_full_ci": [row["rank_full_ci"] for row in top10], "spearman_ci": [0.95, 1.0]},
+            "by_chunk": {"rank_all_ci": [row["rank_all_ci"] for row in top10], "spearman_ci": [0.95, 1.0]},
             "lead": 3.9,
             "first_full": top10[0],
             "coverage": [_covered(f"zero:L{r['layer']}H{r['head']}", 1 + r["delta_ppl_2k"], 1.1) for r in top10],
@@ -369,10 +380,16 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "constant_share_2k_ci": [0.99, 1.0],
             "constant_share_full": 0.997,
             "constant_share_full_ci": [0.995, 0.998],
+            "constant_share_change": 0.002,
+            "constant_share_change_ci": [0.001, 0.003],
+            "zero_delta_ppl_rest": 2.82,
+            "zero_delta_ppl_rest_ci": [2.6, 3.0],
+            "mean_delta_ppl_rest": 0.009,
+            "mean_delta_ppl_rest_ci": [0.006, 0.012],
             "by_chunk": {
                 "zero_delta_ppl_full_ci": [2.1, 2.3],
-                "reduction_full_ci": [270.0, 330.0],
                 "constant_share_full_ci": [0.996, 0.997],
+                "constant_share_change_ci": [0.0015, 0.0025],
             },
             "coverage": [_covered("focus:zero", 3.4, 3.6), _covered("focus:mean", 1.01, 1.01)],
         },
@@ -389,7 +406,12 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "crossings_2k_ci": {"1.1": [30.0, 36.0], "1.5": [68.0, 75.0], "2.0": [91.0, 97.0]},
             "crossings_full": {"1.1": 26.0, "1.5": 64.0, "2.0": 92.0},
             "crossings_full_ci": {"1.1": [22.0, 29.0], "1.5": [61.0, 67.0], "2.0": [88.0, 96.0]},
-            "by_chunk": {"crossings_full_ci": {"1.1": [24.0, 27.0], "1.5": [63.0, 65.0], "2.0": [90.0, 94.0]}},
+            "shifts": {"1.1": -7.0, "1.5": -8.0, "2.0": -2.0},
+            "shifts_ci": {"1.1": [-9.0, -5.0], "1.5": [-10.0, -6.0], "2.0": [-4.0, 0.0]},
+            "by_chunk": {
+                "crossings_full_ci": {"1.1": [24.0, 27.0], "1.5": [63.0, 65.0], "2.0": [90.0, 94.0]},
+                "shifts_ci": {"1.1": [-8.0, -6.0], "1.5": [-9.0, -7.0], "2.0": [-3.0, -1.0]},
+            },
             "coverage": _ladder_coverage(ladder),
             "elsewhere": {
                 "n_chunks": 48,
@@ -430,6 +452,11 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "thresholds_2k": {"1.1": 30, "1.5": 70, "2.0": 90},
             "thresholds_full": thresholds,
             "max_threshold_shift": 10,
+            "coverage": [
+                {"kind": kind, "n": 3, "lowest": 0.5, "mean": 0.6, "highest": 0.7}
+                for kind in ("ppl", "zero", "focus", "ratio", "thresholds", "crossings")
+            ],
+            "kept_coverage": None,
         },
         "P1": {
             "rows": [
@@ -612,6 +639,11 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "files": [],
         },
     }
+    found["P3"]["prompt_tokens"] = 128
+    for section in ("P2", "P3"):
+        found[section] |= {"chunks": list(range(20)), "documents": [i // 2 for i in range(20)]}
+        found[section] |= {"by_document": _by_unit(found[section])}
+    found["P4"] |= {f"by_{unit}": _by_unit(found["P4"]) for unit in ("chunk", "tokens")}
     judged = rules.evaluate(found)
     counts = {verdict: sum(claim["verdict"] == verdict for claim in judged) for verdict in VERDICTS}
     rest = {"hypothesis": rules.hypothesis(found), "sensitivity": rules.sensitivity(found)}

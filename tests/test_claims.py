@@ -75,7 +75,7 @@ def test_no_claim_reads_a_section_that_it_does_not_name(found):
     [
         (("V3", "constant_share_full_ci"), "constant_bias"),
         (("V2", "spearman_ci"), "stable_ranking"),
-        (("V4", "crossings_2k_ci"), "thresholds_within_ten"),
+        (("V4", "cross_fit"), "thresholds_within_ten"),
         (("setup", "n_rankable"), "relu_nearly_harmless"),
         (("setup", "relu_counts"), "best_of_n_recovers"),
         (("P3", "new_tokens"), "equal_flops_insufficient"),
@@ -144,9 +144,9 @@ def test_wilson_by_hand():
 
 def test_ranking_fails_when_the_leader_surely_changed(found):
     row = next(row for row in found["V2"]["top10"] if row["rank_2k"] == 1)
-    row |= {"rank_full": 2, "rank_full_ci": [2, 3]}
+    row |= {"rank_all": 2, "rank_all_ci": [2, 3]}
     assert verdict(found, "stable_ranking") == FAILS
-    row["rank_full_ci"] = [1, 3]
+    row["rank_all_ci"] = [1, 3]
     assert verdict(found, "stable_ranking") == OPEN
 
 
@@ -172,18 +172,17 @@ def test_a_head_that_does_nothing_has_no_bias_to_judge(found):
 
 
 @pytest.mark.parametrize(
-    ("quick", "full", "expected"),
-    [([30, 30], [20, 30], HOLDS), ([30, 30], [10, 20], OPEN), ([30, 40], [10, 10], FAILS)],
+    ("ends", "expected"),
+    [([-10, 3], HOLDS), ([-20, 0], OPEN), ([-30, -11], FAILS), ([11, 12], FAILS), ([-12, 12], OPEN), ([2, None], OPEN)],
 )
-def test_thresholds_by_their_intervals(found, quick, full, expected):
-    found["V4"]["crossings_2k_ci"]["1.1"] = quick
-    found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = full
+def test_thresholds_by_the_interval_of_their_move(found, ends, expected):
+    found["V4"]["cross_fit"]["shifts_ci"]["1.1"] = ends
     assert verdict(found, "thresholds_within_ten") == expected
 
 
 def test_thresholds_without_cross_fitting_go_by_the_text_alone(found):
     found["V4"]["cross_fit"] = None
-    found["V4"]["crossings_full_ci"]["1.1"] = [10, 10]
+    found["V4"]["shifts_ci"]["1.1"] = [-20, -15]
     assert verdict(found, "thresholds_within_ten") == FAILS
 
 
@@ -215,12 +214,10 @@ def test_inequality_by_the_exponent(found, ends, expected):
 
 
 @pytest.mark.parametrize(
-    ("quick", "full", "expected"),
-    [([150, 250], [280, 330], HOLDS), ([150, 290], [280, 330], OPEN), ([150, 250], [20, 90], FAILS)]
-    + [([150, None], [280, 330], OPEN)],
+    ("ends", "expected"), [([0.001, 0.01], HOLDS), ([-0.01, 0.02], OPEN), ([-0.02, -0.01], FAILS), (None, OPEN)]
 )
-def test_strengthening_needs_intervals_apart(found, quick, full, expected):
-    found["V3"] |= {"reduction_2k_ci": quick, "reduction_full_ci": full}
+def test_strengthening_by_the_interval_of_the_change(found, ends, expected):
+    found["V3"]["constant_share_change_ci"] = ends
     assert verdict(found, "bias_strengthened") == expected
 
 
@@ -427,21 +424,56 @@ def test_chunks_as_units_and_the_ranking_held_fixed(found):
     """The verdict by the narrower intervals, whatever the rule's own say."""
     found["V2"]["by_chunk"] = {
         "spearman_ci": [0.1, 0.2],
-        "rank_full_ci": [r["rank_full_ci"] for r in found["V2"]["top10"]],
+        "rank_all_ci": [r["rank_all_ci"] for r in found["V2"]["top10"]],
     }
     found["V3"]["constant_share_full_ci"] = [0.9, 0.99]
     found["V3"]["by_chunk"]["constant_share_full_ci"] = [0.96, 0.97]
     v4 = found["V4"]
-    v4["cross_fit"] = {"optimism": [], "crossings_ci": {limit: [0.0, 140.0] for limit in v4["crossings_full"]}}
-    v4["crossings_full_ci"] = v4["crossings_2k_ci"]
-    v4["by_chunk"]["crossings_full_ci"] = {limit: [100.0, 101.0] for limit in v4["crossings_full"]}
-    v4["by_chunk"]["crossings_full_ci"]["1.1"] = [100.0 + end for end in v4["crossings_2k_ci"]["1.1"]]
+    v4["cross_fit"]["shifts_ci"] = {limit: [-50.0, 50.0] for limit in v4["crossings_full"]}
+    v4["shifts_ci"] = {limit: [-1.0, 1.0] for limit in v4["crossings_full"]}
+    v4["by_chunk"]["shifts_ci"] = {limit: [20.0, 21.0] for limit in v4["crossings_full"]}
     told = {(row["id"], row["variant"]): row["verdict"] for row in rules.sensitivity(found) if row["value"] is None}
     assert verdict(found, "stable_ranking") == HOLDS and told["stable_ranking", "chunks as units"] == FAILS
     assert verdict(found, "constant_bias") == OPEN and told["constant_bias", "chunks as units"] == HOLDS
     assert verdict(found, "thresholds_within_ten") == OPEN
     assert told["thresholds_within_ten", "ranking held fixed"] == HOLDS
     assert told["thresholds_within_ten", "ranking held fixed, chunks as units"] == FAILS
+
+
+@pytest.mark.parametrize(
+    ("id", "section", "unit", "rows", "variant"),
+    [
+        (id, "P4", unit, rows, variant)
+        for unit, variant in (("chunk", "chunks as units"), ("tokens", "blocks of tokens as units"))
+        for id, rows in (
+            ("context_stable", "excess_ratios"),
+            ("long_context_helps", "longest_against_shortest"),
+            ("rise_at_longest", "rise_at_longest"),
+        )
+    ]
+    + [
+        ("refinement_degenerates", "P2", "document", "falls", "documents as units"),
+        ("conditions_converge", "P2", "document", "gaps", "documents as units"),
+        ("best_of_n_recovers", "P3", "document", "against_baseline", "documents as units"),
+        ("best_of_n_recovers_more", "P3", "document", "against_baseline", "documents as units"),
+    ],
+)
+def test_other_units_of_part_p(found, id, section, unit, rows, variant):
+    """Their own intervals decide, and theirs alone; where there are none, nothing can be told."""
+
+    def told():
+        return {(row["id"], row["variant"]): row["verdict"] for row in rules.sensitivity(found) if row["value"] is None}
+
+    own, n = verdict(found, id), len(found[section][rows])
+    before = told()
+    verdicts = set()
+    for ends in ([-9.0, -8.0], [8.0, 9.0], None):
+        found[section][f"by_{unit}"][f"{rows}_ci"] = [ends] * n
+        after = told()
+        assert verdict(found, id) == own
+        assert {key[0] for key in after if key[1] != variant and after[key] != before[key]} == set()
+        verdicts.add(after[id, variant])
+    assert after[id, variant] == OPEN and verdicts - {OPEN} and len(verdicts) > 1
 
 
 def test_other_ways_to_judge(found):
@@ -456,3 +488,12 @@ def test_other_ways_to_judge(found):
     assert told["best_of_n_recovers", "second judge scores"] == OPEN
     del found["P3"]
     assert {row["verdict"] for row in rules.sensitivity(found) if row["id"].startswith("best_of_n")} == {NOT_MEASURED}
+
+
+def test_a_head_that_the_2k_missed_counts_among_the_ranks(found):
+    """Its place is taken by a head that is in nobody's table of the 2K's first."""
+    leader = next(row for row in found["V2"]["top10"] if row["rank_2k"] == 1)
+    assert leader["rank_full"] == 1
+    leader |= {"rank_all": 2, "rank_all_ci": [2, 2]}
+    claim = judged(found)["stable_ranking"]
+    assert claim["verdict"] == FAILS and not claim["evidence"]["same_top"]

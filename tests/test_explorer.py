@@ -5,7 +5,7 @@ from synthetic import results
 
 from lib.analysis import flops
 from lib.errors import InputError
-from report import explorer
+from report import explorer, prose
 
 GPT2 = flops.Shape(12, 12, 12, 64, 768, 3072, 50257)
 
@@ -39,6 +39,18 @@ def test_controls_stand_by_themselves_and_only_where_they_were_measured():
     found = explorer.ladders(with_controls)
     shown = next(ladder for ladder in found if (ladder["mode"], ladder["tokens"]) == ("uniform", "spread"))["rows"]
     assert [(row["n"], row["ratio"]) for row in shown] == [(row["n"], row["ratio"]) for row in rows]
+
+
+def test_where_the_2k_holds_too_few_documents_its_intervals_say_so():
+    setup = results()["setup"]
+    few = setup["documents"] | {"resampled_quick": setup["documents"]["resampled_quick"] | {"scope": "these_chunks"}}
+    found = explorer.ladders(sections("setup", "V4", setup={"documents": few}))
+    assert {row["tokens"] for row in found if row["alone"]} == {"2k"}
+    told = explorer.for_page(found)["words"]
+    enough = explorer.for_page(explorer.ladders(sections("setup", "V4")))["words"]
+    for lang, words in prose.QUICK_ALONE.items():
+        assert told["note"][lang].endswith(words) and words not in enough["note"][lang]
+        assert told["2k"][lang] != enough["2k"][lang] == told["in_table"][lang]
 
 
 def test_a_ladder_holds_the_results_and_the_counts():

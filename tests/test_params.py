@@ -111,6 +111,7 @@ def test_the_specification_s_own_run():
     assert shape["context_lengths"] == [128, 256, 512, 1024]
     speed = {"speed_prompt": 64, "speed_tokens": 128, "speed_runs": 10, "context_tokens": 50_000}
     part_p = {"prompts": 20, "prompt_tokens": 128, "new_tokens": 64, "iterations": 3, "samples": 5, "temperature": 0.8}
+    part_p |= {"prompts_from": "first"}
     assert (speed | part_p).items() <= values.items()
 
 

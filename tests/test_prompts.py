@@ -67,3 +67,36 @@ def test_other_prompts_are_refused():
         prompts.paired([1.0, np.inf], [1.0, 2.0])
     with pytest.raises(InputError, match="one finite number"):
         prompts.lag1([])
+
+
+def test_prompts_of_one_document_are_one_unit():
+    """Differences that share a document's level: by document the interval covers, by prompt it does not."""
+    rng = np.random.default_rng(6)
+    documents = np.repeat(np.arange(10), 4)
+    inside = {"document": 0, "prompt": 0}
+    for i in range(200):
+        a = 20 + rng.normal(0, 1, 10)[documents] + rng.normal(0, 0.3, 40)
+        b = np.full(40, 20.0)
+        ends = {
+            "document": prompts.by_document(a, b, documents, i, 300),
+            "prompt": prompts.paired(a, b, i, 300),
+        }
+        for unit, found in ends.items():
+            low, high = found["difference_ci"]
+            inside[unit] += low <= 0 <= high
+            low, high = found["relative_ci"]
+            assert low * 20 == pytest.approx(found["difference_ci"][0], abs=1e-9)
+    assert inside["document"] / 200 >= 0.9 and inside["prompt"] / 200 < 0.75
+
+
+def test_each_prompt_a_document_is_each_prompt_a_unit():
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(3, 1, 30), rng.normal(3, 1, 30)
+    by_document, by_prompt = prompts.by_document(a, b, range(30), 1, 4000), prompts.paired(a, b, 1, 4000)
+    assert by_document["difference_ci"] == pytest.approx(by_prompt["difference_ci"], abs=0.06)
+
+
+def test_too_few_documents_have_no_interval():
+    assert prompts.by_document([1.0] * 6, [2.0] * 6, [0, 0, 0, 0, 1, 2])["difference_ci"] is None
+    with pytest.raises(InputError, match="one of each"):
+        prompts.by_document([1.0, 2.0], [1.0, 2.0], [0, 1, 2])

@@ -142,8 +142,11 @@ def test_stable_ranking(run):
     quick, full = (ranks([row[f"delta_ppl_{span}"] for row in top]) for span in ("2k", "full"))
     assert [row["rank_2k"] for row in top] == quick.tolist() and [row["rank_full"] for row in top] == full.tolist()
     assert v2["spearman"] == pytest.approx(np.corrcoef(quick, full)[0, 1], abs=1e-9)
+    missed = [row["delta_full"] for row in (v2["scan"] or {"missed": []})["missed"]]
+    among = ranks([row["delta_ppl_full"] for row in top] + missed)
+    assert [row["rank_all"] for row in top] == among[: len(top)].tolist()
     leaders = sorted(top, key=lambda row: row["rank_2k"])[:5]
-    ends = [(leaders[0]["rank_full_ci"], 1), *((row["rank_full_ci"], len(leaders)) for row in leaders)]
+    ends = [(leaders[0]["rank_all_ci"], 1), *((row["rank_all_ci"], len(leaders)) for row in leaders)]
     verdicts = ["holds" if high <= limit else "fails" if low > limit else "open" for (low, high), limit in ends]
     low, high = v2["spearman_ci"] or (-1, 1)
     verdicts.append("holds" if low > 0.8 else "fails" if high <= 0.8 else "open")

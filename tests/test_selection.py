@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lib.analysis import selection
-from lib.analysis.bootstrap import Resampler
+from lib.analysis.bootstrap import Resampler, interval
 from lib.engine.interventions import Plan
 from lib.errors import InputError
 
@@ -77,8 +77,10 @@ def test_chunks_of_other_documents():
 
 def test_a_ranking_that_may_be_another_widens_the_interval_within_the_ladder():
     draws = np.exp(np.outer([0.0, 0.04, 0.08, 0.2, 0.5], np.random.default_rng(1).normal(1, 0.02, 2000)))
-    narrow = selection.crossings_with_ranking(NS, draws, dict.fromkeys(("1.1", "1.5", "2.0"), 0.0), 4)["1.1"]
-    wide = selection.crossings_with_ranking(NS, draws, dict.fromkeys(("1.1", "1.5", "2.0"), 0.8), 4)["1.1"]
+    narrow, wide = (
+        interval(selection.crossings_with_ranking(NS, draws, dict.fromkeys(("1.1", "1.5", "2.0"), sd), 4)["1.1"])
+        for sd in (0.0, 0.8)
+    )
     half = 3.182 * 0.8 * np.sqrt(1.25)  # Student's t of three degrees of freedom, from a printed table
     assert wide[0] == pytest.approx(np.mean(narrow) - half, abs=0.4)
     assert narrow[0] >= 6 and wide[1] <= 12

@@ -475,3 +475,28 @@ def test_a_full_run_is_resampled_in_seconds():
     start = time.process_time()
     head_effects.ladder(list(range(25)), [nlls[i % 3] for i in range(25)], bootstrap.Resampler(245, 1024))
     assert time.process_time() - start < 5
+
+
+def test_the_change_of_the_constant_share_is_judged_by_itself():
+    """Two shares whose own intervals overlap may still be told apart, and each token set is resampled on its own."""
+    rng = np.random.default_rng(11)
+
+    def scored(n_chunks, lost, kept):
+        base = rng.normal(3, 1, (n_chunks, 63))
+        noise = rng.normal(0, 0.12, base.shape)
+        resampler = bootstrap.Resampler.by_chunk(n_chunks, 64, 5, 4000)
+        return base + np.log1p(lost) + noise, base + np.log1p(lost * (1 - kept)), base, resampler
+
+    quick, full = scored(20, 0.2, 0.50), scored(60, 0.2, 0.56)
+    (a, a_ends), (b, b_ends) = perplexity.constant_share(*quick), perplexity.constant_share(*full)
+    change, ends = perplexity.constant_share_change(quick, full)
+    assert change == pytest.approx(b - a)
+    spread = np.hypot(a_ends[1] - a_ends[0], b_ends[1] - b_ends[0])
+    assert ends[1] - ends[0] == pytest.approx(spread, rel=0.1)
+    harmless = (quick[2], quick[2], quick[2], quick[3])
+    assert perplexity.constant_share_change(harmless, full) == (None, None)
+
+
+def test_how_far_the_crossings_move():
+    quick, other = {"1.1": np.array([10.0, 12.0, 14.0])}, {"1.1": np.array([30.0, 31.0, 32.0])}
+    assert head_effects.shifts_ci(quick, other)["1.1"] == pytest.approx([18.05, 19.95])

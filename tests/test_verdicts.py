@@ -9,9 +9,11 @@ import nbformat
 import published_run
 import pytest
 
+from lib.analysis import windows
 from lib.claims import judging, rules, scorecard
 from lib.layout import ROOT
 from lib.pipeline.run import Run
+from lib.results import dated
 from report import prose, verdicts
 from report.charts import render
 
@@ -74,10 +76,12 @@ def read(monkeypatch, tmp_path):
     monkeypatch.setattr(render, "png", lambda spec: b"")
     monkeypatch.setattr(render, "localise", lambda chart, lang, strings=None: {})
 
-    def draw(section, found):
+    def draw(section, found, seen=None):
         said = {"ja": [], "en": []}
 
         def show(bundle, metadata):
+            if seen is not None:
+                seen.append((bundle, metadata))
             if "text/markdown" in bundle:
                 said[metadata["lang"]].append(bundle["text/plain"])
 
@@ -101,9 +105,8 @@ def flips():
         found["V3"]["constant_share_full_ci"] = {HOLDS: [0.97, 1.0], FAILS: [0.4, 0.6], OPEN: [0.9, 0.99]}[verdict]
 
     def thresholds(found, verdict):
-        quick = {HOLDS: [30, 30], FAILS: [50, 50], OPEN: [30, 40]}[verdict]
-        found["V4"]["crossings_2k_ci"]["1.1"] = quick
-        found["V4"]["cross_fit"]["crossings_ci"]["1.1"] = [20, 25]
+        move = {HOLDS: [-10, -5], FAILS: [-30, -25], OPEN: [-20, -5]}[verdict]
+        found["V4"]["cross_fit"]["shifts_ci"]["1.1"] = move
 
     def optimistic(found, verdict):
         found["V5"]["mean_diff_pct"] = {HOLDS: 24.6, FAILS: 1.0, OPEN: 24.6}[verdict]
@@ -117,7 +120,8 @@ def flips():
         found["phases"]["alpha_ci"] = {HOLDS: [1.2, 1.5], FAILS: [0.5, 0.8], OPEN: [0.9, 1.1]}[verdict]
 
     def strengthened(found, verdict):
-        found["V3"]["reduction_full_ci"] = {HOLDS: [290, 310], FAILS: [90, 110], OPEN: [200, 310]}[verdict]
+        ends = {HOLDS: [0.001, 0.003], FAILS: [-0.003, -0.001], OPEN: [-0.001, 0.003]}[verdict]
+        found["V3"]["constant_share_change_ci"] = ends
 
     def many(found, verdict):
         found["V1"]["coverage"][0] |= {"covered": {HOLDS: 0.6, FAILS: 1.0, OPEN: 0.9}[verdict], "n_disjoint": 122}
@@ -269,6 +273,54 @@ def test_arithmetic_alone_decides_nothing():
     for extra in (3, 100):
         found["P3"]["equal_flops"][1]["extra_model"] = extra
         assert rules.hypothesis(found)["verdict"] == "open"
+
+
+WITH_QUICK_INTERVALS = {  # figures and tables in which an interval of the 2K stands
+    "phases": {"cumulative", "flops_saved", "top_heads", "paired_modes"},
+    "V1": {"baseline"},
+    "V2": {"top10", "missed"},
+    "V3": {"focus"},
+    "V4": {"ladder", "thresholds", "crossings"},
+    "conclusions": {"claims"},
+}
+
+
+@pytest.mark.parametrize("scope", ["these_chunks", "other_text"])
+@pytest.mark.parametrize("section", WITH_QUICK_INTERVALS)
+def test_intervals_of_too_few_documents_say_so_where_they_stand(read, section, scope):
+    found = copy.deepcopy(base())
+    found["setup"]["documents"]["resampled_quick"]["scope"] = scope
+    seen, told = [], {"ja": set(), "en": set()}
+    read(section, whole(found), seen)
+    for bundle, metadata in seen:
+        name, lang = metadata.get("figure") or metadata.get("table"), metadata["lang"]
+        words = metadata.get("caption", "") + bundle.get(prose.TABLE_MIME, {}).get("note", "")
+        if prose.QUICK_ALONE[lang] in words:
+            told[lang].add(name)
+    assert told["ja"] == told["en"] == (WITH_QUICK_INTERVALS[section] if scope == "these_chunks" else set())
+
+
+def test_the_kept_coverage_stands_beside_the_run_s_own(read):
+    found = copy.deepcopy(base())
+    record = dated.latest("coverage")
+    assert record is not None
+    found["V5"]["kept_coverage"] = windows.kept(record, dated.about(record, 1024 * record["text"]["n_chunks"]))
+    seen = []
+    said = read("V5", whole(found), seen)
+    rows = {name: next(row for row in record[name]["figures"] if row["what"] == "ppl") for name in ("quick", "full")}
+    for lang in ("ja", "en"):
+        shown = {
+            meta["table"]: bundle[prose.TABLE_MIME]
+            for bundle, meta in seen
+            if meta.get("lang") == lang and "table" in meta
+        }
+        assert len(shown["coverage"]["rows"]) == 6 and len(shown["coverage_kept"]["rows"]) == 15
+        assert record["date"] in prose.plain_text(shown["coverage_kept"]["note"])
+        assert "2026-11-25-coverage.json" in prose.plain_text(shown["coverage_kept"]["note"])
+        assert all(f"{row['covered']:.0%}" in said[lang] for row in rows.values())
+    found["V5"]["kept_coverage"], seen = None, []
+    read("V5", whole(found), seen)
+    assert not [meta for _, meta in seen if meta.get("table") == "coverage_kept"]
 
 
 @pytest.mark.parametrize("is_open", [True, False])

@@ -67,7 +67,7 @@ def test_chunks_spread_evenly():
 def kept():
     return [
         json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "docs" / "data").glob("*-coverage-*.json"))
+        for path in sorted((ROOT / "models" / "measured").glob("*-coverage.json"))
     ]
 
 
@@ -94,3 +94,21 @@ def test_on_the_kept_text_documents_cover_more_often_than_chunks_do():
     by_document, by_chunk = (record[kind]["figures"][0] for kind in ("full", "by_chunk"))
     assert by_document["what"] == by_chunk["what"] == "ppl"
     assert by_document["covered"] > by_chunk["covered"] + 0.2
+
+
+def test_what_is_shown_of_the_kept_coverage():
+    (record,) = kept()
+    shown = windows.kept(record, {"file": "x"})
+    assert (shown["n_chunks"], shown["n_documents"], shown["about"]) == (245, 41, {"file": "x"})
+    for found, name, size in zip(shown["windows"], ("quick", "full", "by_chunk"), (2, 64, 64), strict=True):
+        assert (found["name"], found["n_window"], found["n_disjoint"]) == (name, size, 245 // size)
+        heads = [row["covered"] for row in record[name]["figures"] if row["what"] != "ppl"]
+        rows = {"ppl": [record[name]["figures"][0]["covered"]], "zero": heads} | {
+            kind: [row["covered"] for row in record[name][key]]
+            for kind, key in (("ratio", "ratios"), ("thresholds", "thresholds"), ("crossings", "crossings"))
+        }
+        assert [row["kind"] for row in found["kinds"]] == list(rows)
+        for row in found["kinds"]:
+            own = rows[row["kind"]]
+            assert (row["n"], row["lowest"], row["highest"]) == (len(own), min(own), max(own))
+            assert row["mean"] == pytest.approx(np.mean(own))

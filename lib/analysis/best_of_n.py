@@ -81,8 +81,13 @@ def expected_best_of(ppl: np.ndarray, ns: Sequence[int], score: np.ndarray | Non
     Exact by order statistics: the k-th smallest of M is the least of a subset with probability C(M − k, N − 1)/C(M, N).
     ppl: `[n_prompts, M]`; score: of the same shape, `ppl` itself where it is not given.
     """
+    return [float(value) for value in expected_by_prompt(ppl, ns, score).mean(axis=0)]
+
+
+def expected_by_prompt(ppl: np.ndarray, ns: Sequence[int], score: np.ndarray | None = None) -> np.ndarray:
+    """`expected_best_of` of each prompt, `[n_prompts, len(ns)]`."""
     ppl, score = _pair(ppl, score, ns)
-    return [float(value) for value in (_by_rank(ppl, score) @ _weights(ppl.shape[1], ns)).mean(axis=0)]
+    return _by_rank(ppl, score) @ _weights(ppl.shape[1], ns)
 
 
 def best_of_draws(

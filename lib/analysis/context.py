@@ -29,18 +29,19 @@ def bins(n_ctx: int) -> list[tuple[int, int]]:
     return [(first, stop - 1) for first, stop in pairwise(stops)]
 
 
-def windows(tokens: np.ndarray) -> dict[int, np.ndarray]:
-    """`{context: tokens [n_chunks, context + m]}`: each chunk's last m = n_ctx // 16 after more and more context.
-
-    The contexts are those of the first of the m tokens: m, 2m, 4m, 8m and whatever the chunk has before them.
-    """
-    tokens = np.asarray(tokens)
-    n_ctx = tokens.shape[1]
+def contexts(n_ctx: int) -> list[int]:
+    """Lengths of context of the first of a chunk's last m = n_ctx // 16 tokens: m, 2m, 4m, 8m, and all before them."""
     m = n_ctx // TARGETS
     if m < 1:
         raise InputError(f"chunks of {n_ctx} tokens; {TARGETS} or more are needed to vary the context of the last ones")
-    contexts = [*(m << k for k in range(4)), n_ctx - m]
-    return {c: np.ascontiguousarray(tokens[:, n_ctx - m - c :]) for c in contexts}
+    return [*(m << k for k in range(4)), n_ctx - m]
+
+
+def windows(tokens: np.ndarray) -> dict[int, np.ndarray]:
+    """`{context: tokens [n_chunks, context + m]}`: each chunk's last m = n_ctx // 16 after each of its `contexts`."""
+    tokens = np.asarray(tokens)
+    n_ctx = tokens.shape[1]
+    return {c: np.ascontiguousarray(tokens[:, n_ctx - n_ctx // TARGETS - c :]) for c in contexts(n_ctx)}
 
 
 def spans(nll: np.ndarray, base: np.ndarray, resampler: Resampler, places: Sequence[tuple[int, int]]) -> dict:

@@ -1,6 +1,6 @@
 """How often intervals from few chunks contain the value of many: measured on the whole text, and kept as dated data.
 
-    python -m lib.analysis.coverage_study --chunks 245 --out docs/data/coverage-embedded.json
+    python -m lib.analysis.coverage_study --chunks 245 --out models/measured/<date>-coverage.json
 
 Takes a profile's model, text, quick set and ladder; ranks the heads on the quick set; then scores the baseline, the
 ladder and the most harmful heads on all chunks. Windows of the quick set's size and of the default full set's are held
@@ -27,7 +27,10 @@ TOP = 10
 
 
 def study(chunks: int, profile: str = BASE_PROFILE) -> dict:
-    """The record that is kept: `{date, question, text, quick, full, by_chunk, provenance}`, rows as of `windows`."""
+    """The record that is kept: `{kind, date, question, text, quick, full, by_chunk, provenance}`.
+
+    Rows as of `windows`.
+    """
     started = time.time()
     chosen = load_profile(profile)
     quick, full = chosen["quick_chunks"], chosen["full_chunks"]
@@ -65,6 +68,7 @@ def study(chunks: int, profile: str = BASE_PROFILE) -> dict:
     sizes = np.unique(documents, return_counts=True)[1]
     single_chunks = np.repeat(np.arange(chunks), chosen["n_ctx"]).reshape(documents.shape)
     return {
+        "kind": "coverage",
         "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
         "question": "how often does a window's 95 % interval contain the value of all chunks?",
         "text": {
@@ -89,7 +93,7 @@ def study(chunks: int, profile: str = BASE_PROFILE) -> dict:
             started,
             time.time() - started,
         )
-        | {"command": f"python -m lib.analysis.coverage_study --chunks {chunks}"},
+        | {"command": f"python -m lib.analysis.coverage_study --chunks {chunks}", "words": "one run over all windows"},
     }
 
 

@@ -11,7 +11,7 @@ turns, the embedding look-up and sampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,12 @@ class Shape:
             vocab_size=config.vocab_size,
             gated=True,
         )
+
+    @classmethod
+    def of_results(cls, model: Mapping[str, Any]) -> Shape:
+        """From what the set-up's results say of the model."""
+        same = ("n_layer", "n_head", "n_kv_head", "d_head", "n_embd", "vocab_size")
+        return cls(**{key: model[key] for key in same}, n_inner=model["d_mlp"], gated=model["family"] != "gpt2")
 
     @property
     def n_heads(self) -> int:

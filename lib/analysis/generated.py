@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lib.analysis.best_of_n import BestOf, first_best_of
-from lib.analysis.bootstrap import DRAWS, mean_ci
-from lib.analysis.prompts import lag1, paired
+from lib.analysis.best_of_n import BestOf, expected_by_prompt, first_best_of
+from lib.analysis.bootstrap import DRAWS, Interval, mean_ci
+from lib.analysis.prompts import by_document, lag1, paired
 
 PUBLISHED_SAMPLES = 5
 
@@ -49,6 +49,36 @@ def refinement(
         "gaps": [row(name, ppl[name][k], ppl[base][k], iteration=k + 1) for name in others for k in range(len(human))],
         "closings": closings,
         "against_human": [row(name, own[-1], human[-1]) for name, own in ppl.items()],
+    }
+
+
+def refinement_by_document(
+    ppl: Mapping[str, np.ndarray], found: Mapping[str, Any], documents: Sequence[int], seed: int = 0, draws: int = DRAWS
+) -> dict[str, list[Interval | None]]:
+    """`{falls_ci, gaps_ci}`: intervals of the differences and of the relative gaps of `found`, as of `refinement`,
+    with the prompts of one document resampled together."""
+    base = next(iter(ppl.values()))
+
+    def own(row: Mapping[str, Any], below: np.ndarray) -> dict[str, Interval | None]:
+        return by_document(ppl[row["condition"]][row["iteration"] - 1], below, documents, seed, draws)
+
+    return {
+        "falls_ci": [own(row, ppl[row["condition"]][0])["difference_ci"] for row in found["falls"]],
+        "gaps_ci": [own(row, base[row["iteration"] - 1])["relative_ci"] for row in found["gaps"]],
+    }
+
+
+def best_of_by_document(
+    ppl: Mapping[str, np.ndarray], found: Mapping[str, Any], documents: Sequence[int], seed: int = 0, draws: int = DRAWS
+) -> dict[str, list[Interval | None]]:
+    """`{against_baseline_ci}` of `found`, as of `best_of`, with the prompts of one document resampled together."""
+    one = expected_by_prompt(next(iter(ppl.values())), [1])[:, 0]
+    best = {row["condition"]: row["best_of"] for row in found["against_baseline"]}
+    return {
+        "against_baseline_ci": [
+            by_document(expected_by_prompt(ppl[name], [n])[:, 0], one, documents, seed, draws)["difference_ci"]
+            for name, n in best.items()
+        ]
     }
 
 

@@ -142,6 +142,16 @@ def crossings_ci(ns: Sequence[int], draws: np.ndarray, limits: Iterable[float] =
     return {str(limit): interval(crossing_draws(ns, draws, limit)) for limit in limits}
 
 
+def all_crossing_draws(ns: Sequence[int], draws: np.ndarray) -> dict[str, np.ndarray]:
+    """`crossing_draws` at every limit, `{limit: [draws]}`."""
+    return {str(limit): crossing_draws(ns, draws, limit) for limit in LIMITS}
+
+
+def shifts_ci(quick: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Intervals of how far the crossings move from one token set to another, each with draws of its own."""
+    return {limit: interval(other[limit] - own) for limit, own in quick.items()}
+
+
 def crossing_draws(ns: Sequence[int], ratios: np.ndarray, limit: float) -> np.ndarray:
     """Crossings [draws] of ratios [len(ns), draws]; n = 0, at which the ratio is 1, comes first."""
     rungs = np.asarray(ns, dtype=float)

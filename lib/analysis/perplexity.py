@@ -62,12 +62,29 @@ def constant_share(
     zero: np.ndarray, mean: np.ndarray, base: np.ndarray, resampler: Resampler
 ) -> tuple[float | None, Interval | None]:
     """Share of a head's effect that its mean keeps, 1 − ΔPPL(mean) / ΔPPL(zero); None where zeroing does no harm."""
-    lost = ppl(zero) / ppl(base) - 1
-    lost_draws = resampler.relative(zero, base) - 1
-    if lost <= 0 or (lost_draws <= 0).any():
-        return (None if lost <= 0 else 1 - (ppl(mean) / ppl(base) - 1) / lost), None
-    shares = 1 - (resampler.relative(mean, base) - 1) / lost_draws
-    return 1 - (ppl(mean) / ppl(base) - 1) / lost, interval(shares)
+    share, draws = _share(zero, mean, base, resampler)
+    return share, None if draws is None else interval(draws)
+
+
+Scored = tuple[np.ndarray, np.ndarray, np.ndarray, Resampler]  # zeroed, at its mean, baseline; of one token set
+
+
+def constant_share_change(quick: Scored, full: Scored) -> tuple[float | None, Interval | None]:
+    """`constant_share` on the full tokens minus that on the quick ones, each token set resampled on its own."""
+    (few, few_draws), (many, many_draws) = _share(*quick), _share(*full)
+    change = None if few is None or many is None else many - few
+    return change, None if few_draws is None or many_draws is None else interval(many_draws - few_draws)
+
+
+def _share(
+    zero: np.ndarray, mean: np.ndarray, base: np.ndarray, resampler: Resampler
+) -> tuple[float | None, np.ndarray | None]:
+    """The share and its draws; no draws where zeroing does no harm in one of them."""
+    lost, lost_draws = ppl(zero) / ppl(base) - 1, resampler.relative(zero, base) - 1
+    share = None if lost <= 0 else 1 - (ppl(mean) / ppl(base) - 1) / lost
+    if share is None or (lost_draws <= 0).any():
+        return share, None
+    return share, 1 - (resampler.relative(mean, base) - 1) / lost_draws
 
 
 def rise(

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from lib.analysis.bootstrap import checked, interval
-from lib.analysis.windows import percentile
+from lib.analysis.windows import by_kind, percentile
 from lib.errors import InputError
 
 DRIVERS = 2  # figures of the comparison that are named as its drivers
@@ -30,7 +30,8 @@ def compare(v1: Mapping, v2: Mapping, v3: Mapping, v4: Mapping) -> dict:
     ratio of the ladder but n = 0, the last against |ratio − 1|. Over +5 % on average the quick estimate was
     optimistic, under −5 % pessimistic. The conclusions hold when no threshold moves by more than 10 heads. Beside the
     mean, which is the published definition, stand the median, the two largest differences and the mean without them,
-    and the mean without the focus head's second count (it is among the ten).
+    and the mean without the focus head's second count (it is among the ten). coverage: of the sections' figures, by
+    kind.
     """
     rows = [("ppl", v1["ppl_2k"], v1["ppl_full"], None)]
     rows += [
@@ -69,6 +70,7 @@ def compare(v1: Mapping, v2: Mapping, v3: Mapping, v4: Mapping) -> dict:
         "thresholds_2k": dict(v4["thresholds_2k"]),
         "thresholds_full": dict(v4["thresholds_full"]),
         "max_threshold_shift": max(shifts),
+        "coverage": by_kind([*v1["coverage"], *v2["coverage"], *v3["coverage"], *sum(v4["coverage"].values(), [])]),
     }
 
 

@@ -113,8 +113,8 @@ def cross_fit(
 
 def crossings_with_ranking(
     ns: Sequence[int], draws: np.ndarray, sd: Mapping[str, float], n_windows: int, seed: int = 0
-) -> dict[str, Interval]:
-    """Intervals of the crossings on other text for a ranking from another window: text and choice of ranking together.
+) -> dict[str, np.ndarray]:
+    """Draws of the crossings on other text for a ranking from another window: text and choice of ranking together.
 
     draws: ratio draws `[len(ns), draws]` on text that the ranking was not made on; sd, n_windows: of `cross_fit`.
     To each draw's crossing a deviation of Student's t with n_windows − 1 degrees of freedom is added; it stays within
@@ -125,7 +125,7 @@ def crossings_with_ranking(
     for limit in LIMITS:
         own = crossing_draws(ns, draws, limit)
         noise = rng.standard_t(n_windows - 1, size=own.size) * sd[str(limit)] * np.sqrt(1 + 1 / n_windows)
-        found[str(limit)] = interval(np.clip(own + noise, ns[0], ns[-1]))
+        found[str(limit)] = np.clip(own + noise, ns[0], ns[-1])
     return found
 
 

@@ -8,7 +8,8 @@ overlap: there are only `n_chunks // n_quick` disjoint ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +102,46 @@ def ladder_coverage(
             for i, key in enumerate(str(limit) for limit in LIMITS)
         ]
     return found
+
+
+def by_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How often the full value was covered, by kind of figure: `[{kind, n, lowest, mean, highest}]`.
+
+    rows: as of `coverage`; the kind is what stands before the colon of their `what`, as in `ratio:30`.
+    """
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        shares.setdefault(row["what"].partition(":")[0], []).append(row["covered"])
+    return [
+        {"kind": kind, "n": len(own), "lowest": min(own), "mean": sum(own) / len(own), "highest": max(own)}
+        for kind, own in shares.items()
+    ]
+
+
+def kept(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report shows of a record of `coverage_study`: `{about, model, text, n_chunks, n_documents, windows}`.
+
+    about: where it is from (`dated.about`). windows: `[{name, n_window, n_disjoint, kinds}]`, kinds as of `by_kind`.
+    """
+
+    def shown(name: str) -> dict[str, Any]:
+        found = record[name]
+        rows = [row for key in ("figures", "ratios", "thresholds", "crossings") for row in found[key]]
+        return {
+            "name": name,
+            "n_window": found["n_window"],
+            "n_disjoint": record["text"]["n_chunks"] // found["n_window"],
+            "kinds": by_kind(rows),
+        }
+
+    return {
+        "about": about,
+        "model": record["provenance"]["model"]["name"],
+        "text": record["text"]["name"],
+        "n_chunks": record["text"]["n_chunks"],
+        "n_documents": record["text"]["n_documents"],
+        "windows": [shown(name) for name in ("quick", "full", "by_chunk")],
+    }
 
 
 def percentile(values: np.ndarray, value: float) -> float:

@@ -5,18 +5,20 @@ Yields `(where, the value there, what it should be, what that follows from)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from lib.analysis import flops
+from lib.analysis import context as contexts
+from lib.analysis import flops, generated
 from lib.analysis.best_of_n import expected_best_of, first_best_of
 from lib.analysis.prompts import lag1
 
 Data = Mapping[str, Any]  # `{section: data}` as it stands in the files, whether or not it is well formed
 Relation = tuple[str, Any, Any, str]
 
+PUBLISHED_PROTOCOL = {"n_tokens": 128, "n_runs": 10}
 PUBLISHED_THEORY = [{"n_linearized": n, "speedup": flops.published_speedup(n, 144)} for n in (30, 70)]
 
 
@@ -25,6 +27,7 @@ def speed(m: Data) -> Iterator[Relation]:
     for row in p1["rows"]:
         where = f"P1.rows[condition={row['condition']},protocol={row['protocol']}].ms_per_tok"
         yield where, row["ms_per_tok"], 1000 / row["tok_per_s"], "1000 / tok_per_s"
+    yield "P1.published_protocol", p1["published_protocol"], PUBLISHED_PROTOCOL, "as published"
     yield "P1.published_theory", p1["published_theory"], PUBLISHED_THEORY, "the cost model for GPT-2 small"
     yield from _theory(m, p1["theory"], "P1.theory")
 
@@ -41,6 +44,7 @@ def refinement(m: Data) -> Iterator[Relation]:
     p2 = m["P2"]
     ppl = {row["condition"]: np.asarray(row["ppl_by_prompt"], float) for row in p2["conditions"]}
     base, human = ppl["baseline"], np.asarray(p2["human"]["ppl_by_prompt"], float)
+    yield "P2 iterations × n_prompts", [p2["iterations"], p2["n_prompts"]], list(base.shape), "ppl_by_prompt"
     for where, row in (
         *((f"P2.conditions[condition={row['condition']}]", row) for row in p2["conditions"]),
         ("P2.human", p2["human"]),
@@ -54,10 +58,17 @@ def refinement(m: Data) -> Iterator[Relation]:
         yield from _prompts(row, ppl[row["condition"]][k], base[k], "P2.gaps")
     for row in p2["against_human"]:
         yield from _prompts(row, ppl[row["condition"]][-1], human[-1], "P2.against_human")
+    yield from _by_document(m, "P2", generated.refinement_by_document, ppl)
     for row in p2["closings"]:
         gaps = ppl[row["condition"]] - base
         where = f"P2.closings[condition={row['condition']}].difference"
         yield where, row["difference"], float((gaps[-1] - gaps[0]).mean()), "ppl_by_prompt"
+
+
+def _by_document(m: Data, section: str, again: Callable[..., Data], ppl: Data) -> Iterator[Relation]:
+    chosen, data = m["setup"]["parameters"], m[section]
+    for key, value in again(ppl, data, data["documents"], chosen["seed"], chosen["draws"]).items():
+        yield f"{section}.by_document.{key}", data["by_document"][key], value, "the PPLs and documents of the prompts"
 
 
 def _prompts(row: Data, a: np.ndarray, b: np.ndarray, section: str) -> Iterator[Relation]:
@@ -86,6 +97,9 @@ def best_of(m: Data) -> Iterator[Relation]:
         score = ppl[scorer][condition] if scorer != chooser else None
         return expected_best_of(ppl[chooser][condition], [n], score)[0]
 
+    yield "P3.n_prompts", p3["n_prompts"], len(ppl["model"]["baseline"]), "ppl_by_sample"
+    for key, value in (m["setup"]["judge"] or {}).items() if p3["judge"] else ():
+        yield f"P3.judge.{key}", p3["judge"][key], value, f"setup.judge.{key}"
     for row in p3["conditions"]:
         where, own = f"P3.conditions[condition={row['condition']}]", ppl["model"][row["condition"]]
         yield f"{where}.first_n", row["first_n"], first_best_of(own, ns), "ppl_by_sample"
@@ -97,6 +111,9 @@ def best_of(m: Data) -> Iterator[Relation]:
     }.items():
         for i, row in enumerate(p3[key]):
             yield from _against(row, *sides(row), f"P3.{key}[{i}]", "ppl_by_sample")
+    for key in ("chunks", "documents") if "P2" in m else ():
+        yield f"P3.{key}", p3[key], m["P2"][key], f"P2.{key}: the prompts are the same"
+    yield from _by_document(m, "P3", generated.best_of_by_document, ppl["model"])
     for i, row in enumerate(p3["judged"]):
         judges = row["chosen_by"], row["scored_by"]
         value = best(row["condition"], row["n"], *judges)
@@ -107,10 +124,11 @@ def best_of(m: Data) -> Iterator[Relation]:
     humans = {"P3.human": p3["human"]} | ({"P3.judge.human": p3["judge"]["human"]} if p3["judge"] else {})
     for where, human in humans.items():
         yield f"{where}.ppl", human["ppl"], float(np.mean(human["ppl_by_prompt"])), "ppl_by_prompt"
+    shape = flops.Shape.of_results(m["setup"]["model"])
     for row in p3["equal_flops"]:
-        where = f"P3.equal_flops[n_linearized={row['n_linearized']}].extra_attention"
-        extra = flops.extra_tokens(row["ratio_attention"], p3["new_tokens"])
-        yield where, row["extra_attention"], extra, "ratio_attention"
+        n = row["n_linearized"]
+        for key, value in flops.equal_flops(shape, n, p3["prompt_tokens"], p3["new_tokens"]).items():
+            yield f"P3.equal_flops[n_linearized={n}].{key}", row[key], value, "the cost model"
 
 
 def _against(row: Data, a: float, b: float, where: str, rule: str) -> Iterator[Relation]:
@@ -124,6 +142,20 @@ def context(m: Data) -> Iterator[Relation]:
     ratio = {row["condition"]: row["ratio"] for row in p4["conditions"]}
     yield from _over_baseline(p4["conditions"], "P4.conditions")
     yield from _over_baseline(p4["by_position"]["conditions"], "P4.by_position.conditions")
+    for placed in ("start", "in place"):
+        own_place = [row for row in p4["same_targets"]["conditions"] if row["placed"] == placed]
+        yield from _over_baseline(own_place, f"P4.same_targets.conditions[placed={placed}]")
+    setup = m["setup"]
+    n_ctx, n_chunks = setup["n_ctx"], setup["full_chunks"]
+    expected = {
+        "P4.n_tokens": (p4["n_tokens"], setup["parameters"]["context_tokens"]),
+        "P4.by_position.n_tokens": (p4["by_position"]["n_tokens"], setup["full_tokens"]),
+        "P4.by_position.bins": (p4["by_position"]["bins"], contexts.bins(n_ctx)),
+        "P4.same_targets.contexts": (p4["same_targets"]["contexts"], contexts.contexts(n_ctx)),
+        "P4.same_targets.n_targets": (p4["same_targets"]["n_targets"], n_ctx // contexts.TARGETS * n_chunks),
+    }
+    for where, (value, again) in expected.items():
+        yield where, value, again, "the set-up"
     for key, first, last in (
         ("rise_at_longest", "before", "longest"),
         ("longest_against_shortest", "shortest", "longest"),

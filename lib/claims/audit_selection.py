@@ -50,8 +50,22 @@ def v2(m: Data) -> Iterator[Relation]:
         for row in data["top10"]
     }
     yield from _covered(m, "V2.coverage", data["coverage"], known)
+    for row in data["top10"]:
+        rest = _rest(m, 1 + row["delta_ppl_2k"], 1 + row["delta_ppl_full"])
+        where = f"V2.top10 L{row['layer']}H{row['head']}"
+        yield f"{where} delta_ppl_rest", row["delta_ppl_rest"], rest, "delta_ppl_2k and delta_ppl_full"
+    missed = [] if data["scan"] is None else data["scan"]["missed"]
+    every = [row["delta_ppl_full"] for row in data["top10"]] + [row["delta_full"] for row in missed]
+    for row, rank in zip(data["top10"], head_effects.ranks(every), strict=False):
+        yield f"V2.top10 L{row['layer']}H{row['head']} rank_all", row["rank_all"], rank, "V2.top10 and V2.scan.missed"
     if data["scan"] is None:
         return
+    yield (
+        "V2.scan.chunks",
+        data["scan"]["chunks"],
+        _spread(m, data["scan"]["chunks"]),
+        "chunks evenly over the full ones",
+    )
     scanned = data["scan"]["heads"]
     for row, rank in zip(scanned, head_effects.ranks([row["delta"] for row in scanned]), strict=True):
         yield f"V2.scan.heads L{row['layer']}H{row['head']} rank", row["rank"], rank, "the order of delta"
@@ -77,6 +91,13 @@ def v3(m: Data) -> Iterator[Relation]:
         "focus:mean": (None, 1 + data["mean_delta_ppl_full"]),
     }
     yield from _covered(m, "V3.coverage", data["coverage"], known)
+    quick = {row["what"]: row["quick"] for row in data["coverage"]}
+    for name in ("zero", "mean"):
+        rest = _rest(m, quick[f"focus:{name}"], 1 + data[f"{name}_delta_ppl_full"])
+        yield f"V3.{name}_delta_ppl_rest", data[f"{name}_delta_ppl_rest"], rest, "V3.coverage and the full tokens"
+    few, many = data["constant_share_2k"], data["constant_share_full"]
+    change = None if few is None or many is None else many - few
+    yield "V3.constant_share_change", data["constant_share_change"], change, "constant_share_full - constant_share_2k"
 
 
 def v4(m: Data) -> Iterator[Relation]:
@@ -84,6 +105,8 @@ def v4(m: Data) -> Iterator[Relation]:
     ladders = {"2k": data["cumulative_2k"], "full": data["cumulative"]}
     for span, rows in ladders.items():
         yield f"V4.crossings_{span}", data[f"crossings_{span}"], _crossings(rows, "n_linearized"), "the ratios"
+    shifts = {limit: n - data["crossings_2k"][limit] for limit, n in data["crossings_full"].items()}
+    yield "V4.shifts", data["shifts"], shifts, "crossings_full - crossings_2k"
     ratios = {f"ratio:{a['n_linearized']}": (a["ratio"], b["ratio"]) for a, b in zip(*ladders.values(), strict=True)}
     known = {"ratios": ratios}
     for kind in ("thresholds", "crossings"):
@@ -102,9 +125,38 @@ def v4(m: Data) -> Iterator[Relation]:
             _crossings(other["cumulative"], "n_linearized"),
             "the ratios",
         )
+        without = m["setup"]["full_chunks"] - m["setup"]["quick_chunks"]
+        yield "V4.elsewhere.n_chunks", other["n_chunks"], min(other["n_chunks"], without), "the chunks without the 2K"
     if data["cross_fit"]:
-        yield "V4.cross_fit.crossings", data["cross_fit"]["crossings"], other["crossings"], "V4.elsewhere.crossings"
-    yield from _controls(data["controls"]["rows"] if data["controls"] else [])
+        yield from _cross_fitted(m, data["cross_fit"])
+        fitted = data["cross_fit"]
+        yield "V4.cross_fit.crossings", fitted["crossings"], other["crossings"], "V4.elsewhere.crossings"
+        shifts = {limit: n - data["crossings_2k"][limit] for limit, n in fitted["crossings"].items()}
+        yield "V4.cross_fit.shifts", fitted["shifts"], shifts, "crossings - crossings_2k"
+    if data["controls"]:
+        chunks = data["controls"]["chunks"]
+        yield "V4.controls.chunks", chunks, _spread(m, chunks), "chunks evenly over the full ones"
+        yield from _controls(data["controls"]["rows"])
+
+
+def _cross_fitted(m: Data, fitted: Data) -> Iterator[Relation]:
+    """What a ranking gains on its own text: over all windows, the others' there add up to each one's elsewhere."""
+    own, other = (np.log([window[key] for window in fitted["windows"]]) for key in ("in_sample", "elsewhere"))
+    gain = dict(zip(m["setup"]["ladder"], np.expm1((own - other).mean(axis=0)), strict=True))
+    for row in fitted["optimism"]:
+        yield (
+            f"V4.cross_fit.optimism[n={row['n']}].excess",
+            row["excess"],
+            float(gain[row["n"]]),
+            "V4.cross_fit.windows",
+        )
+    first = fitted["windows"][0]
+    yield "V4.cross_fit.windows[0].start", first["start"], 0, "the first window is the 2K"
+    yield "V4.cross_fit.windows[0].shared", first["shared"], m["setup"]["relu_counts"][0], "its ranking is the run's"
+
+
+def _spread(m: Data, chunks: list[int]) -> list[int]:
+    return windows.spread_out(m["setup"]["full_chunks"], len(chunks))
 
 
 def _controls(rows: list) -> Iterator[Relation]:
@@ -120,6 +172,12 @@ def _controls(rows: list) -> Iterator[Relation]:
             yield where, gap["difference"], relu[gap["n"]] - ratios[gap["n"]], "the ratios"
 
 
+def _rest(m: Data, quick: float, full: float) -> float | None:
+    """ΔPPL on the full tokens without the 2K, from the PPL ratios on both: mean ln ratios of chunks of one length."""
+    n, n_quick = m["setup"]["full_chunks"], m["setup"]["quick_chunks"]
+    return float(np.expm1((n * np.log(full) - n_quick * np.log(quick)) / (n - n_quick))) if n > n_quick else None
+
+
 def _crossings(rows: list, key: str) -> dict[str, float]:
     return head_effects.crossings([row[key] for row in rows], [row["ratio"] for row in rows])
 
@@ -132,6 +190,9 @@ def _covered(m: Data, where: str, rows: list, known: Mapping[str, tuple]) -> Ite
         for key, value in zip(("quick", "full"), known[row["what"]], strict=True):
             if value is not None:
                 yield f"{at}.{key}", row[key], value, "the section's own figure"
+        for key, parts in (("covered", row["n_windows"]), ("percentile", row["n_windows"] / 50)):
+            hits = row[key] * parts
+            yield f"{at}.{key}", hits, float(round(hits)), "a share of the windows"
         yield f"{at}.n_windows", row["n_windows"], n_chunks - n_quick + 1, "the chunks"
         yield f"{at}.n_disjoint", row["n_disjoint"], n_chunks // n_quick, "the chunks"
 

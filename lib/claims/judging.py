@@ -128,6 +128,31 @@ def shown(pair: Ends) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in pair]
 
 
+JUDGED_BY = {  # the interval by which a row of the results is judged
+    "falls": "difference_ci",
+    "gaps": "relative_ci",
+    "against_baseline": "difference_ci",
+    "rise_at_longest": "difference_ci",
+    "longest_against_shortest": "difference_ci",
+    "excess_ratios": "ratio_ci",
+}
+
+
+def with_units(judge: Judge, section: str, unit: str) -> Judge:
+    """The same by the intervals that the section holds for another unit that is resampled, under `by_<unit>`."""
+
+    def judged(m: Results, limits: Limits) -> Finding:
+        whole: Any = m
+        data = whole[section]
+        own = {}
+        for name, intervals in data[f"by_{unit}"].items():
+            key = name.removesuffix("_ci")
+            own[key] = [row | {JUDGED_BY[key]: pair} for row, pair in zip(data[key], intervals, strict=True)]
+        return judge(whole | {section: data | own}, limits)
+
+    return judged
+
+
 def condition(measured: Results, rows: Sequence[Row], which: int | None) -> Row:
     """The row of the baseline (None), or of the first (0) or last (-1) of the linearized conditions."""
     name = "baseline" if which is None else f"relu_{measured['setup']['relu_counts'][which]}"

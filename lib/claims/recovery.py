@@ -22,6 +22,7 @@ from lib.claims.judging import (
     ends,
     known,
     less,
+    with_units,
 )
 from lib.results.sections import Results, Verdict
 
@@ -92,7 +93,7 @@ def recovers(which: int) -> Judge:
 
 
 def _variants(which: int) -> dict[str, Judge]:
-    """At as many samples on both sides, and with the second judge choosing, scoring, or both."""
+    """By document, at as many samples on both sides, and with the second judge choosing, scoring, or both."""
 
     def equal_n(m: Results, limits: Limits) -> Finding:
         p3 = m["P3"]
@@ -113,6 +114,7 @@ def _variants(which: int) -> dict[str, Judge]:
         return judge
 
     return {
+        "documents as units": with_units(recovers(which), "P3", "document"),
         "equal n": equal_n,
         "second judge scores": judged_by("model", "judge"),
         "second judge chooses and scores": judged_by("judge", "judge"),
@@ -179,6 +181,13 @@ def _rise(m: Results, limits: Limits) -> Finding:
     }
 
 
+def _context_units(judge: Judge) -> dict[str, Judge]:
+    return {
+        "chunks as units": with_units(judge, "P4", "chunk"),
+        "blocks of tokens as units": with_units(judge, "P4", "tokens"),
+    }
+
+
 def _counted(which: int, ja: str, en: str) -> Callable[[Results], Words]:
     """A statement about the first (0) or last (-1) number of linearized heads, by its number where that is known."""
 
@@ -220,6 +229,7 @@ CLAIMS = (
         {"repeated": 0.5},
         others={"repeated": (0.25, 0.75)},
         limit_set="after",
+        variants={"documents as units": with_units(degenerates, "P2", "document")},
     ),
     Claim(
         "conditions_converge",
@@ -239,6 +249,7 @@ CLAIMS = (
         {"gap": 0.1},
         others={"gap": (0.05, 0.2)},
         limit_set="after",
+        variants={"documents as units": with_units(_converges, "P2", "document")},
     ),
     Claim(
         "best_of_n_recovers",
@@ -302,6 +313,7 @@ CLAIMS = (
         {"stable": 2.0},
         others={"stable": (1.5, 3.0)},
         limit_set="after",
+        variants=_context_units(_length_stable),
     ),
     Claim(
         "long_context_helps",
@@ -317,6 +329,7 @@ CLAIMS = (
             "The PPL ratio at the longest context minus the one at the shortest is below 0 with its whole interval.",
         ),
         ("P4", "P4"),
+        variants=_context_units(_long_helps),
     ),
     Claim(
         "rise_at_longest",
@@ -333,5 +346,6 @@ CLAIMS = (
             "cannot be told from noise.",
         ),
         ("P4", "P4"),
+        variants=_context_units(_rise),
     ),
 )

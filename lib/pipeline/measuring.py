@@ -185,6 +185,14 @@ class Measuring:
         return self.documents, chosen["seed"], chosen["draws"]
 
     @property
+    def prompt_chunks(self) -> list[int]:
+        """The chunks whose beginnings are P2's and P3's prompts."""
+        from lib.analysis.windows import spread_out
+
+        n = self["prompts"]
+        return spread_out(self.full, n) if self["prompts_from"] == "spread" else list(range(n))
+
+    @property
     def conditions(self) -> dict[str, int]:
         """`{name: number of linearized heads}` of Part P: baseline first."""
         return {"baseline": 0} | {f"relu_{n}": n for n in self.setup["relu_counts"]}

@@ -290,19 +290,26 @@ class V1(TypedDict):
 
 
 class TopHead(TypedDict):
-    """A head zeroed, on the 2K and on the full tokens; rank 1 does the most harm."""
+    """A head zeroed, on the 2K, on the full tokens and on these without the 2K; rank 1 does the most harm.
+
+    rank_all: on the full tokens among these heads and those that the 2K missed.
+    """
 
     layer: Count
     head: Count
     rank_2k: int
     rank_full: int
     rank_full_ci: Interval
+    rank_all: int
+    rank_all_ci: Interval
     ppl_2k: Positive
     delta_ppl_2k: float
     delta_ppl_2k_ci: Interval
     ppl_full: Positive
     delta_ppl_full: float
     delta_ppl_full_ci: Interval
+    delta_ppl_rest: float | None
+    delta_ppl_rest_ci: Interval | None
 
 
 class ScannedHead(TypedDict):
@@ -337,9 +344,9 @@ class HeadScan(TypedDict):
 
 
 class RanksByChunk(TypedDict):
-    """Intervals on the full tokens with each chunk as a unit; `rank_full_ci` goes with `V2.top10`."""
+    """Intervals on the full tokens with each chunk as a unit; `rank_all_ci` goes with `V2.top10`."""
 
-    rank_full_ci: list[Interval]
+    rank_all_ci: list[Interval]
     spearman_ci: Interval | None
 
 
@@ -361,8 +368,8 @@ class FocusByChunk(TypedDict):
     """Intervals on the full tokens with each chunk as a unit."""
 
     zero_delta_ppl_full_ci: Interval
-    reduction_full_ci: Interval
     constant_share_full_ci: Interval | None
+    constant_share_change_ci: Interval | None
 
 
 class V3(TypedDict):
@@ -384,6 +391,12 @@ class V3(TypedDict):
     reduction_full_ci: Interval
     constant_share_full: float | None
     constant_share_full_ci: Interval | None
+    constant_share_change: float | None
+    constant_share_change_ci: Interval | None
+    zero_delta_ppl_rest: float | None
+    zero_delta_ppl_rest_ci: Interval | None
+    mean_delta_ppl_rest: float | None
+    mean_delta_ppl_rest_ci: Interval | None
     by_chunk: FocusByChunk
     coverage: list[Coverage]
 
@@ -446,11 +459,15 @@ class Optimism(TypedDict):
 
 
 class CrossFit(TypedDict):
+    """`shifts`: the crossings on other text minus those on the 2K."""
+
     windows: list[FittedWindow]
     optimism: list[Optimism]
     crossings_sd: Crossings
     crossings: Crossings
     crossings_ci: ThresholdIntervals
+    shifts: Crossings
+    shifts_ci: ThresholdIntervals
 
 
 class AgainstReLU(TypedDict):
@@ -478,6 +495,7 @@ class CrossingsByChunk(TypedDict):
     """Intervals on the full tokens with each chunk as a unit."""
 
     crossings_full_ci: ThresholdIntervals
+    shifts_ci: ThresholdIntervals
 
 
 class V4(TypedDict):
@@ -493,6 +511,8 @@ class V4(TypedDict):
     crossings_full: Crossings
     crossings_2k_ci: ThresholdIntervals
     crossings_full_ci: ThresholdIntervals
+    shifts: Crossings
+    shifts_ci: ThresholdIntervals
     by_chunk: CrossingsByChunk
     coverage: LadderCoverage
     elsewhere: OtherText | None
@@ -514,6 +534,47 @@ class Driver(TypedDict):
     difference: float
 
 
+class Kept(TypedDict):
+    """A dated file of the repository, from which figures that no run of the report measures are shown."""
+
+    file: str
+    date: str
+    command: str
+    commit: str | None
+    words: str
+    tokens: int
+
+
+class CoverageOfKind(TypedDict):
+    """How often intervals of one kind of figure hold the full value (`windows.by_kind`)."""
+
+    kind: str
+    n: Count
+    lowest: float
+    mean: float
+    highest: float
+
+
+class WindowsOfSize(TypedDict):
+    """The windows of a kept study; by documents under `quick` and `full`, each chunk a unit under `by_chunk`."""
+
+    name: Literal["quick", "full", "by_chunk"]
+    n_window: Count
+    n_disjoint: Count
+    kinds: list[CoverageOfKind]
+
+
+class KeptCoverage(TypedDict):
+    """Coverage measured once on more chunks, and kept (`windows.kept`)."""
+
+    about: Kept
+    model: str
+    text: str
+    n_chunks: Count
+    n_documents: Count
+    windows: list[WindowsOfSize]
+
+
 class V5(TypedDict):
     comparisons: Annotated[list[ComparedFigure], Keep(minItems=1)]
     mean_diff_pct: float
@@ -527,6 +588,8 @@ class V5(TypedDict):
     thresholds_2k: Thresholds
     thresholds_full: Thresholds
     max_threshold_shift: Count
+    coverage: list[CoverageOfKind]
+    kept_coverage: KeptCoverage | None
 
 
 class SpeedRow(TypedDict):
@@ -627,9 +690,19 @@ class Sample(TypedDict):
     text: str
 
 
+class RefinementByDocument(TypedDict):
+    """Intervals with the prompts of one document as a unit, None where documents are too few; lists go with P2's."""
+
+    falls_ci: list[Interval | None]
+    gaps_ci: list[Interval | None]
+
+
 class P2(TypedDict):
     iterations: Annotated[int, Keep(minimum=1)]
     n_prompts: Annotated[int, Keep(minimum=1)]
+    chunks: list[Count]
+    documents: list[Count]
+    by_document: RefinementByDocument
     conditions: Annotated[list[Refinement], Keep(minItems=1)]
     falls: list[PairedIteration]
     gaps: list[PairedIteration]
@@ -703,9 +776,19 @@ class EqualFlops(TypedDict):
     extra_model_kernelized: int
 
 
+class BestOfByDocument(TypedDict):
+    """Intervals with the prompts of one document as a unit, None where documents are too few; as long as P3's list."""
+
+    against_baseline_ci: list[Interval | None]
+
+
 class P3(TypedDict):
     n: list[Annotated[int, Keep(minimum=1)]]
     n_prompts: Annotated[int, Keep(minimum=1)]
+    chunks: list[Count]
+    documents: list[Count]
+    by_document: BestOfByDocument
+    prompt_tokens: Annotated[int, Keep(minimum=1)]
     new_tokens: Annotated[int, Keep(minimum=1)]
     temperature: float
     conditions: Annotated[list[BestOf], Keep(minItems=1)]
@@ -793,6 +876,14 @@ class Training(TypedDict):
     stages: list[Stage]
 
 
+class ContextByUnit(TypedDict):
+    """Intervals with other units of text; lists go with P4's."""
+
+    rise_at_longest_ci: list[Interval]
+    longest_against_shortest_ci: list[Interval]
+    excess_ratios_ci: list[Interval]
+
+
 class P4(TypedDict):
     lengths: list[Annotated[int, Keep(minimum=2)]]
     n_tokens: int
@@ -800,6 +891,8 @@ class P4(TypedDict):
     rise_at_longest: list[Rise]
     longest_against_shortest: list[LongestAgainstShortest]
     excess_ratios: list[ExcessRatio]
+    by_chunk: ContextByUnit
+    by_tokens: ContextByUnit
     by_position: ByPosition
     same_targets: SameTargets
     training: Training | None
@@ -1046,17 +1139,6 @@ class R2(TypedDict):
 
 LimitSet = Literal["published", "after", "none"]
 Kind = Literal["empirical", "arithmetic"]
-
-
-class Kept(TypedDict):
-    """A dated file of the repository, from which figures that no run of the report measures are shown."""
-
-    file: str
-    date: str
-    command: str
-    commit: str | None
-    words: str
-    tokens: int
 
 
 HALF = Keep(propertyNames={"pattern": "^(half|\\d+\\.\\d+)$"}, required=["half"])
