@@ -350,7 +350,7 @@ def log_scale(values: Sequence[float]) -> alt.Scale:
     high = max(positive)
     low = max(min(positive), high * 1e-4)
     margin = (high / low) ** 0.04 if high > low else 1.1
-    return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False)
+    return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False, clamp=low > min(positive))
 
 
 def symlog_scale(values: Sequence[float], constant: float) -> alt.Scale:

@@ -85,6 +85,7 @@
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       near[isIntersecting ? "add" : "delete"](target);
+      if (isIntersecting) window.unfold(target);
       if (isIntersecting && (isNarrow() || head)) enliven(target);
     }
   }, { rootMargin: "200px" });

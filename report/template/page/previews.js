@@ -11,6 +11,7 @@
   function contentOf(id) {
     const target = document.getElementById(id);
     if (!target) return null;
+    window.unfold(target);
     if (/^(fig|tab)-/.test(id) || target.classList.contains("reference")) return target.cloneNode(true);
     if (!id.startsWith("sec-")) return null;
     const lang = document.documentElement.dataset.lang;
