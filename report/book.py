@@ -22,7 +22,7 @@ from report.words import OPENING_TAGS, SUBTITLE, TITLE, word
 
 TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
 MANY_MARKS = 3000
-LINES_IN_TEXT = 8  # a longer table stands in the appendix
+LINES_IN_TEXT = 6  # a longer table stands in the appendix
 EMS = 49  # of 9 pt, across a page
 NARROW = 9  # ems; a wider column shares what the narrow ones leave
 LEAST = 5  # ems that each of them has to get
@@ -111,13 +111,18 @@ def figure_rows(document: Document, lang: str) -> dict[str, list[NotebookNode]]:
         for output in cell.get("outputs", []):
             meta = output.metadata.report
             if meta.kind == "figure" and meta.lang == lang:
-                meta.narrow = not opening and "width" in output.data[VEGALITE_MIME]
+                meta.narrow = not opening and can_be_narrow(output.data[VEGALITE_MIME])
                 parts[-1][-1].append(output)
     rows = []
     for part in parts:
         singles = [row for section in part for row in paired([[output] for output in section])]
         rows += paired(singles)
     return {row[0].metadata.report.name: row for row in rows}
+
+
+def can_be_narrow(spec: Mapping[str, Any]) -> bool:
+    """Whether a chart is one panel, and not one that says it wants the page's width."""
+    return "width" in spec and not spec.get("usermeta", {}).get("wide")
 
 
 def paired(rows: Iterable[list[NotebookNode]]) -> list[list[NotebookNode]]:
@@ -182,10 +187,15 @@ def figure_row(row: Sequence[NotebookNode], lang: str, later: Later, folder: Pat
     for output in row:
         meta, spec = output.metadata.report, output.data[VEGALITE_MIME]
         file = picture(lowered(spec, meta.narrow), folder, f"{meta.name}-{lang}")
-        image = f"image({quoted(file)}, alt: {quoted(meta.alt)})"
+        image = f"image({quoted(file)}, alt: {quoted(meta.alt)}), {numbered(meta)}"
         parts.append(labelled(image, later(plain_paragraphs(meta["caption"])), f"fig-{meta.name}-{lang}"))
     form = "pair" if len(row) > 1 else "beside" if row[0].metadata.report.narrow else "across"
     return lambda texts: f"#{form}" + "".join(f"[{part(texts)}]" for part in parts)
+
+
+def numbered(meta: NotebookNode) -> str:
+    """A figure's number as on the page, which the text refers to, wherever the book puts it."""
+    return f'numbering: (..) => "{meta.number}"'
 
 
 def labelled(image: str, caption: int, label: str) -> Piece:
@@ -193,16 +203,22 @@ def labelled(image: str, caption: int, label: str) -> Piece:
 
 
 def lowered(spec: dict[str, Any], narrow: bool) -> dict[str, Any]:
-    """The chart drawn anew for the book, its letters as large as on the page: lower, and at the width of a column
-    where it is `narrow`."""
+    """The chart drawn anew for the book, its letters as large as on the page: lower, and about as wide as a column
+    where it is `narrow`, with what stands around its marks."""
     spec = copy.deepcopy(spec)
     for panel in spec.get("concat", [spec]):
         panel["height"] = max(min(panel["height"], LOW), HEIGHT * panel["height"])
     if narrow:
-        spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-        spec["width"] = COLUMN
-        spec["config"]["legend"] |= {"columns": 2, "labelLimit": COLUMN // 2 - 40}
+        stacked = {"top": {"direction": "vertical", "anchor": "start", "margin": 4}}
+        spec["config"]["legend"] |= {"columns": 2, "labelLimit": COLUMN // 2, "layout": stacked}
+        around = width_of(spec) - spec["width"]
+        spec["width"] = max(COLUMN // 2, COLUMN - around)
     return spec
+
+
+def width_of(spec: dict[str, Any]) -> float:
+    """The whole width of a chart's drawing, in pixels."""
+    return float(re.findall(r'^<svg[^>]*? width="([\d.]+)"', render.svg(spec))[0])
 
 
 def is_long(output: NotebookNode) -> bool:
@@ -218,9 +234,10 @@ def table_piece(output: NotebookNode, lang: str, later: Later) -> Piece:
     number, note = later(plain_paragraphs(meta["caption"])), later(plain_paragraphs(meta["note"]))
     layout = Layout.of(content)
     long = layout.lines > LINES_IN_TEXT
+    placed = f"kind: table, {numbered(meta)}, placement: {'none' if long else 'auto'}"
     return lambda texts: (
         f"#[#show figure: set block(breakable: {str(long).lower()})\n"
-        f"#figure(kind: table, placement: {'none' if long else 'auto'}, {data_table(content, layout, texts[note])},"
+        f"#figure({placed}, {data_table(content, layout, texts[note])},"
         f" caption: [{texts[number]}])"
         f" <tab-{meta.name}-{lang}>]"
     )
@@ -309,8 +326,8 @@ def colophon(document: Document, lang: str) -> str:
     cells = ", ".join(f"[#{quoted(name)}], [#{quoted(value)}]" for name, value in rows)
     header = f"{quoted(word('item', lang))}, {quoted(word('value', lang))}"
     return (
-        f"#block(breakable: false)[#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
-        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})]"
+        f"#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
+        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})"
     )
 
 

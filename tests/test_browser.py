@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 DRAWN = """(() => {
   const plots = [...document.querySelectorAll('.plot')].filter(plot => plot.checkVisibility());
-  return document.documentElement.dataset.lang && plots.every(plot => plot.querySelector('svg'));
+  return document.documentElement.dataset.lang && plots.every(plot => plot.querySelector('svg'))
+    && !document.querySelector('noscript');
 })()"""
 JAPANESE = re.compile("[ぁ-んァ-ヶ一-龠]")
 # Words that are the same in both languages: numbers, names, code, and the names of the languages themselves.

@@ -104,6 +104,11 @@ def house(chart: Chart, height: float, width: float = WIDTH) -> Chart:
     return sized.configure(font=FONT, background="transparent", padding=4, **parts)
 
 
+def wide(chart: alt.LayerChart) -> alt.LayerChart:
+    """The chart marked as one that needs a page's width, and can't stand in a column of a book."""
+    return chart.properties(usermeta={"wide": True})
+
+
 LIT = alt.param(name="lit", value="")  # the head that a reader points at, in any figure; the page sets it
 
 

@@ -53,6 +53,7 @@
       spec.width = width;
       spec.config.legend.columns = Math.max(1, Math.floor(width / 170));
       spec.config.legend.labelLimit = width - 60;
+      spec.config.legend.layout = { top: { direction: "vertical", anchor: "start", margin: 4 } };
     }
     const live = document.createElement("div");
     try {
@@ -85,7 +86,6 @@
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       near[isIntersecting ? "add" : "delete"](target);
-      if (isIntersecting) window.unfold(target);
       if (isIntersecting && (isNarrow() || head)) enliven(target);
     }
   }, { rootMargin: "200px" });

@@ -1,6 +1,6 @@
 "use strict";
-// Most drawings and all code stand in the page as text, in `noscript`: reading them as markup at once would hold the page
-// up. They become elements when they are asked for, and by and by when the browser has nothing else to do.
+// Drawings, tables and code stand in the page as text, in `noscript`: reading all as markup at once would hold the page
+// up. They become elements when they come near or are asked for, and by and by when the browser has nothing else to do.
 (() => {
   const folded = (root) => [...root.querySelectorAll("noscript")];
   function unfold(root) {
@@ -18,6 +18,15 @@
     if (holder) unfold(holder.parentElement);
     return document.getElementById(id);
   };
+
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      unfold(target);
+    }
+  }, { rootMargin: "600px" });
+  folded(document.body).forEach((node) => near.observe(node.parentElement));
 
   const later = window.requestIdleCallback || ((work) => setTimeout(work, 50));
   const rest = () => {
