@@ -1,6 +1,7 @@
 """The assembled report: one page and two books, alike to the byte, whole or not at all, with nothing that acts."""
 
 import base64
+import copy
 import gzip
 import hashlib
 import html.parser
@@ -391,6 +392,24 @@ def test_a_table_of_many_columns_starves_none():
     columns = [{"text": f"figure {i}", "numeric": True, "ghost": False} for i in range(13)]
     row = [{"text": "a long name of an arm"}, *({"text": "0.123", "interval": "[0.1, 0.2]"} for _ in columns[1:])]
     assert book.Layout.of({"columns": columns, "rows": [row] * 3}) == book.Layout(", ".join(["auto"] * 13), 7, 6)
+
+
+def test_a_standing_note_is_said_once(copied):
+    def again(cells):
+        tables = [copy.deepcopy(o) for cell in cells for o in cell.get("outputs", []) if "table" in o.metadata]
+        for table in tables:
+            table.metadata["table"] += "_again"
+        cells.append(nbformat.v4.new_code_cell("again", outputs=tables))
+
+    edit(copied, "V1", again)
+    found = document.load(copied / "notebooks", copied / "results")
+    for lang in LANGUAGES:
+        tables = [
+            o.metadata.report for o in document.outputs(found) if "note" in o.get("metadata", {}).get("report", {})
+        ]
+        notes = {table.name: markdown.plain(table.note) for table in tables if table.lang == lang}
+        assert "GPT-2 small" in notes["baseline"]
+        assert "GPT-2 small" not in notes["baseline_again"]
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) is not installed")

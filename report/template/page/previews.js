@@ -30,6 +30,7 @@
     found.querySelectorAll(".menu").forEach((node) => node.remove());
     card.replaceChildren(found);
     card.hidden = false;
+    card.style.left = 0;
     const place = link.getBoundingClientRect(), size = card.getBoundingClientRect();
     const below = place.bottom + size.height + 12 < innerHeight || place.top < size.height + 12;
     card.style.top = `${below ? place.bottom + 8 : place.top - size.height - 8}px`;
