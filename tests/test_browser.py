@@ -376,7 +376,7 @@ def test_every_entry_of_the_contents_leads_to_its_heading(visit, lang):
 def test_what_is_folded_unfolds_when_it_is_asked_for(visit, address):
     html = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
     page = visit("?lang=en#V1.ppl_full", wait=False)
-    page.locator("[id='V1.ppl_full']").wait_for(state="visible")
+    page.locator("[id='V1.ppl_full']:target").wait_for(state="visible")
     assert html.count("<noscript>") > 20
     until(page, "!document.querySelector('noscript')")
     assert page.locator(".plot svg").count() == 2 * sum(map(len, FIGURES.values()))

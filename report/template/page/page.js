@@ -38,8 +38,10 @@
   function reveal() {
     let id;
     try { id = decodeURIComponent(location.hash.slice(1)); } catch { return; }
+    const folded = id && !document.getElementById(id);
     const target = id && window.elementOf(id);
     if (!target) return;
+    if (folded) location.replace(location.hash);  // what was not there yet is the address's target now
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
     // What stands above takes its own height only once it is near: the place is right after a few frames.
     const arrive = (frames) => {
