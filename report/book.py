@@ -1,10 +1,11 @@
 """The document as a book in one language, set by Typst."""
 
+import copy
 import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,20 @@ import typst
 from nbformat import NotebookNode
 
 from report import citation, markdown, provenance, references
-from report.charts import render, style
+from report.charts import render
 from report.document import Document
 from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
-from report.words import SUBTITLE, TITLE, word
+from report.words import OPENING_TAGS, SUBTITLE, TITLE, word
 
 TEMPLATE = Path(__file__).parent / "template" / "book" / "book.typ"
 MANY_MARKS = 3000
-LINES_IN_TEXT = 12  # a longer table stands in the appendix
+LINES_IN_TEXT = 6  # a longer table stands in the appendix
 EMS = 49  # of 9 pt, across a page
 NARROW = 9  # ems; a wider column shares what the narrow ones leave
 LEAST = 5  # ems that each of them has to get
+COLUMN = 340  # pixels of a chart that shares the page's width
+HEIGHT = 0.65  # of a chart's on the page
+LOW = 130  # pixels; a chart lower than this keeps its height
 LONG_WORD = re.compile(r"\S{40}")
 
 Piece = Callable[[list[str]], str]  # Typst markup from all finished texts
@@ -43,6 +47,7 @@ def write(document: Document, lang: str) -> bytes:
     abstract: list[Piece] = []
     body: list[Piece] = []
     appendix: list[Piece] = []
+    rows = figure_rows(document, lang)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target = body
@@ -50,7 +55,7 @@ def write(document: Document, lang: str) -> bytes:
             meta = cell.metadata.report
             if meta.kind == "open":
                 target = abstract if meta.name == "summary" else body
-            for piece in pieces_of(document, cell, lang, later, folder):
+            for piece in pieces_of(cell, lang, later, folder, rows):
                 target.append(piece)
             for output in cell.get("outputs", []):
                 if output.metadata.report.lang == lang and is_long(output):
@@ -91,7 +96,49 @@ def joined(pieces: Iterable[Piece], texts: list[str]) -> str:
     return "\n\n".join(piece(texts) for piece in pieces)
 
 
-def pieces_of(document: Document, cell: NotebookNode, lang: str, later: Later, folder: Path) -> Iterator[Piece]:
+def figure_rows(document: Document, lang: str) -> dict[str, list[NotebookNode]]:
+    """`{first figure's name: the figures that stand in its row}`: two that follow each other and can both be narrow,
+    of one section before those of one part."""
+    parts: list[list[list[NotebookNode]]] = [[]]  # part, section, figure
+    opening = False
+    for cell in document.notebook.cells:
+        described = cell.metadata.report
+        if described.kind == "open":
+            opening = described.name in OPENING_TAGS
+            if described.level == 2:
+                parts.append([])
+            parts[-1].append([])
+        for output in cell.get("outputs", []):
+            meta = output.metadata.report
+            if meta.kind == "figure" and meta.lang == lang:
+                meta.narrow = not opening and can_be_narrow(output.data[VEGALITE_MIME])
+                parts[-1][-1].append(output)
+    rows = []
+    for part in parts:
+        singles = [row for section in part for row in paired([[output] for output in section])]
+        rows += paired(singles)
+    return {row[0].metadata.report.name: row for row in rows}
+
+
+def can_be_narrow(spec: Mapping[str, Any]) -> bool:
+    """Whether a chart is one panel, and not one that says it wants the page's width."""
+    return "width" in spec and not spec.get("usermeta", {}).get("wide")
+
+
+def paired(rows: Iterable[list[NotebookNode]]) -> list[list[NotebookNode]]:
+    """The rows, of which each narrow figure by itself has taken the next such one to its side."""
+    found: list[list[NotebookNode]] = []
+    for row in rows:
+        if found and all(len(one) == 1 and one[0].metadata.report.narrow for one in (found[-1], row)):
+            found[-1] = [*found[-1], *row]
+        else:
+            found.append(row)
+    return found
+
+
+def pieces_of(
+    cell: NotebookNode, lang: str, later: Later, folder: Path, rows: Mapping[str, list[NotebookNode]]
+) -> Iterator[Piece]:
     """What a cell contributes to the book: functions of the finished texts, each giving Typst markup."""
     meta = cell.metadata.report
     if meta.kind == "open":
@@ -106,11 +153,16 @@ def pieces_of(document: Document, cell: NotebookNode, lang: str, later: Later, f
     for output in cell.get("outputs", []):
         described = output.metadata.report
         if described.lang == lang:
-            yield from output_pieces(document, output, described, lang, later, folder)
+            yield from output_pieces(output, described, lang, later, folder, rows)
 
 
 def output_pieces(
-    document: Document, output: NotebookNode, meta: NotebookNode, lang: str, later: Later, folder: Path
+    output: NotebookNode,
+    meta: NotebookNode,
+    lang: str,
+    later: Later,
+    folder: Path,
+    rows: Mapping[str, list[NotebookNode]],
 ) -> Iterator[Piece]:
     if meta.kind == "say":
         number = later(meta["blocks"])
@@ -123,19 +175,50 @@ def output_pieces(
         text = LONG_WORD.sub("\\g<0>\N{ZERO WIDTH SPACE}", content["text"])
         yield lambda texts: f"#generated({quoted(content['label'])}, {quoted(text)})"
     elif meta.kind == "figure":
-        number = later(plain_paragraphs(meta["caption"]))
-        spec = output.data[VEGALITE_MIME]
-        file = picture(spec, folder, f"{meta.name}-{lang}")
-        share = min(78, round(78 * spec.get("width", style.WIDTH) / style.WIDTH))
-        yield (
-            lambda texts: (
-                f"#figure(placement: auto, image({quoted(file)}, width: {share}%, alt: {quoted(meta.alt)}),"
-                f" caption: [{texts[number]}])"
-                f" <fig-{meta.name}-{lang}>"
-            )
-        )
+        if meta.name in rows:
+            yield figure_row(rows[meta.name], lang, later, folder)
     elif meta.kind == "table" and not is_long(output):
         yield table_piece(output, lang, later)
+
+
+def figure_row(row: Sequence[NotebookNode], lang: str, later: Later, folder: Path) -> Piece:
+    """A figure over the page's width, a narrow one with its caption at its side, or two narrow ones side by side."""
+    parts: list[Piece] = []
+    for output in row:
+        meta, spec = output.metadata.report, output.data[VEGALITE_MIME]
+        file = picture(lowered(spec, meta.narrow), folder, f"{meta.name}-{lang}")
+        image = f"image({quoted(file)}, alt: {quoted(meta.alt)}), {numbered(meta)}"
+        parts.append(labelled(image, later(plain_paragraphs(meta["caption"])), f"fig-{meta.name}-{lang}"))
+    form = "pair" if len(row) > 1 else "beside" if row[0].metadata.report.narrow else "across"
+    return lambda texts: f"#{form}" + "".join(f"[{part(texts)}]" for part in parts)
+
+
+def numbered(meta: NotebookNode) -> str:
+    """A figure's number as on the page, which the text refers to, wherever the book puts it."""
+    return f'numbering: (..) => "{meta.number}"'
+
+
+def labelled(image: str, caption: int, label: str) -> Piece:
+    return lambda texts: f"#figure({image}, caption: [{texts[caption]}]) <{label}>"
+
+
+def lowered(spec: dict[str, Any], narrow: bool) -> dict[str, Any]:
+    """The chart drawn anew for the book, its letters as large as on the page: lower, and about as wide as a column
+    where it is `narrow`, with what stands around its marks."""
+    spec = copy.deepcopy(spec)
+    for panel in spec.get("concat", [spec]):
+        panel["height"] = max(min(panel["height"], LOW), HEIGHT * panel["height"])
+    if narrow:
+        stacked = {"top": {"direction": "vertical", "anchor": "start", "margin": 4}}
+        spec["config"]["legend"] |= {"columns": 2, "labelLimit": COLUMN // 2, "layout": stacked}
+        around = width_of(spec) - spec["width"]
+        spec["width"] = max(COLUMN // 2, COLUMN - around)
+    return spec
+
+
+def width_of(spec: dict[str, Any]) -> float:
+    """The whole width of a chart's drawing, in pixels."""
+    return float(re.findall(r'^<svg[^>]*? width="([\d.]+)"', render.svg(spec))[0])
 
 
 def is_long(output: NotebookNode) -> bool:
@@ -151,9 +234,10 @@ def table_piece(output: NotebookNode, lang: str, later: Later) -> Piece:
     number, note = later(plain_paragraphs(meta["caption"])), later(plain_paragraphs(meta["note"]))
     layout = Layout.of(content)
     long = layout.lines > LINES_IN_TEXT
+    placed = f"kind: table, {numbered(meta)}, placement: {'none' if long else 'auto'}"
     return lambda texts: (
         f"#[#show figure: set block(breakable: {str(long).lower()})\n"
-        f"#figure(kind: table, placement: {'none' if long else 'auto'}, {data_table(content, layout, texts[note])},"
+        f"#figure({placed}, {data_table(content, layout, texts[note])},"
         f" caption: [{texts[number]}])"
         f" <tab-{meta.name}-{lang}>]"
     )
@@ -242,8 +326,8 @@ def colophon(document: Document, lang: str) -> str:
     cells = ", ".join(f"[#{quoted(name)}], [#{quoted(value)}]" for name, value in rows)
     header = f"{quoted(word('item', lang))}, {quoted(word('value', lang))}"
     return (
-        f"#block(breakable: false)[#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
-        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})]"
+        f"#heading(level: 1, {quoted(word('provenance', lang))})\n\n"
+        f"#data-table(columns: (auto, 1fr), size: 8pt, header: ({header}), {cells})"
     )
 
 

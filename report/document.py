@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from lib.errors import InputError
 from report import explorer, markdown, references
-from report.prose import CHIPS_MIME, QUOTE_MIME, TABLE_MIME, VEGALITE_MIME
+from report.prose import CHIPS_MIME, QUOTE_MIME, STANDING_NOTES, TABLE_MIME, VEGALITE_MIME
 from report.words import EXPLORER_WORDS, LANGUAGES, OPENING_NOTEBOOK, OPENING_TAGS, PARTS, Part, word
 
 REFERENCE = re.compile(r"#(fig|tab|sec|ref)-(\w+)$")
@@ -168,6 +168,15 @@ def outputs(document: Document) -> Iterator[NotebookNode]:
 def texts(document: Document) -> None:
     """Reads all Markdown once, cleans it, and leaves the blocks beside the outputs and cells they came from."""
     places, found = [], []
+    said: set[str] = set()
+
+    def once(note: str) -> str:
+        """A table's note without what an earlier table has said for all."""
+        for standing in (notes[lang] for notes in STANDING_NOTES for lang in LANGUAGES):
+            if standing in note:
+                note = note.replace(standing, "" if standing in said else standing).strip()
+                said.add(standing)
+        return note
 
     def add(holder: NotebookNode, key: str, source: str, cell: NotebookNode, lang: str | None, level: int = 2) -> None:
         meta = cell.metadata.report
@@ -191,7 +200,7 @@ def texts(document: Document) -> None:
                 add(output.metadata.report, "caption", output.metadata["caption"], cell, lang)
             elif kind == "table":
                 add(output.metadata.report, "caption", output.data[TABLE_MIME]["caption"], cell, lang)
-                add(output.metadata.report, "note", output.data[TABLE_MIME]["note"], cell, lang)
+                add(output.metadata.report, "note", once(output.data[TABLE_MIME]["note"]), cell, lang)
     fallback_titles(document)
     level = {lang: 1 for lang in LANGUAGES}
     for (holder, key), text, blocks in zip(places, found, markdown.read(found), strict=True):

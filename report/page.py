@@ -191,7 +191,7 @@ def with_assets(
     charts = json.dumps(specs, ensure_ascii=False)
     style = font_face(html + charts) + style
     head = script("head")
-    names = ["page", "charts", "menus", "previews", "search", *(["explorer"] if ladders else [])]
+    names = ["unfold", "page", "charts", "menus", "previews", "search", *(["explorer"] if ladders else [])]
     scripts = [script(name) for name in names]
     data: dict[str, Any] = {"titles": TITLE, "about": about}
     data |= {"explore-data": explorer.for_page(ladders)} if ladders else {}

@@ -73,6 +73,7 @@ QUICK_ALONE = {
     "ja": "2Kは文書が少なすぎるので、その区間が表すのはこのチャンクの中での確かさだけである。",
     "en": "The 2K holds too few documents: its intervals speak of those chunks alone.",
 }
+STANDING_NOTES = (ANOTHER_MODEL, QUICK_ALONE)  # of many tables; a report says each once
 DIGIT = re.compile(r"[0-9０-９]")
 
 Trail = tuple[str | int, ...]

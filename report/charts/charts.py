@@ -55,6 +55,7 @@ from report.charts.style import (
     symlog_scale,
     threshold_lines,
     tip,
+    wide,
 )
 
 LIMITS = (1.1, 1.5, 2.0)  # of PPL over the baseline's
@@ -224,7 +225,8 @@ def cumulative(
     for i, end in enumerate(beyond(rows, ZOOM) if zoomed else []):
         label = chart_of([end]).mark_text(align="left", baseline="top", fontSize=11, fontWeight="bold")
         layers.append(label.encode(x=alt.value(12), y=alt.value(4 + 14 * i), text="label:N", color=colour))
-    return house(alt.layer(*layers), height=360)
+    chart = alt.layer(*layers)
+    return house(wide(chart) if len(keys) > 3 else chart, height=360)
 
 
 def methods(heads: Curves, published: Mapping[str, Row] | None = None) -> Chart:
@@ -616,7 +618,7 @@ def generation_speed(p1: Row, published: Rows | None = None) -> Chart:
         ],
     )
     places = len({r["place"] for r in rows})
-    return house(alt.layer(*points_with_intervals(base, x, rows)), height=max(90, 26 * places))
+    return house(wide(alt.layer(*points_with_intervals(base, x, rows))), height=max(90, 26 * places))
 
 
 def refinement(p2: Row, published: Mapping[str, Sequence[float]] | None = None) -> Chart:
@@ -817,7 +819,7 @@ def elsewhere(rows: Rows) -> Chart:
     one = chart_of([{"level": 1}]).mark_rule(color=COLOURS["baseline"], strokeDash=[2, 3]).encode(x="level:Q")
     spans = base.mark_rule(strokeWidth=1.5).encode(x="lo:Q", x2="hi:Q")
     spots = base.mark_point(shape="diamond", filled=True, size=70).encode(x=x)
-    return house(one + spans + spots, height=max(90, 22 * len(names) * len(devices)))
+    return house(wide(one + spans + spots), height=max(90, 22 * len(names) * len(devices)))
 
 
 def roofline(points: Rows, peak: float, bandwidth: float) -> Chart:

@@ -104,6 +104,11 @@ def house(chart: Chart, height: float, width: float = WIDTH) -> Chart:
     return sized.configure(font=FONT, background="transparent", padding=4, **parts)
 
 
+def wide(chart: alt.LayerChart) -> alt.LayerChart:
+    """The chart marked as one that needs a page's width, and can't stand in a column of a book."""
+    return chart.properties(usermeta={"wide": True})
+
+
 LIT = alt.param(name="lit", value="")  # the head that a reader points at, in any figure; the page sets it
 
 
@@ -364,7 +369,7 @@ def log_scale(values: Sequence[float]) -> alt.Scale:
     high = max(positive)
     low = max(min(positive), high * 1e-4)
     margin = (high / low) ** 0.04 if high > low else 1.1
-    return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False)
+    return alt.Scale(type="log", domain=[low / margin, high * margin], nice=False, clamp=low > min(positive))
 
 
 def symlog_scale(values: Sequence[float], constant: float) -> alt.Scale:

@@ -48,11 +48,17 @@
     if (!width || plot.dataset.width === String(width)) return;
     plot.dataset.width = width;
     const spec = await window.chartSpec(plot);
-    if (width < spec.width + 80) {
-      spec.autosize = { type: "fit-x", contains: "padding" };
-      spec.width = width;
+    if (width < (spec.width || 600) + 80) {
+      if (spec.concat) {
+        spec.columns = 1;
+        for (const panel of spec.concat) panel.width = width - 70;
+      } else {
+        spec.autosize = { type: "fit-x", contains: "padding" };
+        spec.width = width;
+      }
       spec.config.legend.columns = Math.max(1, Math.floor(width / 170));
       spec.config.legend.labelLimit = width - 60;
+      spec.config.legend.layout = { top: { direction: "vertical", anchor: "start", margin: 4 } };
     }
     const live = document.createElement("div");
     try {

@@ -89,6 +89,7 @@
     document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
     if (!button) return;
     const figure = button.closest("figure");
+    window.unfold(figure);
     const blob = await makers[button.dataset.save](figure);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);

@@ -38,28 +38,41 @@
   function reveal() {
     let id;
     try { id = decodeURIComponent(location.hash.slice(1)); } catch { return; }
-    const target = id && document.getElementById(id);
+    const folded = id && !document.getElementById(id);
+    const target = id && window.elementOf(id);
     if (!target) return;
+    if (folded) location.replace(location.hash);  // what was not there yet is the address's target now
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
-    target.scrollIntoView({ block: target.classList.contains("r") ? "center" : "start" });
+    // What stands above takes its own height only once it is near: the place is right after a few frames.
+    const arrive = (frames) => {
+      target.scrollIntoView({ block: target.classList.contains("r") ? "center" : "start" });
+      if (frames) requestAnimationFrame(() => arrive(frames - 1));
+    };
+    arrive(3);
   }
 
+  // A section out of view has not been laid out, and asking where something in it stands would do it: so the section is
+  // asked first, and a heading only where its section is in view.
   function followContents() {
-    const links = new Map([...document.querySelectorAll(".toc a")].map((a) => [a.hash.slice(1), a]));
-    const headings = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
-    let waiting = false;
+    const entries = [...document.querySelectorAll(".toc a")].map((link) => {
+      const heading = document.getElementById(link.hash.slice(1));
+      return { link, heading, section: heading.closest("section, footer"), lang: link.closest("[lang]").lang };
+    });
+    const passed = ({ heading, section }, line) => {
+      const place = section.getBoundingClientRect();
+      return place.top < line && (place.bottom < line || heading.getBoundingClientRect().top < line);
+    };
+    let waiting = false, current = null;
     const update = () => {
       waiting = false;
-      const visible = headings.filter((h) => !h.closest(root.dataset.lang === "ja" ? ".en" : ".ja"));
-      const current = visible.filter((h) => h.getBoundingClientRect().top < innerHeight / 4).pop() || visible[0];
-      for (const [id, link] of links) {
-        if (current && id === current.id) {
-          if (link.getAttribute("aria-current")) continue;
-          link.setAttribute("aria-current", "true");
-          const list = link.closest(".toc");
-          if (getComputedStyle(list).position === "sticky") list.scrollTop = Math.max(0, link.offsetTop - list.clientHeight / 2);
-        } else link.removeAttribute("aria-current");
-      }
+      const shown = entries.filter((entry) => entry.lang === root.dataset.lang);
+      const found = shown.findLast((entry) => passed(entry, innerHeight / 4)) || shown[0];
+      if (found === current) return;
+      if (current) current.link.removeAttribute("aria-current");
+      current = found;
+      current.link.setAttribute("aria-current", "true");
+      const list = current.link.closest(".toc");
+      if (getComputedStyle(list).position === "sticky") list.scrollTop = Math.max(0, current.link.offsetTop - list.clientHeight / 2);
     };
     const ask = () => { if (!waiting) { waiting = true; requestAnimationFrame(update); } };
     addEventListener("scroll", ask, { passive: true });
@@ -79,7 +92,7 @@
   code.addEventListener("click", () => {
     const open = code.getAttribute("aria-pressed") !== "true";
     code.setAttribute("aria-pressed", String(open));
-    document.querySelectorAll("details.code").forEach((d) => { d.open = open; });
+    document.querySelectorAll("details.code").forEach((d) => { window.unfold(d); d.open = open; });
   });
   if (matchMedia("(max-width: 62rem)").matches) document.querySelectorAll(".toc details").forEach((d) => { d.open = false; });
   showLanguage(root.dataset.lang);
@@ -95,7 +108,7 @@
       else target.removeAttribute("tabindex");
     }
   });
-  document.querySelectorAll(".scroll, .quote pre").forEach((node) => stops.observe(node));
+  document.querySelectorAll(".scroll, .quote pre").forEach((node) => { node.removeAttribute("tabindex"); stops.observe(node); });
   followContents();
   reveal();
 })();

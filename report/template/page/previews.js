@@ -11,6 +11,7 @@
   function contentOf(id) {
     const target = document.getElementById(id);
     if (!target) return null;
+    window.unfold(target);
     if (/^(fig|tab)-/.test(id) || target.classList.contains("reference")) return target.cloneNode(true);
     if (!id.startsWith("sec-")) return null;
     const lang = document.documentElement.dataset.lang;
@@ -29,6 +30,7 @@
     found.querySelectorAll(".menu").forEach((node) => node.remove());
     card.replaceChildren(found);
     card.hidden = false;
+    card.style.left = 0;
     const place = link.getBoundingClientRect(), size = card.getBoundingClientRect();
     const below = place.bottom + size.height + 12 < innerHeight || place.top < size.height + 12;
     card.style.top = `${below ? place.bottom + 8 : place.top - size.height - 8}px`;
