@@ -23,8 +23,8 @@ def document(profile, **parameters):
 
 @pytest.mark.parametrize(
     "value",
-    ["plain", "two words", "it's", 'a "b"', "$(touch fired)", "`touch fired`", "$(shell touch fired)", "a\\b", "$$", "日本",
-     "'; touch fired; '", '"; touch fired; "', "!x", "a & b", "=HYPERLINK(1)"],
+    ["plain", "two words", "it's", 'a "b"', "$(touch fired)", "`touch fired`", "$(shell touch fired)", "a\\b", "$$",
+     "日本", "'; touch fired; '", '"; touch fired; "', "!x", "a & b", "=HYPERLINK(1)"],
 )  # fmt: skip
 def test_a_value_is_passed_on_and_not_run(tmp_path, value):
     command = provenance.again(document("smoke", dataset=value, n_ctx=96))
