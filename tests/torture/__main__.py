@@ -8,6 +8,7 @@ make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name
 import argparse
 import os
 import secrets
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -40,6 +41,7 @@ def main() -> int:
 
     if not chosen(args.short, args.only):
         sys.exit(f"error: ONLY: given {args.only!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     out, began, trials = build_root() / "torture.json", time.time(), []
     for trial in run(args.seed, args.short, args.only, args.at_once):
         trials.append(trial)

@@ -4,44 +4,27 @@ A damaged pack is refused in one line and nothing of it is written; after a kill
 the same command ends as if nothing had been.
 """
 
+import itertools
 import json
+import os
 import shutil
-import subprocess
+import signal
 import sys
+import threading
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from torture.bench import Bench, Outcome, Task, half_written, in_place, litter, named, one_line, unlike
+from torture.bench import Bench, Outcome, Task, half_written, in_place, litter, named, unlike
 from torture.damage import flip
 from torture.hostile import strings
 
 FLIPS, CUTS = 60, 20
-UNPACKED, PACKED = 15, 8  # times that each is killed
+UNPACKED, PACKED = 40, 20  # times that each is killed
+KILLED = -signal.SIGKILL
 SOON = 0.004  # seconds after a change to a folder within which a kill comes
-# Kills itself at its n-th change to files below a folder, or a moment later; says how many changes there were.
-KILLED = """
-import os, runpy, signal, sys, threading
-at, after, place = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-del sys.argv[1:4]
-count = 0
-def changes(event, arguments):
-    global count
-    changed = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
-    if event == "open" and isinstance(arguments[2], int):
-        changed = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
-    if changed and str(arguments[0]).startswith(place):
-        count += 1
-        if count == at:
-            kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-            threading.Timer(after, kill).start() if after else kill()
-sys.addaudithook(changes)
-try:
-    runpy.run_module("lib.travel", run_name="__main__", alter_sys=True)
-finally:
-    print(count, file=sys.stderr)
-"""
 
 
 def tasks(short: bool) -> dict[str, Task]:
@@ -49,16 +32,11 @@ def tasks(short: bool) -> dict[str, Task]:
         "flip-": partial(damaged, "flip", 10 if short else FLIPS),
         "cut-": partial(damaged, "cut", 5 if short else CUTS),
         "name-": foreign_names,
-        "unpack-": partial(killed, "unpack", 3 if short else UNPACKED),
+        "unpack-": partial(killed, "unpack", 8 if short else UNPACKED),
         "pack-": partial(killed, "pack", PACKED),
         "twice": twice,
     }
     return {name: found[name] for name in named(found, ["flip-", "cut-", "unpack-"], short)}
-
-
-def run(bench: Bench, build: Path, *words: object, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    first = ["-c", KILLED, *before] if before else ["-m", "lib.travel"]
-    return bench.run([sys.executable, *first, *map(str, words)], build)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -139,53 +117,107 @@ def foreign_names(bench: Bench) -> Outcome:
 def killed(what: str, times: int, bench: Bench) -> Outcome:
     """Killed at one of its changes to files, or in the middle of one: the same command then ends as ever."""
     build, path = bench.packed
-    words: tuple[str, ...] = (what, "smoke")
-    if what == "unpack":
-        words = (what, str(path))
-    aim, place = bench.fresh("aim") / "build", bench.fresh("place") / "build"
+    work = partial(unpack, path) if what == "unpack" else pack
     wanted, outcomes = contents(build), {}
-    prepare(what, build, aim)
-    done = run(bench, aim, *words, before=("0", "0", str(aim)))
-    if done.returncode:
-        return f"failed where nothing was killed: {done.stderr[-300:]}"
-    changes = int(done.stderr.split()[-1])
+    changes, said = in_a_child(prepared(bench, what), work)
+    if said:
+        return f"failed where nothing was killed: {said}"
     for i in range(times):
         n, after = bench.draw.randint(1, changes), bench.draw.choice((0, 0, bench.draw.uniform(0, SOON)))
         bench.about[f"{i:02}"] = f"at change {n} of {changes}, {1000 * after:.1f} ms after it"
-        shutil.rmtree(place, ignore_errors=True)
-        prepare(what, build, place)
-        died = run(bench, place, *words, before=(str(n), str(after), str(place)))
-        finished = died.returncode == 0  # its timer came too late
-        if not finished and died.returncode != -9:
-            outcomes[f"{i:02}"] = f"ended with {died.returncode}: {died.stderr[-200:]}"
-            continue
-        outcomes[f"{i:02}"] = half_written(place) or after_kill(bench, what, place, words, wanted, path)
+        place = prepared(bench, what)
+        died, _ = in_a_child(place, work, n, after)
+        wrong = None if died == KILLED else f"was not killed {bench.about[f'{i:02}']}"
+        outcomes[f"{i:02}"] = wrong or half_written(place) or after_kill(what, place, work, wanted, path)
     return outcomes
 
 
-def prepare(what: str, build: Path, place: Path) -> None:
+def unpack(path: Path) -> None:
+    from lib.travel import pack
+
+    pack.unpack(path)
+
+
+def pack() -> None:
+    from lib.travel import pack
+
+    pack.pack("smoke")
+
+
+def prepared(bench: Bench, what: str) -> Path:
     """What a place holds before: for packing a finished run, for unpacking nothing."""
+    place = bench.fresh("place") / "build"
     if what == "pack":
-        shutil.copytree(build, place, ignore=shutil.ignore_patterns("packs"))
-    else:
-        place.mkdir(parents=True)
+        shutil.copytree(bench.packed[0], place, ignore=shutil.ignore_patterns("packs"))
+    return place
 
 
-def after_kill(
-    bench: Bench, what: str, place: Path, words: tuple[str, ...], wanted: dict[str, bytes], path: Path
-) -> str | None:
+def in_a_child(build: Path, work: Callable[[], None], at: int = 0, after: float = 0) -> tuple[int, str]:
+    """`(changes that a child has made to files below a folder, the line in which it was refused)`.
+
+    It kills itself at change `at`, or `after` seconds later, which counts as `KILLED`.
+    """
+    from lib.errors import InputError
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.environ["EXPERIMENT10_BUILD"] = str(build)
+        count = killing(build, at, after)
+        said = ""
+        try:
+            work()
+            if after:  # it may be quicker than its death
+                time.sleep(after)
+        except InputError as error:
+            said = str(error)
+        finally:
+            os.write(writing, f"{next(count)} {said}".encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        line = told.read()
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return KILLED, ""
+    changes, _, said = line.partition(" ")
+    return int(changes), said
+
+
+def killing(build: Path, at: int, after: float) -> Iterator[int]:
+    """Has this process killed at its n-th change to files below a folder; counts the changes."""
+    count = itertools.count()
+
+    def hook(event: str, arguments: tuple) -> None:
+        changed = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+        if event == "open" and isinstance(arguments[2], int):
+            changed = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if changed and str(arguments[0]).startswith(str(build)) and next(count) + 1 == at:
+            kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+            threading.Timer(after, kill).start() if after else kill()
+
+    sys.addaudithook(hook)
+    return count
+
+
+def after_kill(what: str, place: Path, work: Callable[[], None], wanted: dict[str, bytes], path: Path) -> str | None:
     there = (place / "smoke").is_dir()
-    again = run(bench, place, *words)
+    _, said = in_a_child(place, work)
     if what == "unpack" and there:
-        wrong = one_line(again, "there already")
+        wrong = None if "there already" in said else f"the next one said {said!r}"
     else:
-        wrong = f"the next one failed: {again.stderr[-200:]}" if again.returncode else None
-    if not wrong and what == "pack":
-        wrong = None if [p.read_bytes() for p in (place / "packs").iterdir()] == [path.read_bytes()] else "another pack"
-    elif not wrong:
-        used = {name: content for name, content in wanted.items() if not name.startswith("store/")}
-        wrong = unlike({k: v for k, v in contents(place).items() if not k.startswith("store/")}, used)
-    return wrong or litter(place)
+        wrong = f"the next one failed: {said}" if said else None
+    if wrong:
+        return wrong
+    if what == "pack":
+        same = [p.read_bytes() for p in (place / "packs").iterdir()] == [path.read_bytes()]
+        return litter(place) if same else "the next one made another pack"
+    return unlike(without_store(contents(place)), without_store(wanted)) or litter(place)
+
+
+def without_store(found: dict[str, bytes]) -> dict[str, bytes]:
+    """What a pack brings beside scores, of which it has only those that were used."""
+    return {name: content for name, content in found.items() if not name.startswith("store/")}
 
 
 def twice(bench: Bench) -> str | None:
@@ -198,6 +230,4 @@ def twice(bench: Bench) -> str | None:
         return f"ended with {[process.returncode for process in both]}: {said}"
     if not any("there already" in line for line in said):
         return f"said {said}"
-    used = {name: content for name, content in contents(build).items() if not name.startswith("store/")}
-    found = {name: content for name, content in contents(place).items() if not name.startswith("store/")}
-    return unlike(found, used) or litter(place)
+    return unlike(without_store(contents(place)), without_store(contents(build))) or litter(place)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import psutil
+
 from torture import bench, damage, disks, hostile, inputs, kills, packs, places, together
 
 # In the order in which tasks are begun: the longest ones first, so that no core waits at the end.
@@ -40,6 +42,13 @@ def attempt(seed: int, short: bool, only: str, folder: Path, kind: str, task: st
         removed(own)
 
 
+def end_all() -> None:
+    """Ends all processes below this one: nobody waits for what a stopped torture had begun."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
 def removed(folder: Path) -> None:
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -62,8 +71,12 @@ def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[be
         if "packs" in {kind for kind, _ in todo}:
             assert shared.packed
         with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-            going = [pool.submit(attempt, seed, short, only, folder, *task) for task in todo]
-            for done in as_completed(going):
-                yield from done.result()
+            try:
+                going = [pool.submit(attempt, seed, short, only, folder, *task) for task in todo]
+                for done in as_completed(going):
+                    yield from done.result()
+            except BaseException:
+                end_all()
+                raise
     finally:
         removed(folder)
