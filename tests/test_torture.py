@@ -32,9 +32,13 @@ def test_the_table_names_the_command_of_each_failure():
 
 
 def test_a_trial_is_chosen_by_its_name_and_draws_the_same_alone(tmp_path):
-    assert running.chosen(False, "kills/03-stop") == [("kills", "03-")]
-    assert running.chosen(False, "damage/store-2") == [("damage", "store-2")]
-    assert {kind for kind, _ in running.chosen(True, "")} == {*running.KINDS}
+    assert running.chosen(False, "kills/03-stop") == [("kills", "03-", ("03-stop",))]
+    assert running.chosen(True, "disks/full,damage/store-2") == [
+        ("damage", "store-2", ("store-2",)),
+        ("disks", "full", ("full",)),
+    ]
+    assert running.chosen(False, "kills") == [("kills", f"{i:02}-", ()) for i in range(6)]
+    assert {kind for kind, *_ in running.chosen(True, "")} == {*running.KINDS}
     assert running.chosen(False, "kill") == []
 
     def task(at):
@@ -43,7 +47,7 @@ def test_a_trial_is_chosen_by_its_name_and_draws_the_same_alone(tmp_path):
 
     both = own(tmp_path).tried("kind", "00", task)
     assert [(trial.name, trial.held) for trial in both] == [("00-a", False), ("00-b", True)]
-    assert own(tmp_path, only="00-b").tried("kind", "00", task)[0].said == both[1].said != ""
+    assert own(tmp_path, only=("00-b",)).tried("kind", "00", task)[0].said == both[1].said != ""
 
 
 def test_a_trial_that_breaks_off_has_not_held(tmp_path):

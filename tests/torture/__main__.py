@@ -2,7 +2,7 @@
 
 make torture                        about twenty minutes on two cores
 make torture SHORT=1                two minutes
-make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name
+make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name; several with commas
 """
 
 import argparse
@@ -33,14 +33,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--short", action="store_true")
-    parser.add_argument("--only", default="", metavar="KIND[/NAME]")
+    parser.add_argument("--only", default="", metavar="KIND[/NAME],…")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, metavar="TASKS")
     args = parser.parse_args()
     from lib.layout import build_root
     from lib.results import io
 
-    if not chosen(args.short, args.only):
-        sys.exit(f"error: ONLY: given {args.only!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
+    for part in args.only.split(","):
+        if not chosen(args.short, part):
+            sys.exit(f"error: ONLY: given {part!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     out, began, trials = build_root() / "torture.json", time.time(), []
     for trial in run(args.seed, args.short, args.only, args.at_once):

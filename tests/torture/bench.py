@@ -50,14 +50,14 @@ class Trial:
 class Bench:
     """Where the trials of one task run: draws and a folder of their own, beside what all tasks read.
 
-    `only` names a single trial of the task, `about` collects what a trial that holds rests on.
+    `only` names trials of the task where not all are asked for, `about` collects what a trial that holds rests on.
     """
 
     seed: int
     shared: Path
     folder: Path
     short: bool = False
-    only: str = ""
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -77,10 +77,13 @@ class Bench:
         found, seconds = [], round((time.time() - began) / max(1, len(outcomes)), 2)
         for end, wrong in outcomes.items():
             own = f"{name}{end}"
-            if self.only.startswith(own) or own.startswith(self.only):
+            if self.asked_for(own):
                 command = f"make torture SEED={self.seed} ONLY={kind}/{own}"
                 found.append(Trial(kind, own, wrong is None, wrong or self.about.get(end, ""), command, seconds))
         return found
+
+    def asked_for(self, trial: str) -> bool:
+        return not self.only or any(trial.startswith(name) or name.startswith(trial) for name in self.only)
 
     def again(self, build: Path) -> str | None:
         """What is wrong with a folder after one more run to its end; None where it is like an undisturbed one's."""
@@ -198,12 +201,12 @@ def in_place(build: Path) -> Iterator[None]:
 
 
 def unprivileged() -> list[str]:
-    """What a command begins with that root runs as a user without rights; nothing for anybody else."""
+    """What a command begins with for which the rights of files hold, as they do not for root; nothing for others."""
     if os.geteuid():
         return []
     if not shutil.which("setpriv"):
-        raise RuntimeError("root needs setpriv to run as nobody")
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        raise RuntimeError("root needs setpriv to give its rights up")
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def temporary(build: Path) -> Path:

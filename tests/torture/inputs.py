@@ -43,7 +43,7 @@ def of_kind(kind: str, bench: Bench) -> Outcome:
     """All inputs of a kind, or the one that is asked for; of the short form some that are drawn."""
     listed = [case for case in cases() if case["kind"] == kind]
     if bench.only:
-        listed = [case for case in listed if case["id"].startswith(bench.only)]
+        listed = [case for case in listed if bench.asked_for(case["id"])]
     elif bench.short:
         listed = bench.draw.sample(listed, SHORT)
     build, outcomes = bench.fresh("build"), {}

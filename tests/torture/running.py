@@ -19,25 +19,29 @@ KINDS = {
 }  # fmt: skip
 
 
-def chosen(short: bool, only: str) -> list[tuple[str, str]]:
-    """`[(kind, task)]` that have to be run; a single trial is one of a task whose name it begins with."""
-    kind, _, name = only.partition("/")
-    return [
-        (each, task)
-        for each, module in KINDS.items()
-        if kind in ("", each)
-        for task in module.tasks(short and not name)
-        if task.startswith(name) or name.startswith(task)
-    ]
+def chosen(short: bool, only: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """`[(kind, task, names of the trials asked for, none for all)]` of what has to be run.
+
+    `only` has kinds, or trials as kind/name, with commas in between; a trial's name begins with its task's.
+    """
+    asked = [tuple(part.partition("/")[::2]) for part in only.split(",")] if only else []
+    found = []
+    for kind, module in KINDS.items():
+        names = tuple(name for each, name in asked if each == kind)
+        for task in module.tasks(short and not any(names)) if names or not only else ():
+            own = tuple(name for name in names if task.startswith(name) or name.startswith(task))
+            if own or not only:
+                found.append((kind, task, tuple(filter(None, own)) if all(own) else ()))
+    return found
 
 
-def attempt(seed: int, short: bool, only: str, folder: Path, kind: str, task: str) -> list[bench.Trial]:
+def attempt(seed: int, short: bool, folder: Path, kind: str, task: str, only: tuple[str, ...]) -> list[bench.Trial]:
     """The trials of one task, in a folder of its own that is gone afterwards."""
     own = Path(tempfile.mkdtemp(prefix=f"{kind[:4]}-", dir=folder))
     own.chmod(0o755)
     try:
-        at = bench.Bench(seed, folder / "shared", own, short, only.partition("/")[2])
-        return at.tried(kind, task, KINDS[kind].tasks(short and not at.only)[task])
+        at = bench.Bench(seed, folder / "shared", own, short, only)
+        return at.tried(kind, task, KINDS[kind].tasks(short and not only)[task])
     finally:
         removed(own)
 
@@ -66,13 +70,14 @@ def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[be
     shared = bench.Bench(seed, folder / "shared", folder)
     try:
         assert shared.model
-        if {kind for kind, _ in todo} - {"inputs", "hostile"}:
+        kinds = {kind for kind, *_ in todo}
+        if kinds - {"inputs", "hostile"}:
             assert shared.build
-        if "packs" in {kind for kind, _ in todo}:
+        if "packs" in kinds:
             assert shared.packed
         with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
             try:
-                going = [pool.submit(attempt, seed, short, only, folder, *task) for task in todo]
+                going = [pool.submit(attempt, seed, short, folder, *task) for task in todo]
                 for done in as_completed(going):
                     yield from done.result()
             except BaseException:
