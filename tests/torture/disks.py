@@ -107,13 +107,15 @@ def filling(bench: Bench) -> str | None:
 
 
 def temporary(bench: Bench) -> str | None:
-    """The disk for temporary files is full, where kernels have their sockets."""
+    """The disk for temporary files is full, where kernels have their sockets: one line, or another place is found."""
     build = bench.fresh("build")
     with disk(bench) as folder:
         if folder is None:
             return without_write_permission(bench)
         fill(folder / "ballast")
-        return one_line(bench.run(bench.words(), build, TMPDIR=str(folder)), "No space left") or bench.again(build)
+        done = bench.run(bench.words(), build, TMPDIR=str(folder))
+        wrong = one_line(done, "No space left") if done.returncode else None
+        return wrong or bench.again(build)
 
 
 def without_write_permission(bench: Bench) -> str | None:
