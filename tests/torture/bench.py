@@ -26,7 +26,8 @@ SECTIONS = ("setup", "V1")
 SMALL = {
     "judge": "", "n_ctx": 48, "full_chunks": 3, "quick_chunks": 1, "context_tokens": 144, "draws": 100,
 }  # fmt: skip
-KEPT = ("results", "notebooks")  # what of a profile's folder is the same run after run, times apart
+KEPT = ("results", "notebooks")  # what of a profile's folder is the same run after run
+APART = ("times", "commit", "dirty")  # of a section's provenance: what may differ between runs of the same code
 LONGEST = 300  # seconds of a run, after which it counts as hanging
 WITHIN = 2  # seconds in which a stopped run has to be gone
 # What was wrong, None where nothing was; of several outputs at once, each with the end of its trial's name.
@@ -231,7 +232,7 @@ def seconds_until(happens: Callable[[], object], within: float = 120) -> float:
 
 
 def left(build: Path, profile: str = "smoke") -> dict[str, bytes]:
-    """The bytes of a profile's results, figures and executed notebooks, times apart.
+    """The bytes of a profile's results, figures and executed notebooks, but for `APART`.
 
     Raises `ValueError` for a file that is not whole.
     """
@@ -240,7 +241,8 @@ def left(build: Path, profile: str = "smoke") -> dict[str, bytes]:
         content = path.read_bytes()
         if path.suffix == ".json":
             value = json.loads(content)
-            value.get("provenance", {}).pop("times", None)
+            for key in APART:
+                value.get("provenance", {}).pop(key, None)
             content = json.dumps(value, sort_keys=True).encode()
         found[path.relative_to(top).as_posix()] = content
     return found

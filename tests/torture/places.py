@@ -28,30 +28,11 @@ def tasks(short: bool) -> dict[str, Task]:
     return {name: found[name] for name in named(found, ["locale-and-zone"], short)}
 
 
-def compare(
-    bench: Bench, prefix: Sequence[str] = (), apart: Sequence[str] = (), cwd: Path = ROOT, **environment: str
-) -> str | None:
-    """What is wrong with a run in such a place; None where it leaves what one elsewhere does.
-
-    `apart` are the keys of the provenance that cannot be the same there.
-    """
+def compare(bench: Bench, prefix: Sequence[str] = (), **environment: str) -> str | None:
+    """What is wrong with a run in such a place; None where it leaves what one elsewhere does."""
     build = bench.fresh("place")
-    done = bench.run([*prefix, *bench.words()], build, cwd, **environment)
-    if done.returncode:
-        return f"failed: {done.stderr[-300:]}"
-    return unlike(without(left(build), apart), without(bench.whole, apart))
-
-
-def without(found: dict[str, bytes], apart: Sequence[str]) -> dict[str, bytes]:
-    """Results apart from keys of the provenance."""
-    kept = dict(found)
-    for name, content in found.items():
-        if name.endswith(".json"):
-            value = json.loads(content)
-            for key in apart:
-                value.get("provenance", {}).pop(key, None)
-            kept[name] = json.dumps(value, sort_keys=True).encode()
-    return kept
+    done = bench.run([*prefix, *bench.words()], build, **environment)
+    return f"failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), bench.whole)
 
 
 def no_git(bench: Bench) -> str | None:
@@ -61,7 +42,7 @@ def no_git(bench: Bench) -> str | None:
         for path in Path(place).glob("*") if Path(place).is_dir() else ():
             if path.name != "git" and not (folder / path.name).exists():
                 (folder / path.name).symlink_to(path)
-    return compare(bench, apart=("commit", "dirty"), PATH=str(folder))
+    return compare(bench, PATH=str(folder))
 
 
 def no_network(bench: Bench) -> str | None:
