@@ -177,7 +177,7 @@ class Archive:
 
 def unsafe(name: str) -> str | None:
     """Why a path must not be written below a folder, on any system; None where it may."""
-    if not name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if not name or not name.isprintable():
         return "has no name, or control characters in it"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "has an absolute path"

@@ -8,3 +8,8 @@ class InputError(ValueError):
 def first_line(error: object) -> str:
     """What another's exception says, in one line of at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def steady(text: str) -> str:
+    """A text from outside as a terminal may show it: signs that steer it or turn the line around are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -192,7 +192,7 @@ def texts(document: Document) -> None:
             add(meta, "blocks", cell.source, cell, meta.lang, meta.level)
             continue
         for output in cell.get("outputs", []):
-            output.metadata["report"] = describe(document, output, cell)
+            output.setdefault("metadata", NotebookNode())["report"] = describe(document, output, cell)
             kind, lang = output.metadata.report.kind, output.metadata.get("lang")
             if kind == "say":
                 add(output.metadata.report, "blocks", output.data["text/markdown"], cell, lang, meta.level)

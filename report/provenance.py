@@ -1,5 +1,6 @@
 """What ran: the report's footer and the books' colophon, from the provenance of the results."""
 
+import re
 import shlex
 from typing import Any
 
@@ -96,7 +97,17 @@ def again(document: Document) -> str:
         usual = {}
     given = {k: v for section in document.sections.values() for k, v in section["parameters"].items()}
     changed = [f"-p {key} {_argument(value)}" for key, value in given.items() if key in usual and usual[key] != value]
-    return f"make report PROFILE={profile}" + (f' PARAMS="{" ".join(changed)}"' if changed else "")
+    words = [f"PROFILE={profile}", *([f"PARAMS={' '.join(changed)}"] if changed else [])]
+    return " ".join(["make report", *map(_for_make, words)])
+
+
+def _for_make(word: str) -> str:
+    """A variable for make on a command line: what is in it is neither the shell's nor make's."""
+    name, _, value = word.partition("=")
+    quoted = value.replace("$", "$$")
+    if not re.search(r"[^\w.,/@:+-]", value):
+        return word
+    return f'{name}="{quoted}"' if not re.search(r'["$`\\!]', value) else f"{name}={shlex.quote(quoted)}"
 
 
 def _argument(value: object) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from lib.errors import InputError
-from lib.model import loading
+from lib.model import header, loading
 
 FAMILIES = ["gpt2", "llama"]
 
@@ -274,3 +274,18 @@ def test_truncated_weights_are_told_by_their_header(model_folders, tmp_path):
     path = spoiled / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert refused(loading.load_config, spoiled).startswith(f"model: {spoiled} can't be loaded (model.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(torch.float16, "float16"), (torch.int8, "int8"), (torch.bfloat16, "bfloat16")]
+)
+def test_what_weights_are_stored_in_is_told_and_computed_in_float32(spoiled, kind, said):
+    path = spoiled / "model.safetensors"
+    weights = load_file(path)
+    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 200, 200, dtype=torch.uint8)}
+    norms = {name: value for name, value in weights.items() if "ln_" in name}
+    save_file(
+        {name: (100 * x).to(kind) for name, x in weights.items()} | norms | masks, path, metadata={"format": "pt"}
+    )
+    assert header.stored_dtypes(spoiled) == [said, "float32"]
+    assert {weight.dtype for weight in load(spoiled).parameters()} == {torch.float32}

@@ -16,6 +16,7 @@ from lib.errors import InputError
 from lib.params import OF_THE_RUN, RULES
 from lib.pipeline import commands, estimate, freshness, kernels, run, setup
 from lib.pipeline import notebooks as reader
+from lib.pipeline.freshness import SEAL
 from lib.results import io
 
 # What the synthetic notebooks import: a Run that needs no model, and writes a section's file as the real one does.
@@ -308,6 +309,7 @@ class TestFreshness:
         record = json.loads(manifest.read_text())
         files_of_a = record["notebooks"]["a"]["files"]
         files_of_a["results/figures/old.png"] = files_of_a["results/figures/a.png"]
+        del record[SEAL]
         manifest.write_text(json.dumps(record))
         shutil.copy(build / "smoke/results/figures/a.png", build / "smoke/results/figures/old.png")
         self.write("a", drawing="data = run.data  # draws another")
@@ -319,11 +321,24 @@ class TestFreshness:
         assert sorted(self.run()) == ["measure a", "measure b", "measure c"]
         assert "manifest.json: damaged" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("old", "new"), [('"overrides"', '"overridez"'), (f'"{SEAL}"', '"sha257"'), ("results/", "resultz/")]
+    )
+    def test_an_altered_record_reruns_everything(self, build, capsys, old, new):
+        """Also where it is JSON, of the right form or nearly so."""
+        path = build / "smoke" / "manifest.json"
+        whole = path.read_text()
+        path.write_text(whole.replace(old, new, 1))
+        assert path.read_text() != whole
+        assert sorted(self.run()) == ["measure a", "measure b", "measure c"]
+        assert "manifest.json: damaged" in capsys.readouterr().err
+
     def test_dry_run_runs_nothing(self, build, capsys):
         path = build / "smoke" / "manifest.json"
         manifest = json.loads(path.read_text())
         assert set(manifest["seconds"]["measure"]) == {"a", "b", "c"}
         manifest["seconds"] = {"measure": {"a": 90, "b": 240}}
+        del manifest[SEAL]
         path.write_text(json.dumps(manifest))
         before = snapshot(build)
         self.write("a", body="run.finish(value=2)")

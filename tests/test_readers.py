@@ -1,17 +1,22 @@
 """Readers of what comes from outside: whatever is in it, a value comes back, or one line."""
 
+import contextlib
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from synthetic import results
+from torture.bench import in_place
 
+from lib.archive import METADATA, Archive, sha256
 from lib.errors import InputError
 from lib.model import header, loading, texts
 from lib.results import io, query
 from lib.store import Store, _checksum
+from lib.travel import pack
 
 RESULTS = results()
 MANY = settings(max_examples=300, deadline=None)
@@ -136,3 +141,57 @@ def test_a_text_file(folder, content):
 def test_a_parquet_file(folder, content):
     (folder / "validation-0.parquet").write_bytes(content)
     value_or_line(texts.check_parquet, [folder / "validation-0.parquet"])
+
+
+def unpacked(folder, contents):
+    """A pack of these contents, whose list of files is right where it is none of them, given to `unpack`."""
+    path = folder / "any.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in contents.items():
+            out.writestr(zipfile.ZipInfo(name), content)
+    return value_or_line(pack.unpack, path)
+
+
+@given(CONTENTS)
+@MANY
+def test_a_pack_of_anything(folder, content):
+    (folder / "any.zip").write_bytes(content)
+    assert value_or_line(Archive, folder / "any.zip") is None
+
+
+@given(VALUES | st.builds(lambda graph: {"@graph": graph}, VALUES | st.lists(VALUES, max_size=3)))
+@example({"@graph": [{"@id": "x"}, {"@type": "File", "@id": [], "sha256": "", "contentSize": "9" * 5000}]})
+@example({"@graph": [{"@id": "x"}, {"@type": "File", "@id": "y", "sha256": "", "contentSize": 1e999}]})
+@settings(max_examples=100, deadline=None)
+def test_a_pack_with_any_list(folder, metadata):
+    assert unpacked(folder, {METADATA: json.dumps(metadata)}) is None
+
+
+@given(CONTENTS, CONTENTS, CONTENTS, st.text(max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_a_pack_of_any_contents(tmp_path_factory, section, manifest, scores, name):
+    """Each with its right digest: what nobody but a sender with intent would make."""
+    folder = tmp_path_factory.mktemp("pack")
+    contents = {"manifest.json": manifest, "scores.bin": scores, "results/data/sections/V1.json": section}
+    if f"results/{name}".isprintable():
+        contents[f"results/{name}"] = b"x"
+    files = [
+        {"@type": "File", "@id": name, "sha256": sha256(content), "contentSize": str(len(content))}
+        for name, content in contents.items()
+    ]
+    with in_place(folder / "build"):
+        assert unpacked(folder, {METADATA: json.dumps({"@graph": [{"@id": METADATA}, *files]})} | contents) is None
+    assert not [path for path in (folder / "build").rglob("*") if path.is_file()]
+
+
+@given(
+    st.binary(max_size=100)
+    | st.builds(lambda head, body: json.dumps(head).encode() + b"\n" + body, VALUES, st.binary())
+)
+@example(b"[[3, 1]]\nx")
+@example(b'[["a", 1]\nx')
+@example(b"[" * 100_000)
+@MANY
+def test_scores_that_are_sent(content):
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # which `unpack` turns into its line
+        assert all(isinstance(key, str) and entry for key, entry in pack.entries(content).items())

@@ -1,11 +1,19 @@
 """What `make torture` itself rests on: its lists are what they say, and its judges can tell a failure."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from torture import __main__ as torture
-from torture import bench, inputs
-from torture.bench import DATA
+from torture import bench, damage, hostile, inputs, packs, running
+from torture.bench import DATA, Trial
+
+MADE_ALIVE = (0, 2, 3, 5, 12, 18, 19)  # strings that do something in a page that takes them as they are
+
+
+def own(folder, **options):
+    return bench.Bench(10, folder / "shared", folder, **options)
 
 
 def test_there_are_enough_bad_inputs_each_with_a_line_to_expect():
@@ -16,29 +24,102 @@ def test_there_are_enough_bad_inputs_each_with_a_line_to_expect():
     assert len(set(json.loads((DATA / "hostile.json").read_text(encoding="utf-8")))) == 20
 
 
-def test_the_table_names_the_command_of_each_failure(tmp_path):
-    own = bench.Bench(7, tmp_path, True)
-    own.note("kills", "03-stop", None, 0.0)
-    own.note("kills", "04-kill", "after 2 s there still was the run itself", 0.0)
-    lines = torture.table(own.trials).splitlines()
-    assert lines[1].split()[:4] == ["kills", "2", "1", "1"]
-    assert lines[2:] == ["make torture SEED=7 ONLY=kills/04-kill", "    after 2 s there still was the run itself"]
+def test_the_table_names_the_command_of_each_failure():
+    command = "make torture SEED=7 ONLY=kills/04-kill"
+    lines = torture.table([Trial("kills", "03-stop", True, "", ""), Trial("kills", "04-kill", False, "no", command)])
+    assert lines.splitlines()[1].split()[:4] == ["kills", "2", "1", "1"]
+    assert lines.splitlines()[2:] == [command, "    no"]
+
+
+def test_a_trial_is_chosen_by_its_name_and_draws_the_same_alone(tmp_path):
+    assert running.chosen(False, "kills/03-stop") == [("kills", "03-", ("03-stop",))]
+    assert running.chosen(True, "disks/full,damage/store-2") == [
+        ("damage", "store-2", ("store-2",)),
+        ("disks", "full", ("full",)),
+    ]
+    assert running.chosen(False, "kills") == [("kills", f"{i:02}-", ()) for i in range(6)]
+    assert {kind for kind, *_ in running.chosen(True, "")} == {*running.KINDS}
+    assert running.chosen(False, "kill") == []
+
+    def task(at):
+        at.about["-b"] = str(at.draw.random())
+        return {"-a": "wrong", "-b": None}
+
+    both = own(tmp_path).tried("kind", "00", task)
+    assert [(trial.name, trial.held) for trial in both] == [("00-a", False), ("00-b", True)]
+    assert own(tmp_path, only=("00-b",)).tried("kind", "00", task)[0].said == both[1].said != ""
+
+
+def test_a_trial_that_breaks_off_has_not_held(tmp_path):
+    (trial,) = own(tmp_path).tried("kind", "00", lambda _: 1 / 0)
+    assert not trial.held and "ZeroDivisionError" in trial.said
 
 
 @pytest.mark.parametrize("kind", ["datasets", "tokenizers"])
 def test_faults_of_a_folder_are_told_from_the_folder(kind, tmp_path, build):
     """By a dry run, which starts nothing."""
-    own = bench.Bench(10, tmp_path, True)
-    inputs.trials(own, kind)
-    assert len(own.trials) > 20
-    assert [f"{trial.name}: {trial.said}" for trial in own.trials if not trial.held] == []
+    (tmp_path / "shared").mkdir()
+    trials = own(tmp_path).tried("inputs", kind, inputs.tasks(False)[kind])
+    assert len(trials) > 20
+    assert [f"{trial.name}: {trial.said}" for trial in trials if not trial.held] == []
 
 
-def test_a_failure_is_seen(tmp_path):
-    """The judge of refusals itself: what is accepted, or refused in other words, does not hold."""
-    own = bench.Bench(1, tmp_path, True)
-    with inputs.in_place(tmp_path):
-        words = inputs.parameters(own, {"given": [["n_ctx", "0"]]})
+def test_a_refusal_that_is_none_is_seen(tmp_path):
+    """What is accepted, or refused in other words, does not hold."""
+    with bench.in_place(tmp_path):
+        words = inputs.parameters(own(tmp_path), {"given": [["n_ctx", "0"]]})
         assert inputs.refused(words, "-p n_ctx: given '0'") is None
         assert inputs.refused(words, "other words") is not None
         assert "was not refused" in inputs.refused(["lib.pipeline", "list"], "error")
+
+
+@pytest.mark.skipif(hostile.CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)")
+def test_a_string_that_comes_to_life_is_seen(tmp_path):
+    path = tmp_path / "page.html"
+    for i, text in enumerate(hostile.strings()):
+        if i in MADE_ALIVE:
+            path.write_text(f"<!DOCTYPE html><title>x</title><main>{text}</main>", encoding="utf-8")
+            with hostile.opened(path) as (seen, told):
+                seen.wait_for_timeout(50)
+                assert hostile.came_alive(seen, told), text
+    path.write_text("<!DOCTYPE html><title>x</title><main>&lt;img onerror=x&gt; at:model</main>", encoding="utf-8")
+    with hostile.opened(path) as (seen, told):
+        assert hostile.came_alive(seen, told) is None
+        shown = seen.evaluate("document.body.textContent")
+    assert hostile.missing(shown, "<img onerror=x>", ("model",)) is None
+    assert "as corpus" in hostile.missing(shown, "<img onerror=x>", ("model", "corpus"))
+
+
+def test_what_is_half_written_is_seen(tmp_path):
+    (tmp_path / "smoke" / "results").mkdir(parents=True)
+    for name, content in (("a.json", b'{"a": '), ("a.npy", b"\x93NUMPY"), ("a.png", b"\x89PNG"), ("a.html", b"<html>")):
+        (tmp_path / "smoke" / "results" / name).write_bytes(content)
+        assert name in bench.half_written(tmp_path)
+        (tmp_path / "smoke" / "results" / name).unlink()
+    assert bench.half_written(tmp_path) is None
+    (tmp_path / "smoke" / ".a.json.x1.json").write_bytes(b"")
+    assert bench.half_written(tmp_path) is None and "lying about" in bench.litter(tmp_path)
+
+
+def test_a_flip_that_nobody_notices_is_seen(tmp_path):
+    path, content = tmp_path / "a.zip", bytes(100)
+    path.write_bytes(content)
+    where = damage.flip(path, own(tmp_path).draw)
+    assert path.read_bytes() != content and "a.zip" in where
+    assert packs.judged("a.zip: damaged", {}, path, {}, where) is None
+    assert packs.judged("damaged", {}, path, {}, where) is not None
+    assert packs.judged("a.zip: damaged", {"smoke/a": b""}, path, {}, where) is not None
+    assert packs.judged("", {"smoke/a": b"x"}, path, {"smoke/a": b"x"}, where) is None
+    assert packs.judged("", {"smoke/a": b"y"}, path, {"smoke/a": b"x"}, where) is not None
+    assert packs.judged("", {"smoke/a": b"x"}, path, {}, where) is not None
+
+
+def test_a_process_that_works_for_a_folder_is_found(tmp_path):
+    """Whoever its parent is, as after the pipeline was killed."""
+    words = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    environment = bench.environment_for(tmp_path / "build")
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert [found.pid for found in bench.belonging(tmp_path / "build")] == [process.pid]
+    bench.end(process)
+    assert bench.belonging(tmp_path / "build") == []

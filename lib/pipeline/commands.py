@@ -287,8 +287,7 @@ def redraw_report(profile_name: str) -> None:
 
 
 def stale_report(profile: Profile) -> bool:
-    key = profile.report_key(discover().values())
-    return profile.manifest["report"] != key or not all(path.is_file() for path in profile.report_files())
+    return profile.manifest["report"] != profile.report_key(discover().values())
 
 
 def assemble(profile: Profile) -> None:

@@ -1,5 +1,6 @@
 """What has to be measured or drawn again, told by content: one profile's folder under `build/`, and its record."""
 
+import copy
 import hashlib
 import platform
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InputError
-from lib.layout import ROOT, build_root
+from lib.layout import ROOT, build_root, used_keys
 from lib.model.loading import local_folder
 from lib.params import OF_THE_RUN, load_profile
 from lib.pipeline.notebooks import Notebook, sha
@@ -21,6 +22,8 @@ def packages() -> dict[str, str]:
     return {"requirements.txt": file_digest(ROOT / "requirements.txt"), "Python": platform.python_version()}
 
 
+EMPTY: dict[str, Any] = {"overrides": {}, "notebooks": {}, "report": None, "seconds": {}}
+SEAL = "sha256"  # of all else in a profile's record: a record that was altered is none
 FOLDERS = ("model", "tokenizer", "dataset", "judge", "reasoner")
 
 
@@ -55,6 +58,15 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return None
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """What `Profile.save` has written, or an earlier version, which left no seal. Raises `InputError` where altered."""
+    record = io.read_json(path)
+    seal = record.pop(SEAL, None) if isinstance(record, dict) else None
+    if not isinstance(record, dict) or record.keys() - EMPTY or seal not in (None, sha(record)):
+        raise InputError(f"{path}: damaged (another digest than its own)")
+    return record
+
+
 def drawn(path: str) -> bool:
     """Whether a file under a profile's folder is one that drawing cells write."""
     return path.startswith("results/figures/")
@@ -67,10 +79,10 @@ class Profile:
         self.name = name
         self.folder = build_root() / name
         self.manifest_path = self.folder / "manifest.json"
-        self.manifest: dict[str, Any] = {"overrides": {}, "notebooks": {}, "report": None, "seconds": {}}
+        self.manifest: dict[str, Any] = copy.deepcopy(EMPTY)
         if self.manifest_path.is_file():
             try:
-                self.manifest |= io.read_json(self.manifest_path)
+                self.manifest |= read_record(self.manifest_path)
             except InputError as error:
                 print(f"{error}: taken as empty", file=sys.stderr)
         given: dict[str, Any] = self.manifest["overrides"] if overrides is None else overrides
@@ -165,7 +177,8 @@ class Profile:
         """Notes that a notebook has been measured or redrawn; figures that it no longer draws are removed."""
         before = self.manifest["notebooks"].get(nb.name, {"files": {}})
         files = {path: digest for path, digest in before["files"].items() if task == "redraw" and not drawn(path)}
-        for path in [self.executed(nb), *sorted(written)]:
+        keys = used_keys(self.folder, nb.name)
+        for path in [self.executed(nb), *sorted(written), *([keys] if keys.is_file() else [])]:
             files[path.relative_to(self.folder).as_posix()] = file_digest(path)
         others = [record["files"] for name, record in self.manifest["notebooks"].items() if name != nb.name]
         for path in before["files"].keys() - files.keys():
@@ -180,11 +193,13 @@ class Profile:
 
     def save(self) -> None:
         self.manifest["overrides"] = self.overrides
-        io.write_json(self.manifest_path, self.manifest)
+        io.write_json(self.manifest_path, self.manifest | {SEAL: sha(io.plain(self.manifest))})
 
     def report_key(self, notebooks: Iterable[Notebook]) -> str:
+        """Changes with what the report is made from, and with its files."""
         records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
-        return sha(records, sorted(self.lost), digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"))
+        made = [file_digest(path) if path.is_file() else None for path in self.report_files()]
+        return sha(records, sorted(self.lost), digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"), made)
 
     def report_files(self) -> list[Path]:
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from lib.archive import Archive
-from lib.errors import InputError
+from lib.errors import InputError, steady
 from lib.layout import build_root
 from lib.params import is_profile_name, near
 from lib.results import io
@@ -242,6 +242,7 @@ def some(names: list[str], most: int = 6) -> str:
 
 def columns(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows of words as lines: the first column to the left, the others to the right."""
+    rows = [tuple(map(steady, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return ["  ".join(words).rstrip() for words in padded]

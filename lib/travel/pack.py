@@ -9,7 +9,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ def pack(profile: str, out: Path | None = None) -> Path:
     folder = build_root() / profile
     if not (folder / MANIFEST).is_file() or not (folder / "report" / REPORT[0]).is_file():
         raise InputError(f"{profile}: no report to pack; make it with `make report PROFILE={profile}`")
+    out = out or build_root() / "packs"
     with locked(profile):
+        for partial in out.glob(f".experiment10-{profile}-*.zip"):  # of one that was killed
+            partial.unlink()
         manifest = io.read_json(folder / MANIFEST)
         sections = {
             name: io.read_json(io.section_path(folder / "results" / "data", name), "section")
@@ -54,7 +58,7 @@ def pack(profile: str, out: Path | None = None) -> Path:
         citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
         described = crate.described(profile, sections, manifest, files, citation, results_digest(sections))
         metadata = (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode()
-        path = (out or build_root() / "packs") / f"experiment10-{profile}-{sha256(metadata)[:12]}.zip"
+        path = out / f"experiment10-{profile}-{sha256(metadata)[:12]}.zip"
         write(path, {METADATA: metadata} | contents)
     return path
 
@@ -114,8 +118,7 @@ def unpack(path: Path) -> tuple[Path, int]:
                 f"{target}: there already; move it away, or unpack elsewhere: EXPERIMENT10_BUILD=DIR make unpack FILE=…"
             )
         build_root().mkdir(parents=True, exist_ok=True)
-        with locked(profile), tempfile.TemporaryDirectory(prefix=f".{profile}-", dir=build_root()) as name:
-            folder = Path(name) / profile
+        with locked(profile), unpacking(profile) as folder:
             archive.extract(folder)
             kept = checked_contents(archive, folder, profile)
             leave_out_unfit(folder)
@@ -124,6 +127,16 @@ def unpack(path: Path) -> tuple[Path, int]:
             shutil.rmtree(target, ignore_errors=True)
             folder.replace(target)
     return target, taken
+
+
+@contextmanager
+def unpacking(profile: str) -> Iterator[Path]:
+    """Where a profile is put together before it takes its place; what a killed one has left there goes first."""
+    prefix = f".{profile}-unpacking-"
+    for leftover in build_root().glob(f"{prefix}*"):
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=build_root()) as name:
+        yield Path(name) / profile
 
 
 def checked_profile(archive: Archive) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.archive import Archive
-from lib.errors import InputError
+from lib.errors import InputError, steady
 from lib.results import diff, io
 
 # Kinds of inputs by their first words: what stands first can move what comes after.
@@ -93,7 +93,7 @@ def causes(a: Origins, b: Origins) -> tuple[list[Cause], list[str]]:
                 continue
             before = found[kind].moved if kind in found else ()
             reached = (*before, section) if section in moved else before
-            found[kind] = Cause(kind, shown(left.get(kind)), shown(right.get(kind)), reached)
+            found[kind] = Cause(steady(kind), shown(left.get(kind)), shown(right.get(kind)), reached)
             explained.add(section)
     for section in shared:  # a result that an explained one was made from is explained with it
         needs = a.noted.get(section, {}).get("measuring", {}).get("needs", {})
@@ -131,5 +131,5 @@ def listed(sections: tuple[str, ...]) -> str:
 def shown(value: object) -> str:
     if value is None:
         return "not recorded"
-    text = str(value)
+    text = steady(str(value))
     return text if len(text) <= 24 else f"{text[:12]}…"

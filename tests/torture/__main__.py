@@ -2,49 +2,25 @@
 
 make torture                        about twenty minutes on two cores
 make torture SHORT=1                two minutes
-make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name
+make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name; several with commas
 """
 
 import argparse
-import contextlib
+import os
 import secrets
-import shutil
+import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
+from dataclasses import asdict
 
-from torture import bench, damage, disks, hostile, inputs, kills, places, together
-
-KINDS = {
-    "inputs": inputs, "hostile": hostile, "disks": disks, "damage": damage, "together": together, "places": places,
-    "kills": kills,
-}  # fmt: skip
+from torture.bench import Trial
+from torture.running import KINDS, chosen, run
 
 
-def run(seed: int, short: bool, only: str = "") -> list[bench.Trial]:
-    """All trials of a seed in a folder of their own, which is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    try:
-        own = bench.Bench(seed, folder, short)
-        kind, _, name = only.partition("/")
-        for each, module in KINDS.items():
-            if kind in ("", each):
-                own.draw.seed(f"{seed} {each}")
-                module.trials(own, "" if each == "kills" else name)
-        return own.trials
-    finally:
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                if path.is_dir() and not path.is_symlink():
-                    path.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def table(trials: list[bench.Trial]) -> str:
+def table(trials: list[Trial]) -> str:
     """Tried, held and failed of each kind, then the command for each failure."""
     lines = [f"{'':10} {'tried':>6} {'held':>6} {'failed':>7} {'minutes':>8}"]
-    for kind in dict.fromkeys(trial.kind for trial in trials):
+    for kind in (kind for kind in KINDS if any(trial.kind == kind for trial in trials)):
         own = [trial for trial in trials if trial.kind == kind]
         held = sum(trial.held for trial in own)
         minutes = sum(trial.seconds for trial in own) / 60
@@ -57,24 +33,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--short", action="store_true")
-    parser.add_argument("--only", default="", metavar="KIND[/NAME]")
+    parser.add_argument("--only", default="", metavar="KIND[/NAME],…")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, metavar="TASKS")
     args = parser.parse_args()
     from lib.layout import build_root
     from lib.results import io
 
-    if args.only and args.only.partition("/")[0] not in KINDS:
-        sys.exit(f"error: ONLY: given {args.only!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
-    out, began = build_root() / "torture.json", time.time()
-    trials = run(args.seed, args.short, args.only)
+    for part in args.only.split(","):
+        if not chosen(args.short, part):
+            sys.exit(f"error: ONLY: given {part!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    out, began, trials = build_root() / "torture.json", time.time(), []
+    for trial in run(args.seed, args.short, args.only, args.at_once):
+        trials.append(trial)
+        said = f": {trial.said}" if trial.said and not trial.held else ""
+        print(f"{'held' if trial.held else 'FAILED':7} {trial.kind}/{trial.name}{said}", flush=True)
+    trials.sort(key=lambda trial: (list(KINDS).index(trial.kind), trial.name))
     print(table(trials))
     counts = {
         kind: {"tried": sum(t.kind == kind for t in trials), "held": sum(t.kind == kind and t.held for t in trials)}
         for kind in KINDS
     }
     about = {"seed": args.seed, "short": args.short, "only": args.only, "seconds": round(time.time() - began, 1)}
-    io.write_json(out, about | {"counts": counts, "trials": [bench.as_dict(trial) for trial in trials]})
+    io.write_json(out, about | {"counts": counts, "trials": [asdict(trial) for trial in trials]})
     print(f"seed {args.seed}; {out}")
-    return int(not all(trial.held for trial in trials))
+    return int(not trials or not all(trial.held for trial in trials))
 
 
 if __name__ == "__main__":

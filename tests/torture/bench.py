@@ -1,4 +1,4 @@
-"""What all trials share: a seed, a folder, a tiny model, a run of a few sections and what it left."""
+"""What all trials share: a seed, folders, a tiny model, a run of a few sections and what it left."""
 
 import json
 import os
@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import psutil
 import tiny_models
 
@@ -23,13 +26,18 @@ SECTIONS = ("setup", "V1")
 SMALL = {
     "judge": "", "n_ctx": 48, "full_chunks": 3, "quick_chunks": 1, "context_tokens": 144, "draws": 100,
 }  # fmt: skip
+KEPT = ("results", "notebooks")  # what of a profile's folder is the same run after run
+APART = ("times", "commit", "dirty")  # of a section's provenance: what may differ between runs of the same code
 LONGEST = 300  # seconds of a run, after which it counts as hanging
 WITHIN = 2  # seconds in which a stopped run has to be gone
+# What was wrong, None where nothing was; of several outputs at once, each with the end of its trial's name.
+Outcome = str | None | Mapping[str, str | None]
+Task = Callable[["Bench"], Outcome]
 
 
 @dataclass
 class Trial:
-    """One thing that was tried."""
+    """One thing that was tried; `said` is what was wrong, or of one that held what it rests on."""
 
     kind: str
     name: str
@@ -41,34 +49,49 @@ class Trial:
 
 @dataclass
 class Bench:
-    """Where trials run: their seed, a folder of their own, and whether only a short form is asked for."""
+    """Where the trials of one task run: draws and a folder of their own, beside what all tasks read.
+
+    `only` names trials of the task where not all are asked for, `about` collects what a trial that holds rests on.
+    """
 
     seed: int
+    shared: Path
     folder: Path
-    short: bool
-    trials: list[Trial] = field(default_factory=list)
+    short: bool = False
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
         self.number = 0
+        self.about: dict[str, str] = {}
 
-    def note(self, kind: str, name: str, wrong: str | None, began: float) -> None:
-        """Keeps how a trial went; `wrong` says what did not hold, None where all did."""
-        command = f"make torture SEED={self.seed} ONLY={kind}/{name}"
-        self.trials.append(Trial(kind, name, wrong is None, wrong or "", command, round(time.time() - began, 2)))
-        print(f"{'held' if wrong is None else 'FAILED':7} {kind}/{name}{f': {wrong}' if wrong else ''}", flush=True)
+    def tried(self, kind: str, name: str, task: Task) -> list[Trial]:
+        """Runs one task, which draws the same whatever ran before; its trials, as far as they were asked for."""
+        self.draw = random.Random(f"{self.seed} {kind}/{name}")
+        self.about = {}
+        began = time.time()
+        try:
+            outcome = task(self)
+        except Exception as error:
+            outcome = broken_off(error)
+        outcomes = outcome if isinstance(outcome, Mapping) else {"": outcome}
+        found, seconds = [], round((time.time() - began) / max(1, len(outcomes)), 2)
+        for end, wrong in outcomes.items():
+            own = f"{name}{end}"
+            if self.asked_for(own):
+                command = f"make torture SEED={self.seed} ONLY={kind}/{own}"
+                found.append(Trial(kind, own, wrong is None, wrong or self.about.get(end, ""), command, seconds))
+        return found
 
-    def attempt(self, kind: str, cases: Mapping[str, Callable[[], str | None]], chosen: str, brief: str) -> None:
-        """Tries the cases of a kind, `chosen` alone where one is; of the short form only `brief`."""
-        for name, trial in cases.items():
-            if chosen in ("", name) and not (self.short and not chosen and name != brief):
-                began = time.time()
-                self.note(kind, name, trial(), began)
+    def asked_for(self, trial: str) -> bool:
+        return not self.only or any(trial.startswith(name) or name.startswith(trial) for name in self.only)
 
     def again(self, build: Path) -> str | None:
         """What is wrong with a folder after one more run to its end; None where it is like an undisturbed one's."""
         done = self.run(self.words(), build)
-        return f"the next run failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), self.whole[0])
+        if done.returncode:
+            return f"the next run failed: {done.stderr[-300:]}"
+        return unlike(left(build), self.whole) or litter(build)
 
     def fresh(self, name: str) -> Path:
         """An empty folder."""
@@ -80,11 +103,12 @@ class Bench:
     @cached_property
     def model(self) -> Path:
         """A saved GPT-2 of two layers with two heads, with the embedded model's tokenizer."""
-        folder = self.fresh("model")
-        config = {"vocab_size": 4096, "n_positions": 512, "n_layer": 2, "n_head": 2, "n_embd": 32}
-        tiny_models.gpt2(**config).save_pretrained(folder)
-        for name in TOKENIZER:
-            shutil.copy(EMBEDDED / name, folder / name)
+        folder = self.shared / "model"
+        if not folder.is_dir():
+            config = {"vocab_size": 4096, "n_positions": 512, "n_layer": 2, "n_head": 2, "n_embd": 32}
+            tiny_models.gpt2(**config).save_pretrained(folder)
+            for name in TOKENIZER:
+                shutil.copy(EMBEDDED / name, folder / name)
         return folder
 
     def words(self, *sections: str, profile: str = "smoke", **parameters: object) -> list[str]:
@@ -110,34 +134,149 @@ class Bench:
             return subprocess.CompletedProcess(words, 124, "", f"still running after {LONGEST} s")
         return subprocess.CompletedProcess(words, process.returncode, out, error)
 
+    @property
+    def build(self) -> Path:
+        """The folder that an undisturbed run has left, to copy."""
+        folder = self.shared / "whole"
+        if not folder.is_dir():
+            began = time.monotonic()
+            process = self.start(self.words(), folder)
+            locked = seconds_until(lambda: holder(folder) == process.pid)
+            said = process.communicate(timeout=LONGEST)[1]
+            if process.returncode:
+                raise SystemExit(f"the undisturbed run failed: {said[-500:]}")
+            (self.shared / "seconds").write_text(str(time.monotonic() - began - locked))
+        return folder
+
+    @property
+    def packed(self) -> tuple[Path, Path]:
+        """`(a build folder with a report on the undisturbed run, its pack)`."""
+        build = self.shared / "packed"
+        if not build.is_dir():
+            shutil.copytree(self.build, build)
+            smoke = build / "smoke"
+            words = ["--notebooks", smoke / "notebooks", "--results", smoke / "results", "--out", smoke / "report"]
+            for command in (["report.assemble", *words], ["lib.travel", "pack", "smoke"]):
+                done = self.run([sys.executable, "-m", *map(str, command)], build)
+                if done.returncode:
+                    raise SystemExit(f"no report to pack: {done.stderr[-500:]}")
+        (pack,) = (build / "packs").glob("*.zip")
+        return build, pack
+
     @cached_property
-    def whole(self) -> tuple[dict[str, bytes], float]:
-        """`(what an undisturbed run leaves, its seconds)`."""
-        build, began = self.fresh("whole"), time.monotonic()
-        done = self.run(self.words(), build)
-        if done.returncode:
-            raise SystemExit(f"the undisturbed run failed: {done.stderr[-500:]}")
-        self.build = build
-        return left(build), time.monotonic() - began
+    def whole(self) -> dict[str, bytes]:
+        """What an undisturbed run leaves."""
+        return left(self.build)
+
+    @property
+    def seconds(self) -> float:
+        """How long an undisturbed run holds its folder."""
+        return float((self.build.parent / "seconds").read_text())
 
 
 def environment_for(build: Path) -> dict[str, str]:
+    """A run's environment: its build folder, no network, and temporary files in a folder of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("EXPERIMENT10_", "MAKE", "MFLAGS"))}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return kept | {"EXPERIMENT10_BUILD": str(build), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+    temporary(build).mkdir(parents=True, exist_ok=True)
+    temporary(build).chmod(0o1777)
+    places = {"EXPERIMENT10_BUILD": str(build), "TMPDIR": str(temporary(build)), "PYTHONPATH": path}
+    return kept | places | {"HF_HUB_OFFLINE": "1"}
+
+
+@contextmanager
+def in_place(build: Path) -> Iterator[None]:
+    """This process as the commands expect it: their build folder, no network, the project as the current folder."""
+    from lib import params
+
+    before, folder, profiles_folder = dict(os.environ), Path.cwd(), params.PROFILES
+    os.environ.update({"EXPERIMENT10_BUILD": str(build), "HF_HUB_OFFLINE": "1"})
+    os.chdir(ROOT)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        os.chdir(folder)
+        params.PROFILES = profiles_folder
+
+
+def unprivileged() -> list[str]:
+    """What a command begins with for which the rights of files hold, as they do not for root; nothing for others."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        raise RuntimeError("root needs setpriv to give its rights up")
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+
+def temporary(build: Path) -> Path:
+    return build.parent / f"{build.name}.tmp"
+
+
+def holder(build: Path, profile: str = "smoke") -> int | None:
+    """The process that is at work in a profile's folder."""
+    with suppress(OSError, ValueError):
+        return int((build / ".locks" / profile).read_text())
+    return None
+
+
+def seconds_until(happens: Callable[[], object], within: float = 120) -> float:
+    """Waits until something is so; how long that took. Raises `TimeoutError` where it does not happen."""
+    began = time.monotonic()
+    while not happens():
+        if time.monotonic() - began > within:
+            raise TimeoutError(f"did not happen within {within} s")
+        time.sleep(0.01)
+    return time.monotonic() - began
 
 
 def left(build: Path, profile: str = "smoke") -> dict[str, bytes]:
-    """The bytes of a profile's results, times apart; raises `ValueError` for a file that is not whole."""
-    found = {}
-    for path in sorted((build / profile / "results" / "data").rglob("[!.]*")):
+    """The bytes of a profile's results, figures and executed notebooks, but for `APART`.
+
+    Raises `ValueError` for a file that is not whole.
+    """
+    found, top = {}, build / profile
+    for path in sorted(p for folder in KEPT for p in (top / folder).rglob("[!.]*") if p.is_file()):
+        content = path.read_bytes()
         if path.suffix == ".json":
-            value = json.loads(path.read_text(encoding="utf-8"))
-            value.get("provenance", {}).pop("times", None)
-            found[path.name] = json.dumps(value, sort_keys=True).encode()
-        elif path.is_file():
-            found[path.name] = path.read_bytes()
+            value = json.loads(content)
+            for key in APART:
+                value.get("provenance", {}).pop(key, None)
+            content = json.dumps(value, sort_keys=True).encode()
+        found[path.relative_to(top).as_posix()] = content
     return found
+
+
+def half_written(build: Path) -> str | None:
+    """Which file in a build folder stands under its name without being whole; None where there is none."""
+    from lib.store import check_content
+
+    readers: dict[str, Callable[[Path], object]] = {
+        ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+        ".ipynb": lambda path: json.loads(path.read_text(encoding="utf-8"))["cells"],
+        ".npy": np.load,
+        ".png": lambda path: path.read_bytes().index(b"IEND"),
+        ".pdf": lambda path: path.read_bytes().rindex(b"%%EOF"),
+        ".html": lambda path: path.read_text(encoding="utf-8").index("</html>"),
+        ".entry": lambda path: check_content(path.stem, path.read_bytes()),
+    }
+    for path in build.rglob("[!.]*"):
+        if path.suffix in readers and not any(part.startswith(".") for part in path.relative_to(build).parts):
+            try:
+                readers[path.suffix](path)
+            except (ValueError, KeyError, OSError, EOFError) as error:
+                if path.exists():  # not one that was taken away while it was read
+                    return f"{path.relative_to(build)} is half-written: {error}"
+    return None
+
+
+def litter(build: Path) -> str | None:
+    """What a run to its end should have taken away, its own or that of earlier ones; None where there is nothing."""
+    paths = [p for p in build.rglob("*") if p.name.startswith(".") or p.suffix == ".partial"]
+    paths = [p for p in paths if p.name != ".locks"]
+    paths += temporary(build).glob("experiment10-*") if temporary(build).is_dir() else ()
+    return f"{paths[0].name} was left lying about" if paths else None
 
 
 def unlike(found: dict[str, bytes], wanted: dict[str, bytes]) -> str | None:
@@ -146,30 +285,34 @@ def unlike(found: dict[str, bytes], wanted: dict[str, bytes]) -> str | None:
     return f"{names[0]} differs from an undisturbed run's" if names else None
 
 
-def descendants(process: subprocess.Popen) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def belonging(build: Path) -> list[psutil.Process]:
+    """All processes that work for a build folder, whoever is their parent by now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_own = process.environ().get("EXPERIMENT10_BUILD") == str(build)
+            if is_own and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
-def alive(processes: list[psutil.Process]) -> Iterator[psutil.Process]:
-    for process in processes:
-        try:
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-        except psutil.NoSuchProcess:
-            continue
-
-
-def end(process: subprocess.Popen) -> None:
-    """Ends what a trial started, whatever state it is in."""
-    for own in [*descendants(process), process]:
-        try:
+def end(process: subprocess.Popen, build: Path | None = None) -> tuple[str, str]:
+    """Ends what a trial started, whatever state it is in; what it had said."""
+    with suppress(psutil.Error):
+        for own in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                own.kill()
+    for own in belonging(build) if build else ():
+        with suppress(psutil.Error):
             own.kill()
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            continue
-    process.communicate()
+    process.kill()
+    return process.communicate()
+
+
+def broken_off(error: Exception) -> str:
+    """That a trial did not come to its end, and where: which may be the project's fault or the trial's."""
+    *_, at = traceback.extract_tb(error.__traceback__)
+    return f"broke off at {Path(at.filename).name}:{at.lineno}: {type(error).__name__}: {str(error)[:300]}"
 
 
 def last_line(text: str) -> str:
@@ -188,5 +331,7 @@ def one_line(done: subprocess.CompletedProcess[str], *parts: str) -> str | None:
     return None
 
 
-def as_dict(trial: Trial) -> dict:
-    return asdict(trial)
+def named(names: Iterable[str], short: Iterable[str], is_short: bool) -> Iterator[str]:
+    """The names of a kind's tasks: all, or those of the short form."""
+    kept = set(short)
+    return (name for name in names if not is_short or name in kept)

@@ -1,4 +1,7 @@
-"""A full and a read-only disk: one line, earlier results intact, and the next run ends like any other."""
+"""A full and a read-only disk: one line, earlier results intact, and the next run ends like any other.
+
+Where there are no rights to mount a disk, a limit on the size of files and a closed folder stand for it, which is said.
+"""
 
 import contextlib
 import resource
@@ -9,19 +12,22 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from torture.bench import ROOT, Bench, environment_for, left, one_line
+from torture.bench import Bench, Task, half_written, left, named, one_line, unprivileged
 
-MOUNT_BYTES = 8 * 2**20
+MOUNT_BYTES = 16 * 2**20
+FILLING = 3
 LIMITED = (
     "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
     " import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); del sys.argv[:2];"
     " sys.argv.insert(0, 'lib.pipeline'); runpy.run_module('lib.pipeline', run_name='__main__')"
 )
+BELOW = 2000  # bytes of a file, which no section's results stay below
 
 
-def trials(bench: Bench, chosen: str) -> None:
-    trials = {"full": full, "read-only": read_only, "file-size": file_size}
-    bench.attempt("disks", {name: partial(trial, bench) for name, trial in trials.items()}, chosen, "full")
+def tasks(short: bool) -> dict[str, Task]:
+    found: dict[str, Task] = {"full": full, "read-only": read_only, "file-size": file_size, "temporary": temporary}
+    found |= {f"filling-{i}": filling for i in range(FILLING)}
+    return {name: found[name] for name in named(found, ["full"], short)}
 
 
 @contextlib.contextmanager
@@ -30,6 +36,8 @@ def disk(bench: Bench) -> Iterator[Path | None]:
     folder = bench.fresh("disk")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={MOUNT_BYTES}", "torture", str(folder)]
     done = shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0
+    if not done:
+        bench.about[""] = "no rights to mount a disk"
     try:
         yield folder if done else None
     finally:
@@ -59,31 +67,63 @@ def between(
     bench: Bench, folder: Path, spoil: Callable[[], object], says: str, mend: Callable[[], object]
 ) -> str | None:
     """Spoils a disk after the first section: one line, what stood before stands, and mended the run ends well."""
-    done = bench.run(bench.words("setup"), folder)
+    build = folder / "build"
+    done = bench.run(bench.words("setup"), build)
     if done.returncode:
         return f"setup failed: {done.stderr[-300:]}"
-    before = left(folder)
+    before = left(build)
     spoil()
-    wrong = one_line(bench.run(bench.words(), folder), says, "can't be written")
-    if wrong or left(folder) != before:
+    wrong = one_line(bench.run(bench.words(), build, TMPDIR=str(bench.folder)), says)
+    if wrong or left(build) != before:
         return wrong or "earlier results were damaged"
     mend()
-    return bench.again(folder)
+    return bench.again(build)
 
 
-def fill(path: Path) -> None:
+def fill(path: Path, keep: int = 0) -> None:
+    """Takes all space of a disk but `keep` bytes."""
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
+        while shutil.disk_usage(path.parent).free > keep:
             file.write(bytes(4096))
 
 
+def filling(bench: Bench) -> str | None:
+    """The disk is full at a random moment of the run, in the middle of whatever is then written."""
+    needed = sum(path.stat().st_size for path in bench.build.rglob("*") if path.is_file())
+    with disk(bench) as folder:
+        if folder is None:
+            return file_size(bench)
+        space = bench.draw.randint(4096, int(0.9 * needed))
+        bench.about[""] = f"{space:,} bytes of {needed:,} that are needed"
+        fill(folder / "ballast", space)
+        build = folder / "build"
+        done = bench.run(bench.words(), build, TMPDIR=str(bench.folder))
+        wrong = one_line(done, "No space left") if done.returncode else None
+        wrong = wrong or half_written(build)
+        if wrong:
+            return wrong
+        (folder / "ballast").unlink()
+        return bench.again(build)
+
+
+def temporary(bench: Bench) -> str | None:
+    """The disk for temporary files is full, where kernels have their sockets: one line, or another place is found."""
+    build = bench.fresh("build")
+    with disk(bench) as folder:
+        if folder is None:
+            return without_write_permission(bench)
+        fill(folder / "ballast")
+        done = bench.run(bench.words(), build, TMPDIR=str(folder))
+        wrong = one_line(done, "No space left") if done.returncode else None
+        return wrong or bench.again(build)
+
+
 def without_write_permission(bench: Bench) -> str | None:
-    folder = bench.fresh("closed")
-    folder.chmod(0o555)
-    try:
-        return one_line(bench.run(bench.words(), folder), "ermission denied", "can't be written")
-    finally:
-        folder.chmod(0o755)
+    build = bench.fresh("closed")
+    build.chmod(0o555)
+    done = bench.run([*unprivileged(), *bench.words()], build)
+    build.chmod(0o755)
+    return one_line(done, str(build)) or bench.again(build)
 
 
 def file_size(bench: Bench) -> str | None:
@@ -91,6 +131,5 @@ def file_size(bench: Bench) -> str | None:
     build = bench.fresh("limited")
     if not hasattr(resource, "RLIMIT_FSIZE"):
         return "no RLIMIT_FSIZE on this system"
-    words = [sys.executable, "-c", LIMITED, "2000", *bench.words()[3:]]
-    done = subprocess.run(words, cwd=ROOT, env=environment_for(build), capture_output=True, text=True, timeout=300)
-    return one_line(done, "File too large", "can't be written") or bench.again(build)
+    words = [sys.executable, "-c", LIMITED, str(BELOW), *bench.words()[3:]]
+    return one_line(bench.run(words, build), "File too large") or half_written(build) or bench.again(build)

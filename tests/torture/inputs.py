@@ -11,15 +11,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torture.bench import DATA, ROOT, SMALL, Bench, environment_for, last_line, one_line
+from torture.bench import DATA, ROOT, SMALL, Bench, Outcome, Task, in_place, last_line, one_line
 
 SAMPLED = 25
+SHORT = 5  # of each kind
 SECONDS = 30  # of one input, after which it hangs
 SUDDEN = 5.0  # seconds; what a folder tells at once may take no longer, loading of libraries included
 
@@ -34,48 +35,46 @@ def cases() -> list[dict[str, Any]]:
     return found
 
 
-def trials(bench: Bench, chosen: str) -> None:
-    listed = [case for case in cases() if case["id"].startswith(chosen)]
-    if bench.short and not chosen:
-        listed = bench.draw.sample(listed, 40)
-    build = bench.fresh("build")
+def tasks(short: bool) -> dict[str, Task]:
+    return {kind: partial(of_kind, kind) for kind in MAKERS}
+
+
+def of_kind(kind: str, bench: Bench) -> Outcome:
+    """All inputs of a kind, or the one that is asked for; of the short form some that are drawn."""
+    listed = [case for case in cases() if case["kind"] == kind]
+    if bench.only:
+        listed = [case for case in listed if bench.asked_for(case["id"])]
+    elif bench.short:
+        listed = bench.draw.sample(listed, SHORT)
+    build, outcomes = bench.fresh("build"), {}
     with in_place(build):
+        refused(dry("-p", "n_ctx", "0"), "n_ctx")  # has the libraries loaded
         for i, case in enumerate(listed):
-            began = time.time()
-            try:
-                words = MAKERS[case["kind"]](bench, case)
-            except OSError as error:  # such a name or file cannot be made on this system
-                bench.note("inputs", case["id"], f"could not be made: {error}", began)
-                continue
-            started = time.monotonic()
-            wrong = refused(words, case["says"])
-            took = time.monotonic() - started
-            if not wrong and i > 5 and took > SUDDEN:
-                wrong = f"took {took:.1f} s to say so"
-            if not wrong and i % SAMPLED == SAMPLED - 1 and case["kind"] != "profiles" and not bench.short:
-                done = subprocess.run(
-                    [sys.executable, "-m", *words], cwd=ROOT, env=environment_for(build), capture_output=True,
-                    text=True, errors="replace", timeout=120,
-                )  # fmt: skip
-                wrong = one_line(done, case["says"])
-            bench.note("inputs", case["id"], wrong, began)
+            outcomes[case["id"].removeprefix(kind)] = tried(bench, case, build, i % SAMPLED == SAMPLED - 1)
+    return outcomes
 
 
-@contextlib.contextmanager
-def in_place(build: Path):
-    """This process as the commands expect it: their build folder, no network, the project as the current folder."""
-    from lib import params
-
-    before, folder, profiles_folder = dict(os.environ), Path.cwd(), params.PROFILES
-    os.environ.update({"EXPERIMENT10_BUILD": str(build), "HF_HUB_OFFLINE": "1"})
-    os.chdir(ROOT)
+def tried(bench: Bench, case: dict[str, Any], build: Path, as_process: bool) -> str | None:
     try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        os.chdir(folder)
-        params.PROFILES = profiles_folder
+        words = MAKERS[case["kind"]](bench, case)
+    except OSError as error:
+        return f"such a name or file can't be made on this system: {error}"
+    before, started = files(build), time.monotonic()
+    wrong = refused(words, case["says"])
+    took = time.monotonic() - started
+    if not wrong and took > SUDDEN:
+        wrong = f"took {took:.1f} s to say so"
+    if not wrong and files(build) != before:
+        wrong = f"left {sorted(files(build) - before)[0]}"
+    if not wrong and as_process and case["kind"] != "profiles" and not bench.short:
+        wrong = one_line(bench.run([sys.executable, "-m", *words], build), case["says"])
+    return wrong
+
+
+def files(build: Path) -> set[Path]:
+    """What lies in the places that a refused command has no business in."""
+    places = (build, ROOT / "notebooks", ROOT / "params")
+    return {path for place in places for path in place.rglob("*") if path.is_file() and ".locks" not in path.parts}
 
 
 def refused(words: list[str], says: str) -> str | None:

@@ -1,81 +1,72 @@
-"""Runs killed, stopped and terminated at random moments; the next run ends as if nothing had been."""
+"""Runs killed, stopped and terminated at random moments of their work; the next run ends as if nothing had been."""
 
-import contextlib
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
-import psutil
-
-from torture.bench import WITHIN, Bench, alive, descendants, end, left
+from torture.bench import WITHIN, Bench, Outcome, Task, belonging, end, half_written, holder, seconds_until, temporary
 
 WAYS = {"kill": [signal.SIGKILL], "stop": [signal.SIGINT], "terminate": [signal.SIGTERM], "twice": [signal.SIGINT] * 2}
 FREEZE = "freeze"  # SIGSTOP, SIGCONT, then Ctrl-C
 FROZEN = 0.5  # seconds
-SERIES = 5  # trials in one folder before it is run to its end
-TRIED = 30
-TRIED_SHORT = 3
+SERIES, SERIES_SHORT = 6, 1  # folders that are gone through once in each way before they are run to their end
+SAID = "what is finished is kept"
 
 
-def trials(bench: Bench, chosen: str) -> None:
-    _, seconds = bench.whole
-    build, pending = bench.fresh("killed"), []
-    n, i = TRIED_SHORT if bench.short else TRIED, 0
-    while i < n:
-        began, way = time.time(), [*WAYS, FREEZE][i % (len(WAYS) + 1)]
-        process = bench.start(bench.words(), build)
-        time.sleep(bench.draw.uniform(0.2, 0.9 * seconds))
-        if process.poll() is None:
-            wrong = strike(process, way) or half_written(build)
-            pending.append((f"{i:02}-{way}", wrong, began))
-            i += 1
-        else:  # it had little left to do, and ended before its moment came
-            process.communicate()
-            seconds = min(seconds, time.time() - began) if not pending else seconds
-            close(bench, build, pending)
-            build, pending = bench.fresh("killed"), []
-        if len(pending) == SERIES or i == n:
-            close(bench, build, pending)
-            build, pending = bench.fresh("killed"), []
+def tasks(short: bool) -> dict[str, Task]:
+    ways = ("kill", "stop", FREEZE) if short else (*WAYS, FREEZE)
+    return {f"{i:02}-": partial(series, ways) for i in range(SERIES_SHORT if short else SERIES)}
 
 
-def close(bench: Bench, build: Path, pending: list[tuple[str, str | None, float]]) -> None:
-    """Runs a folder to its end and holds it against an undisturbed run, for all trials that it has gone through."""
-    if not pending:
-        return
+def series(ways: tuple[str, ...], bench: Bench) -> Outcome:
+    """One folder, a run of it for each way that is struck while its kernels work, then one to the end."""
+    build, outcomes = bench.fresh("build"), {}
+    ways = tuple(bench.draw.sample(ways, len(ways)))
+    seconds = bench.seconds
+    for way in ways:
+        while way not in outcomes:
+            process = bench.start(bench.words(), build)
+            seconds_until(lambda: holder(build) == process.pid or process.poll() is not None)  # noqa: B023
+            time.sleep(bench.draw.uniform(0, seconds))
+            while process.poll() is None and len(belonging(build)) < 2:
+                time.sleep(0.01)
+            if process.poll() is None:
+                outcomes[way] = strike(bench, process, build, way) or half_written(build)
+            else:  # it had little left to do, and ended before its moment came
+                end(process)
+                wrong = bench.again(build)
+                if wrong:
+                    return {each: outcomes.get(each) or wrong for each in ways}
+                build, seconds = bench.fresh("build"), 0.7 * seconds
     after = bench.again(build)
-    for name, wrong, began in pending:
-        bench.note("kills", name, wrong or after, began)
+    return {way: wrong or after for way, wrong in outcomes.items()}
 
 
-def half_written(build: Path) -> str | None:
-    try:
-        left(build)
-    except ValueError as error:
-        return f"something half-written stands: {error}"
-    return None
+def strike(bench: Bench, process: subprocess.Popen, build: Path, way: str) -> str | None:
+    """Sends the signals of a way; what of the run is still there after `WITHIN` seconds, and what it should have said.
 
-
-def strike(process: subprocess.Popen, way: str) -> str | None:
-    """Sends the signals of a way; says what is still there after `WITHIN` seconds, if anything is."""
+    `process` is the pipeline alone: its kernels have to notice for themselves where it is killed.
+    """
     if way == FREEZE:
         process.send_signal(signal.SIGSTOP)
         time.sleep(FROZEN)
-    below = descendants(process)
-    if way == FREEZE:
         process.send_signal(signal.SIGCONT)
     for number in WAYS.get(way, [signal.SIGINT]):
         process.send_signal(number)
     deadline = time.monotonic() + WITHIN
-    while (process.poll() is None or list(alive(below))) and time.monotonic() < deadline:
+    while (process.poll() is None or belonging(build)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    running, remaining = process.poll() is None, list(alive(below))
-    for own in remaining:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            own.kill()
-    end(process)
-    if running or remaining:
-        what = "the run itself" if running else f"process {remaining[0].pid} of it"
-        return f"after {WITHIN} s there still was {what}"
-    return None
+    still, remaining = process.poll() is None, belonging(build)
+    out, error = end(process, build)
+    bench.about[way] = f"while: {' '.join((out.strip().splitlines() or ['it starts'])[-1].split())}"
+    if still or remaining:
+        return f"after {WITHIN} s there still was {'the run itself' if still else f'process {remaining[0].pid} of it'}"
+    if way == "kill":
+        return None
+    status = 128 + WAYS.get(way, [signal.SIGINT])[0]
+    if process.returncode != status or SAID not in error:
+        return f"ended with {process.returncode}, saying {error[-200:]!r}"
+    lying = list(temporary(build).glob("experiment10-*"))
+    return f"{lying[0].name} was left lying about" if lying else None

@@ -1,26 +1,30 @@
 """Two runs in one folder in both orders, and two profiles on one store."""
 
-import time
+import subprocess
+from collections.abc import Iterable
+from functools import partial
 
-from torture.bench import LONGEST, Bench, end, left, unlike
+from torture.bench import LONGEST, Bench, Task, end, holder, left, litter, named, seconds_until, unlike
+
+EMBEDDED = {"profile": "embedded", "n_ctx": 512, "context_tokens": 1536}
 
 
-def trials(bench: Bench, chosen: str) -> None:
-    wanted, _ = bench.whole
-    cases = {
-        "setup-then-V1": lambda: one_folder(bench, wanted, ("setup",), ("setup", "V1")),
-        "V1-then-setup": lambda: one_folder(bench, wanted, ("setup", "V1"), ("setup",)),
-        "two-profiles": lambda: one_store(bench, wanted),
+def tasks(short: bool) -> dict[str, Task]:
+    found: dict[str, Task] = {
+        "setup-then-V1": partial(one_folder, ("setup",), ("setup", "V1")),
+        "V1-then-setup": partial(one_folder, ("setup", "V1"), ("setup",)),
+        "twice-the-same": partial(one_folder, ("setup", "V1"), ("setup", "V1")),
+        "two-profiles": one_store,
     }
-    bench.attempt("together", cases, chosen, "V1-then-setup")
+    return {name: found[name] for name in named(found, ["V1-then-setup"], short)}
 
 
-def finish(processes) -> str | None:
+def finish(processes: Iterable[subprocess.Popen]) -> str | None:
     wrong = None
     for process in processes:
         try:
             error = process.communicate(timeout=LONGEST)[1]
-        except Exception:
+        except subprocess.TimeoutExpired:
             end(process)
             return "one of the two still ran after its time"
         if process.returncode:
@@ -28,30 +32,27 @@ def finish(processes) -> str | None:
     return wrong
 
 
-def one_folder(bench: Bench, wanted: dict[str, bytes], first, second) -> str | None:
+def one_folder(first: tuple[str, ...], second: tuple[str, ...], bench: Bench) -> str | None:
+    """The second waits, says for whom, and both end well."""
     build = bench.fresh("shared")
     began = bench.start(bench.words(*first), build)
-    lock, deadline = build / ".locks" / "smoke", time.monotonic() + 60
-    while not (lock.is_file() and lock.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    seconds_until(lambda: holder(build) == began.pid)
     later = bench.start(bench.words(*second), build)
     line = later.stderr.readline()
     wrong = finish((began, later))
     if wrong or f"process {began.pid} is at work there" not in line:
         return wrong or f"the second said {line!r}, not for whom it waits"
-    return unlike(left(build), wanted)
+    return unlike(left(build), bench.whole) or litter(build)
 
 
-def one_store(bench: Bench, wanted: dict[str, bytes]) -> str | None:
-    build = bench.fresh("profiles")
-    words = {"smoke": bench.words(), "embedded": bench.words(profile="embedded", n_ctx=512, context_tokens=1536)}
-    both = [bench.start(own, build) for own in words.values()]
-    wrong = finish(both)
-    if wrong:
-        return wrong
-    if not list((build / "store").glob("*/*.entry")):
-        return "nothing was kept in the store"
-    found = {name: left(build, name) for name in words}
-    if found["embedded"].get("tokens.npy") is None:
-        return "the second profile left no tokens"
-    return unlike(found["smoke"], wanted)
+def one_store(bench: Bench) -> str | None:
+    """Both leave what each leaves alone."""
+    alone, build = bench.fresh("alone"), bench.fresh("profiles")
+    done = bench.run(bench.words(**EMBEDDED), alone)
+    if done.returncode:
+        return f"the second profile failed alone: {done.stderr[-300:]}"
+    wrong = finish([bench.start(words, build) for words in (bench.words(), bench.words(**EMBEDDED))])
+    if not wrong and not list((build / "store").glob("*/*.entry")):
+        wrong = "nothing was kept in the store"
+    profiles = {"smoke": bench.whole, "embedded": left(alone, "embedded")}
+    return wrong or next(filter(None, (unlike(left(build, name), own) for name, own in profiles.items())), None)
