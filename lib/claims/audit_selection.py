@@ -143,6 +143,7 @@ def _cross_fitted(m: Data, fitted: Data) -> Iterator[Relation]:
     """What a ranking gains on its own text: over all windows, the others' there add up to each one's elsewhere."""
     own, other = (np.log([window[key] for window in fitted["windows"]]) for key in ("in_sample", "elsewhere"))
     gain = dict(zip(m["setup"]["ladder"], np.expm1((own - other).mean(axis=0)), strict=True))
+    yield "V4.cross_fit.windows at n = 0", float(gain[0]), 0.0, "no head is changed"
     for row in fitted["optimism"]:
         yield (
             f"V4.cross_fit.optimism[n={row['n']}].excess",
