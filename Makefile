@@ -49,7 +49,7 @@ redraw: $(READY) ## draw text, figures and report again from the results that st
 	@$(PY) -m lib.pipeline redraw --profile="$$PROFILE"
 
 figure: $(READY) ## one figure again, its PNG in both languages: make figure NAME=ladder
-	@$(PY) -m lib.pipeline figure --profile="$$PROFILE" $(PARAMS) -- "$$NAME"
+	@$(PY) -m lib.pipeline.figure --profile="$$PROFILE" $(PARAMS) -- "$$NAME"
 
 pack: $(READY) ## results, figures, notebooks, report and scores in one checked file: build/packs/
 	@$(PY) -m lib.travel pack "$$PROFILE"

@@ -59,14 +59,14 @@ def files_of(results: Path, tables: Mapping[str, bytes]) -> list[dict[str, Any]]
     """
     paths = sorted(p for p in results.rglob("*") if p.is_file() and not p.name.startswith("."))
     contents = {path.relative_to(results).as_posix(): path.read_bytes() for path in paths}
-    contents = {name: content for name, content in contents.items() if not name.startswith("tables/")} | tables
+    contents = {name: content for name, content in contents.items() if not name.startswith("tables/")}
     return [
         {
             "path": f"{results.name}/{name}",
             "bytes": len(content),
             "digest": hashlib.sha256(content).hexdigest()[:16],
         }
-        for name, content in sorted(contents.items())
+        for name, content in sorted((contents | dict(tables)).items())
     ]
 
 

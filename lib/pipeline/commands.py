@@ -344,8 +344,8 @@ def train(overrides: dict[str, Any], name: str = TRAININGS[0]) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["report", "run", "redraw", "figure", "dry-run", "list", "train"])
-    parser.add_argument("names", nargs="*", help="notebooks (for run), a figure, or what to train")
+    parser.add_argument("task", choices=["report", "run", "redraw", "dry-run", "list", "train"])
+    parser.add_argument("names", nargs="*", help="notebooks (for run), or what to train")
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--as-before", action="store_true", help="with the parameters of the profile's last run")
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
@@ -360,10 +360,6 @@ def main(words: Sequence[str] | None = None) -> None:
             train(dict(args.given), *args.names)
         elif args.task == "run":
             run_notebooks(args.profile, args.names, overrides)
-        elif args.task == "figure":
-            from lib.pipeline import figure
-
-            figure.make(args.profile, args.names, overrides or None)
         elif args.task == "redraw":
             redraw_report(args.profile)
         else:

@@ -1,7 +1,12 @@
-"""One figure of the report, from the results that stand; where they do not, what it needs is measured first."""
+"""One figure of the report, from the results that stand; where they do not, what it needs is measured first.
 
+`python -m lib.pipeline.figure NAME` writes its PNG in both languages where a run would have.
+"""
+
+import argparse
 import ast
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +16,8 @@ import nbformat
 
 from lib.errors import InputError, first_line
 from lib.files import replacing
-from lib.params import near
-from lib.pipeline import commands, notebooks
+from lib.params import BASE_PROFILE, near
+from lib.pipeline import children, commands, notebooks
 from lib.pipeline.freshness import Profile
 from lib.pipeline.locking import locked
 from lib.pipeline.notebooks import Notebook, parsed
@@ -34,12 +39,14 @@ def drawing_cells(nb: Notebook) -> list[nbformat.NotebookNode]:
     return [cell for cell in cells if cell.cell_type == "code" and not notebooks.measures(cell)]
 
 
-def make(profile_name: str, names: Sequence[str], overrides: dict[str, Any] | None) -> None:
-    """Draws the one named figure in both languages. Raises `InputError` for a name that no notebook draws."""
+def make(profile_name: str, name: str, overrides: dict[str, Any] | None = None) -> list[Path]:
+    """Draws the named figure in both languages; returns its files. Raises `InputError` for one that no notebook draws.
+
+    `overrides` of None keeps the parameters of the profile's last run.
+    """
     known = drawn_by(notebooks.discover())
-    name = names[0] if len(names) == 1 else ""
     if name not in known:
-        given = ", ".join(map(repr, filter(None, names))) or "none"
+        given = repr(name) if name else "none"
         raise InputError(f"figure: given {given}{near(name, known)}, allowed: {', '.join(sorted(known))}")
     nb, profile = known[name], Profile(profile_name)
     anew = overrides is not None and overrides != profile.overrides
@@ -53,7 +60,7 @@ def make(profile_name: str, names: Sequence[str], overrides: dict[str, Any] | No
         for path in drawn:
             with replacing(profile.figures / path.name) as partial:
                 partial.write_bytes(path.read_bytes())
-            print(os.path.relpath(profile.figures / path.name))
+    return [profile.figures / path.name for path in drawn]
 
 
 def draw(profile: Profile, nb: Notebook, name: str, folder: Path) -> None:
@@ -72,3 +79,21 @@ def draw(profile: Profile, nb: Notebook, name: str, folder: Path) -> None:
             namespace |= profile.parameters(nb)
         if any(folder.iterdir()):
             return
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m lib.pipeline.figure", description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="the figure, as in `make figure NAME=ladder`")
+    parser.add_argument("--profile", default=BASE_PROFILE)
+    parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    args = parser.parse_args(words)
+    try:
+        for path in make(args.profile, args.name, dict(args.given) or None):
+            print(os.path.relpath(path))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    children.stop_on_signals()
+    main()
