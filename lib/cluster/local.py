@@ -58,6 +58,9 @@ def started(n: int, device: str = "cpu", n_threads: int | None = None) -> Iterat
     """
     n_threads = n_threads or max(1, cores() // n)
     environments(n, device, gpus(), n_threads)
+    import dask
+    import distributed  # noqa: F401  (sets dask's defaults, beside which the certificates are put)
+
     folder = tempfile.mkdtemp(prefix=f"experiment10-workers-{os.getpid()}-")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "lib.cluster.local", str(n), device, str(n_threads), folder]
@@ -75,7 +78,8 @@ def started(n: int, device: str = "cpu", n_threads: int | None = None) -> Iterat
         if not address:
             raise InputError(f"workers: {n} could not be started here (exit status {process.wait()}), see above")
         os.environ.update(tls_variables(Path(folder)))
-        yield address
+        with dask.config.set(dask.config.collect_env({name: os.environ[name] for name in before})):
+            yield address
     finally:
         if process.stdin:
             process.stdin.close()
