@@ -16,6 +16,7 @@ from pathlib import Path
 from lib.errors import InputError
 from lib.layout import ROOT
 
+TLS = {"ca-file": "ca.pem", "client.cert": "ca.pem", "client.key": "key.pem"}  # of dask's configuration
 END_WITHIN = 10.0  # seconds
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -58,6 +59,9 @@ def started(n: int, device: str = "cpu", n_threads: int | None = None) -> Iterat
     """
     n_threads = n_threads or max(1, cores() // n)
     environments(n, device, gpus(), n_threads)
+    import dask
+    import distributed  # noqa: F401  (sets dask's defaults, beside which the certificates are put)
+
     folder = tempfile.mkdtemp(prefix=f"experiment10-workers-{os.getpid()}-")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "lib.cluster.local", str(n), device, str(n_threads), folder]
@@ -75,7 +79,8 @@ def started(n: int, device: str = "cpu", n_threads: int | None = None) -> Iterat
         if not address:
             raise InputError(f"workers: {n} could not be started here (exit status {process.wait()}), see above")
         os.environ.update(tls_variables(Path(folder)))
-        yield address
+        with dask.config.set({f"distributed.comm.tls.{name}": str(Path(folder, file)) for name, file in TLS.items()}):
+            yield address
     finally:
         if process.stdin:
             process.stdin.close()
@@ -97,9 +102,9 @@ def cores() -> int:
 
 
 def tls_variables(folder: Path) -> dict[str, str]:
-    """What tells dask which certificates to show and to trust."""
-    names = {"CA_FILE": "ca.pem", "CLIENT__CERT": "ca.pem", "CLIENT__KEY": "key.pem"}
-    return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(folder / file) for name, file in names.items()}
+    """What tells dask in this process' children which certificates to show and to trust."""
+    names = {name: name.upper().replace("-", "_").replace(".", "__") for name in TLS}
+    return {f"DASK_DISTRIBUTED__COMM__TLS__{names[name]}": str(folder / file) for name, file in TLS.items()}
 
 
 def main(words: list[str]) -> None:

@@ -36,7 +36,8 @@ _loading = threading.Lock()
 def identity(source: Source) -> dict[str, str]:
     """What has to be the same in two processes for their scores to be the same, the weights apart."""
     _, torch_version, transformers, processor = computed_by(CODE, torch.device(source.device))
-    return {"code": CODE, "torch": torch_version, "transformers": transformers, "processor": processor}
+    found = {"code": CODE, "torch": torch_version, "transformers": transformers, "processor": processor}
+    return {what: str(value) for what, value in found.items()}
 
 
 def check(source: Source, wanted: Mapping[str, str]) -> None:

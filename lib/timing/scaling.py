@@ -18,9 +18,11 @@ import numpy as np
 
 from lib.engine.elsewhere import AHEAD, PIECE_PLANS, PIECES
 from lib.errors import InputError
+from lib.files import replacing
 from lib.layout import ROOT
 
 KEPT = ROOT / "docs" / "data"
+PAGE, BEGIN, END = ROOT / "docs" / "cluster.md", "<!-- scaling:begin -->", "<!-- scaling:end -->"
 WORKERS = (1, 2, 4, 8)
 DRAWS = 20
 GPT2_LARGE = {"n_layer": 36, "n_head": 20, "n_embd": 1280, "d_mlp": 5120, "vocab": 50257}
@@ -164,10 +166,16 @@ def text(measured: dict[str, Any]) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.timing.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--measured", type=Path, help="what `make bench-workers` has written; the kept one by default")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/cluster.md")
     chosen = parser.parse_args(words)
     try:
         path = chosen.measured or newest()
-        print(text(json.loads(path.read_text(encoding="utf-8"))))
+        found = text(json.loads(path.read_text(encoding="utf-8")))
+        print(found)
+        if chosen.write:
+            before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+            with replacing(PAGE) as partial:
+                partial.write_text(f"{before}{BEGIN}\n{found}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     except (InputError, OSError, ValueError, KeyError) as error:
         sys.exit(f"error: {error}")
 
