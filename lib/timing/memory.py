@@ -169,16 +169,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--chunks", type=int, nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--chunks", type=int, nargs="+", help="numbers of chunks instead of the usual ones, fewer first"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.write:
         _write(chosen.write, chosen.folder, chosen.seed)
     elif chosen.measure:
         print(json.dumps(_measure(chosen.measure, chosen.folder, chosen.chunks, chosen.trains, chosen.seed)))
     else:
-        rows = measured([case for case in CASES if chosen.only in (None, case.shape)], chosen.threads, chosen.seed)
+        cases = [case for case in CASES if chosen.only in (None, case.shape)]
+        if chosen.chunks:
+            cases = [case._replace(n_chunks=tuple(chosen.chunks)) for case in cases]
+        rows = measured(cases, chosen.threads, chosen.seed)
         if chosen.out:
-            command = f"python -m lib.timing.memory --threads {chosen.threads}"
+            command = f"python -m lib.timing.memory {' '.join(sys.argv[1:] if arguments is None else arguments)}"
             dated.write(chosen.out, dated.new("memory", command, WORDS) | {"rows": rows})
 
 
