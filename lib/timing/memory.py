@@ -169,9 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--chunks", type=int, nargs="+", help="numbers of chunks instead of the usual ones, fewer first"
-    )
+    parser.add_argument("--chunks", type=int, nargs="+", help="numbers of chunks, fewer first")
     chosen = parser.parse_args(arguments)
     if chosen.write:
         _write(chosen.write, chosen.folder, chosen.seed)
@@ -183,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cases = [case._replace(n_chunks=tuple(chosen.chunks)) for case in cases]
         rows = measured(cases, chosen.threads, chosen.seed)
         if chosen.out:
-            command = f"python -m lib.timing.memory {' '.join(sys.argv[1:] if arguments is None else arguments)}"
+            words = [f"--threads {chosen.threads}", *([f"--only {chosen.only}"] if chosen.only else [])]
+            words += [f"--chunks {' '.join(map(str, chosen.chunks))}"] if chosen.chunks else []
+            command = " ".join(["python -m lib.timing.memory", *words])
             dated.write(chosen.out, dated.new("memory", command, WORDS) | {"rows": rows})
 
 
