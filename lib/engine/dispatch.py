@@ -6,6 +6,7 @@ call is an error. `resolve` returns the name that results record.
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -53,10 +54,10 @@ def relu_attention(
     Where `naive` computes gradients, its matrices [T, S] are made again on the way back, not kept from every layer.
     """
     kernels = _kernels(backend, q, k, v)
-    settings = {"scale": scale, "n_visible": n_visible}
+    compute = partial(kernels.relu_attention, scale=scale, n_visible=n_visible)
     if kernels is naive and _want_gradients(q, k, v):
-        return checkpoint(naive.relu_attention, q, k, v, use_reentrant=False, preserve_rng_state=False, **settings)
-    return kernels.relu_attention(q, k, v, **settings)
+        return checkpoint(compute, q, k, v, use_reentrant=False, preserve_rng_state=False)
+    return compute(q, k, v)
 
 
 def mixed_attention(

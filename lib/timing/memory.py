@@ -33,7 +33,6 @@ from lib.engine.scoring import Evaluator
 from lib.model.loading import load_model
 from lib.results import dated
 from lib.store import Store
-from lib.training import recovery
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "n_positions": 1024, "vocab_size": 50257},
@@ -144,12 +143,15 @@ def _measure(shape: str, folder: Path, n_chunks: Sequence[int], trains: bool, se
     head_importance(model, tokens[:1, :ORDER_TOKENS])
     reached("backward pass")
     row_bytes = 2 * sizes["n_layer"] * sizes["n_embd"] * (PROMPT + NEW) * 4
-    n_rows = min(PROMPTS * SAMPLES, CACHE_BYTES // row_bytes)  # one full cache: more texts come after one another
+    n_groups = -(-PROMPTS * SAMPLES // max(1, CACHE_BYTES // row_bytes))
+    n_rows = -(-PROMPTS * SAMPLES // n_groups)  # those of one cache: the others come after them
     prompts = np.repeat(draw.integers(sizes["vocab_size"], size=(PROMPTS, PROMPT)), SAMPLES, axis=0)[:n_rows]
     new = generate(model, prompts, NEW, step, temperature=0.8, seeds=range(len(prompts)))
     continuation_nll(model, np.concatenate([prompts, new], axis=1), NEW)
     reached("generation")
     if trains:
+        from lib.training import recovery  # what it imports is no part of the other steps
+
         case, schedule = recovery.Case("all", len(heads), seed), recovery.Schedule(marks=(0, TRAINED))
         with tempfile.TemporaryDirectory() as name:
             recovery.train(
@@ -169,16 +171,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--chunks", type=int, nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--chunks", type=int, nargs="+", help="numbers of chunks, fewer first")
     chosen = parser.parse_args(arguments)
     if chosen.write:
         _write(chosen.write, chosen.folder, chosen.seed)
     elif chosen.measure:
         print(json.dumps(_measure(chosen.measure, chosen.folder, chosen.chunks, chosen.trains, chosen.seed)))
     else:
-        rows = measured([case for case in CASES if chosen.only in (None, case.shape)], chosen.threads, chosen.seed)
+        cases = [case for case in CASES if chosen.only in (None, case.shape)]
+        if chosen.chunks:
+            cases = [case._replace(n_chunks=tuple(chosen.chunks)) for case in cases]
+        rows = measured(cases, chosen.threads, chosen.seed)
         if chosen.out:
-            command = f"python -m lib.timing.memory --threads {chosen.threads}"
+            words = [f"--threads {chosen.threads}", *([f"--only {chosen.only}"] if chosen.only else [])]
+            words += [f"--chunks {' '.join(map(str, chosen.chunks))}"] if chosen.chunks else []
+            command = " ".join(["python -m lib.timing.memory", *words])
             dated.write(chosen.out, dated.new("memory", command, WORDS) | {"rows": rows})
 
 
