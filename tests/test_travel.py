@@ -122,6 +122,19 @@ def test_unpacking_gives_the_run_back(run, packed, elsewhere):
     assert sorted(p.name for p in elsewhere.iterdir()) == [".locks", "smoke", "store"]
 
 
+def test_what_a_killed_one_has_left_goes(run, tmp_path, monkeypatch):
+    partial = tmp_path / "out" / ".experiment10-smoke-0123456789ab.zip.x1y2.zip"
+    partial.parent.mkdir()
+    partial.write_bytes(b"PK")
+    packed = pack.pack("smoke", partial.parent)
+    assert [*partial.parent.iterdir()] == [packed]
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setenv("EXPERIMENT10_BUILD", str(elsewhere))
+    (elsewhere / ".smoke-unpacking-x1y2" / "smoke").mkdir(parents=True)
+    pack.unpack(packed)
+    assert sorted(p.name for p in elsewhere.iterdir()) == [".locks", "smoke", "store"]
+
+
 def test_what_is_there_already_stays(run, packed):
     before = everything(run)
     assert "there already; move it away" in refused(pack.unpack, packed)
@@ -198,6 +211,8 @@ HOSTILE = {
     "drive": (added("C:evil"), "absolute path"),
     "backslash": (added("results\\..\\evil"), "path of another system"),
     "control": (added("results/a\nb"), "control characters"),
+    "turned around": (added("results/\u202egnp.exe"), "control characters"),
+    "steering": (added("results/\x9b31m"), "control characters"),
     "dot": (added("results/./evil"), "no plain path"),
     "folder": (added("results/empty/", b""), "no plain path"),
     "link": (added("results/link", b"/etc/passwd", stat.S_IFLNK | 0o777), "is a link"),

@@ -50,7 +50,8 @@ def end_all() -> None:
     """Ends all processes below this one: nobody waits for what a stopped torture had begun."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            process.kill()
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                process.kill()
 
 
 def removed(folder: Path) -> None:
