@@ -101,7 +101,8 @@ class Pool:
         self.n_workers()
         wanted = identity(source)
         self._register(source, wanted)
-        waiting, pending = deque(range(len(works))), {}
+        waiting = deque(range(len(works)))
+        pending: dict[Any, int] = {}
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
             while waiting or pending:

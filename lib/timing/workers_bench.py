@@ -94,9 +94,9 @@ def measure(n_chunks: int, n_plans: int, rounds: int) -> dict[str, Any]:
         store = Store(folder)
         for work in found.works:
             started = time.perf_counter()
-            entries = computed(model, key, work)
+            arrays = computed(model, key, work)
             pieces.append(time.perf_counter() - started)
-            keep(store, entries)
+            keep(store, arrays)
             keep_s += time.perf_counter() - started - pieces[-1]
     one, two = (np.array(own) for own in seconds.values())
     return {

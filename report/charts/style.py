@@ -104,7 +104,7 @@ def house(chart: Chart, height: float, width: float = WIDTH) -> Chart:
     return sized.configure(font=FONT, background="transparent", padding=4, **parts)
 
 
-def wide(chart: alt.LayerChart) -> alt.LayerChart:
+def wide(chart: Chart) -> Chart:
     """The chart marked as one that needs a page's width, and can't stand in a column of a book."""
     return chart.properties(usermeta={"wide": True})
 
