@@ -1,6 +1,7 @@
 """Runs one notebook in a kernel; its executed copy appears only when every cell has run."""
 
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ def execute(
     """
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it tells of is told here, in one line
     target = profile.executed(nb)
     before = profile.data_files()
     written: list[Path] = []
