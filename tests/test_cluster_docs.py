@@ -11,6 +11,8 @@ import pytest
 from cluster_processes import kill, until
 from conftest import ROOT
 
+from lib.timing import scaling
+
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed: make env EXTRAS=cluster")
 pytestmark = pytest.mark.timeout(300)
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -102,6 +104,7 @@ def test_tls(shell, tmp_path):
     assert said(shell(here(BLOCKS["tls"], tmp_path), tmp_path)) == "1"
 
 
+@pytest.mark.skipif(not list(scaling.KEPT.glob("*-workers.json")), reason="no costs are kept: make bench-workers")
 def test_the_kept_costs_give_the_page_s_table():
     done = subprocess.run([sys.executable, "-m", "lib.timing.scaling"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
