@@ -80,8 +80,8 @@ WORDS = {
     "again": ("再実行", "To run it again"),
     "unmeasured": (
         "この節の結果は、欠けているか、この版の形式に合わない。測っていない節として扱う。`make report`が測り直す。",
-        "This section's results are missing or not of this version's form, so it counts as not measured; `make report`"
-        " measures it.",
+        "The results of this section are missing, or in the form of another version, so it counts as not measured;"
+        " `make report` measures it.",
     ),
     "value": ("値", "Value"),
     "item": ("項目", "Item"),
