@@ -113,18 +113,18 @@ def unpack(path: Path) -> tuple[Path, int]:
     with Archive(path) as archive:
         profile = checked_profile(archive)
         target = build_root() / profile
-        if target.exists():
-            raise InputError(
-                f"{target}: there already; move it away, or unpack elsewhere: EXPERIMENT10_BUILD=DIR make unpack FILE=…"
-            )
         build_root().mkdir(parents=True, exist_ok=True)
         with locked(profile), unpacking(profile) as folder:
+            if target.exists():
+                raise InputError(
+                    f"{target}: there already; move it away, or unpack elsewhere:"
+                    " EXPERIMENT10_BUILD=DIR make unpack FILE=…"
+                )
             archive.extract(folder)
             kept = checked_contents(archive, folder, profile)
             leave_out_unfit(folder)
             store = open_store()
             taken = sum(store.put_content(key, content) for key, content in kept.items() if store.get(key) is None)
-            shutil.rmtree(target, ignore_errors=True)
             folder.replace(target)
     return target, taken
 
