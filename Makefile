@@ -27,8 +27,7 @@ report: $(READY) ## run what has to run, then assemble build/PROFILE/report/
 
 playground: $(READY) ## the embedded model in a page of its own, which the report then links to
 	@$(PY) -m report.playground --model models/embedded --out build/embedded/report/playground.html
-	@test ! -d build/embedded/notebooks || $(PY) -m report.assemble --notebooks build/embedded/notebooks \
-	  --results build/embedded/results --out build/embedded/report
+	@test ! -d build/embedded/notebooks || $(PY) -m lib.pipeline redraw
 
 notebooks/%: $(READY) FORCE ## run one notebook and what it needs: make notebooks/V4
 	@$(PY) -m lib.pipeline run "$(basename $*)" --profile="$$PROFILE" $(PARAMS)
