@@ -540,6 +540,17 @@ class TestOverlap:
                 f"results/figures/{name}.png",
             }
 
+    def test_what_measures_times_comes_when_nothing_draws(self, notebooks):
+        notebooks("a", parameters=["speed_runs = 5"])
+        notebooks("b")
+        notebooks("c", needs=["b"])
+        a, b, c = (reader.discover()[name] for name in "abc")
+        assert commands.next_of([a, b, c], drawing=False) == a
+        assert commands.next_of([a, b, c], drawing=True) == b
+        assert commands.next_of([a, c], drawing=True) == c
+        assert commands.next_of([c, b], drawing=True) == b
+        assert commands.next_of([a], drawing=True) == a
+
     def test_a_drawing_that_fails_stops_the_next_one(self, notebooks, build):
         notebooks("a", drawing="import time\ntime.sleep(3)\nraise RuntimeError('no luck')")
         notebooks("b", needs=["a"], body="import time\ntime.sleep(600)\nrun.finish(value=1)")

@@ -159,14 +159,17 @@ class Measuring:
 
 
 def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> int:
-    """Runs those notebooks that have to be measured, in order; returns how many.
+    """Runs those notebooks that have to be measured, after what they need; returns how many.
 
     One starts when the one before it has measured and still draws; one that measures times has the machine to itself.
     """
+    left = list(wanted)
     before: Measuring | None = None
     n_measured = 0
     with ThreadPoolExecutor(2) as pool:
-        for nb, following in pairs(wanted):
+        while left:
+            nb = next_of(left, before is not None)
+            left.remove(nb)
             task, why = profile.todo(nb) or (None, None)
             if task != "measure":
                 continue
@@ -176,7 +179,7 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
             print(f"{nb.name:12} measure: {why}", flush=True)
             now = begin(profile, nb, kernels.take(), pool)
             n_measured += 1
-            ahead = following and (profile.todo(following) or ("", ""))[0] == "measure"
+            ahead = any((profile.todo(other) or ("",))[0] == "measure" for other in left)
             if ahead and not nb.measures_times:
                 kernels.start_ahead()
             try:
@@ -196,6 +199,13 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
     return n_measured
 
 
+def next_of(left: Sequence[Notebook], drawing: bool) -> Notebook:
+    """The first that needs none of the others; while another one is `drawing`, rather one that measures no times."""
+    names = {nb.name for nb in left}
+    ready = [nb for nb in left if not names & set(nb.needs)]
+    return next((nb for nb in ready if not (drawing and nb.measures_times)), ready[0])
+
+
 def begin(profile: Profile, nb: Notebook, kernel: Kernel, pool: ThreadPoolExecutor) -> Measuring:
     depends = {"measuring": profile.measuring(nb), "drawing": profile.drawing(nb)}
     measured = Event()
@@ -211,11 +221,6 @@ def finish(profile: Profile, now: Measuring) -> None:
     profile.took(now.notebook.name, "measure", seconds)
     profile.record(now.notebook, "measure", now.depends, written)
     print(f"{now.notebook.name:12} done in {seconds:.0f} s", flush=True)
-
-
-def pairs(wanted: Sequence[Notebook]) -> Iterable[tuple[Notebook, Notebook | None]]:
-    """Each notebook and the one after it."""
-    return zip(wanted, [*wanted[1:], None], strict=True)
 
 
 def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> dict[Notebook, str]:
