@@ -179,8 +179,7 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
             print(f"{nb.name:12} measure: {why}", flush=True)
             now = begin(profile, nb, kernels.take(), pool)
             n_measured += 1
-            ahead = any((profile.todo(other) or ("",))[0] == "measure" for other in left)
-            if ahead and not nb.measures_times:
+            if not nb.measures_times and one_waits(profile, left, nb):
                 kernels.start_ahead()
             try:
                 if before:
@@ -192,7 +191,7 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
             if now.ended.done():
                 finish(profile, now)
             before = None if now.ended.done() else now
-            if ahead:
+            if one_waits(profile, left):
                 kernels.start_ahead()
         if before:
             finish(profile, before)
@@ -201,9 +200,19 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
 
 def next_of(left: Sequence[Notebook], drawing: bool) -> Notebook:
     """The first that needs none of the others; while another one is `drawing`, rather one that measures no times."""
-    names = {nb.name for nb in left}
-    ready = [nb for nb in left if not names & set(nb.needs)]
+    ready = ready_of(left)
     return next((nb for nb in ready if not (drawing and nb.measures_times)), ready[0])
+
+
+def ready_of(left: Sequence[Notebook], *running: Notebook) -> list[Notebook]:
+    """Those that need none of the others, nor one that is running."""
+    names = {nb.name for nb in (*left, *running)}
+    return [nb for nb in left if not names & set(nb.needs)]
+
+
+def one_waits(profile: Profile, left: Sequence[Notebook], *running: Notebook) -> bool:
+    """Whether one of those that are ready has to be measured, as far as can be told now."""
+    return any((profile.todo(nb) or ("",))[0] == "measure" for nb in ready_of(left, *running))
 
 
 def begin(profile: Profile, nb: Notebook, kernel: Kernel, pool: ThreadPoolExecutor) -> Measuring:
