@@ -15,7 +15,9 @@ import vl_convert
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 from markupsafe import Markup
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, TemplateExporter
+from nbconvert.exporters.html import WidgetsDataTypeFilter
+from nbconvert.filters import Highlight2HTML
 from nbformat import NotebookNode
 from traitlets.config import Config
 
@@ -28,7 +30,7 @@ from report.words import DESCRIPTION, LANGUAGES, REPRODUCIBILITY_WORDS, SUBTITLE
 
 TEMPLATES = Path(__file__).parent / "template"
 STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "<!--style-->", "<!--scripts-->", "<!--policy-->"
-CODE = re.compile(r'<div class="highlight.*?</div>', re.S)
+CODE = re.compile(r'<div class=" ?highlight.*?</div>', re.S)
 PLAIN_SPAN = re.compile(r'<span class="(?:n|nn|o|p|w|fm|bp)">([^<]*)</span>')  # of which the style says nothing
 EXTRA_GLYPHS = "".join(map(chr, range(0x20, 0x7F))) + "−–—×→·…’“”、。「」()％◐ΔαβγρΩ≤≥±∞ "
 
@@ -41,7 +43,7 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
     config = Config()
     own = [VEGALITE_MIME, TABLE_MIME, QUOTE_MIME, CHIPS_MIME]
     config.HTMLExporter.display_data_priority = [*own, "text/markdown", "text/plain"]
-    exporter = HTMLExporter(config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)])
+    exporter = PageExporter(config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)])
     resources = {
         "page": {
             "words": {key: dict(zip(LANGUAGES, pair, strict=True)) for key, pair in WORDS.items()},
@@ -75,6 +77,17 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
     html, _ = exporter.from_notebook_node(document.notebook, resources=resources)
     html = CODE.sub(lambda block: PLAIN_SPAN.sub(r"\1", block[0]), html)
     return with_assets(html, specs, sizes(document), provenance.about(document), document.ladders)
+
+
+class PageExporter(HTMLExporter):
+    """nbconvert's, without its last pass: that parses the whole page anew, for pictures that have no description."""
+
+    def from_notebook_node(self, nb: NotebookNode, resources: Any = None, **kw: Any) -> tuple[str, Any]:
+        resources = self._init_resources(resources)
+        widgets = WidgetsDataTypeFilter(notebook_metadata=self._nb_metadata, parent=self, resources=resources)
+        self.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python", parent=self))
+        self.register_filter("filter_data_type", widgets)
+        return TemplateExporter.from_notebook_node(self, nb, resources, **kw)
 
 
 def answered(document: Document) -> dict[str, Any]:
