@@ -82,7 +82,7 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
 class PageExporter(HTMLExporter):
     """nbconvert's, without its last pass: that parses the whole page anew, for pictures that have no description."""
 
-    def from_notebook_node(self, nb: NotebookNode, resources: Any = None, **kw: Any) -> tuple[str, Any]:
+    def from_notebook_node(self, nb: NotebookNode, resources: Any = None, **kw: Any) -> Any:
         resources = self._init_resources(resources)
         widgets = WidgetsDataTypeFilter(notebook_metadata=self._nb_metadata, parent=self, resources=resources)
         self.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python", parent=self))

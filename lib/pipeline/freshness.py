@@ -199,8 +199,9 @@ class Profile:
         """Changes with what the report is made from, and with its files."""
         records = [[nb.name, self.manifest["notebooks"].get(nb.name)] for nb in notebooks]
         made = [file_digest(path) if path.is_file() else None for path in self.report_files()]
-        made += [(self.folder / "report" / "playground.html").is_file()]  # which the page links to
-        return sha(records, sorted(self.lost), digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff"), made)
+        linked = (self.folder / "report" / "playground.html").is_file()
+        sources = digest_of(["report.assemble"]), file_digest(ROOT / "CITATION.cff")
+        return sha(records, sorted(self.lost), *sources, made, linked)
 
     def report_files(self) -> list[Path]:
         return [self.folder / "report" / name for name in ("report.html", "report.ja.pdf", "report.en.pdf")]
