@@ -80,14 +80,15 @@ def test_seconds_are_those_that_passed(tmp_path):
 def test_lines_of_a_run_become_seconds_of_its_sections(capsys):
     program = (
         "import time\nprint('V1           measure: new', flush=True)\ntime.sleep(0.4)\n"
-        "print('V1           done in 0 s', flush=True)\nprint('V2           measure: new', flush=True)\n"
-        "print('V2           done in 0 s', flush=True)\ntime.sleep(0.2)"
+        "print('V2           measure: new', flush=True)\ntime.sleep(0.3)\n"
+        "print('V1           done in 0 s', flush=True)\n"
+        "print('scores: 100% tok/s]V2           done in 0 s', flush=True)\ntime.sleep(0.2)"
     )
     walls, seconds = profiling.timed([sys.executable, "-c", program], {})
     assert list(walls) == ["V1", "V2", profiling.PAGES]
-    assert 0.4 <= walls["V1"] < 0.4 + walls["V2"] + seconds
+    assert walls["V1"] >= 0.7 and 0.3 <= walls["V2"] < walls["V1"]
     assert walls[profiling.PAGES] >= 0.2
-    assert sum(walls.values()) <= seconds
+    assert walls["V1"] + walls[profiling.PAGES] <= seconds
     assert capsys.readouterr().out.count("done in") == 2
 
 
@@ -106,5 +107,5 @@ def test_the_table_adds_up():
     rows = [profiling.row("V1", 5.0, {"model": 3.0, "disk": 0.5}), profiling.row(profiling.PAGES, 2.0, {})]
     assert [own["starting"] for own in rows] == [1.5, 0.0]
     assert rows[1]["drawing"] == 2.0
-    lines = profiling.table({"sections": rows}).splitlines()
-    assert lines[-1].split() == ["in", "all", "7.0", "3.0", "0.0", "0.0", "2.0", "0.5", "0.0", "1.5"]
+    lines = profiling.table({"sections": rows, "seconds": 6.0}).splitlines()
+    assert lines[-1].split() == ["in", "all", "6.0", "3.0", "0.0", "0.0", "2.0", "0.5", "0.0", "1.5"]

@@ -228,7 +228,7 @@ def test_parts_come_in_reading_order(built, elements):
         if there:
             wanted += ([part.name] if len(part.notebooks) > 1 else []) + [f"sec-{name}" for name in there]
         wanted += ["explorer"] if part.name == "validation" else []
-    assert sections == [*wanted, "references", "files"]
+    assert sections == [*wanted, "references", "reproducibility", "files"]
 
 
 def test_each_language_has_headings_in_order(elements):

@@ -23,8 +23,8 @@ from lib.pipeline import children, sampling
 from lib.results import dated
 
 ROOMS = ("model", "statistics", "timing", "drawing", "disk", "other")
-BEGINS = re.compile(r"^(\w+) +measure: ")
-ENDS = re.compile(r"^(\w+) +done in ")
+BEGINS = re.compile(r"(\w+) +measure: ")  # a line may begin with what is left of a progress bar
+ENDS = re.compile(r"(\w+) +done in \d+ s$")
 PAGES = "page and books"
 
 
@@ -55,19 +55,22 @@ def profile(name: str, build: Path | None = None) -> dict[str, Any]:
 
 
 def timed(command: list[str], places: dict[str, str]) -> tuple[dict[str, float], float]:
-    """`({section: seconds}, seconds in all)` of a run of the pipeline, told by the lines that it prints."""
+    """`({section: seconds}, seconds in all)` of a run of the pipeline, told by the lines that it prints.
+
+    A section draws while the next one measures already: its seconds are those from its own beginning to its own end.
+    """
+    began = last = time.perf_counter()
+    begins: dict[str, float] = {}
     walls: dict[str, float] = {}
-    began = at = time.perf_counter()
     for line in children.lines(command, **places):
-        now = time.perf_counter()
-        if BEGINS.match(line):
-            at = now
-        elif match := ENDS.match(line):
-            walls[match[1]] = now - at
-            at = now
+        if match := BEGINS.search(line):
+            begins[match[1]] = time.perf_counter()
+        elif match := ENDS.search(line.rstrip()):
+            last = time.perf_counter()
+            walls[match[1]] = last - begins.get(match[1], began)
             print(line, end="", flush=True)
     end = time.perf_counter()
-    return walls | {PAGES: end - at}, end - began
+    return walls | {PAGES: end - last}, end - began
 
 
 def row(section: str, wall: float, rooms: Mapping[str, float]) -> dict[str, Any]:
@@ -79,10 +82,11 @@ def row(section: str, wall: float, rooms: Mapping[str, float]) -> dict[str, Any]
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record as text, sections in the order in which they ran, with a last line for all."""
+    """The record as text, sections in the order in which they ended, with a last line for all."""
     columns = ("seconds", *ROOMS, "starting")
     lines = [f"{'section':16}" + "".join(f"{name:>12}" for name in columns)]
     whole = {"section": "in all"} | {name: sum(own[name] for own in record["sections"]) for name in columns}
+    whole["seconds"] = record["seconds"]  # less than the sections' own, which overlap
     for own in (*record["sections"], whole):
         lines.append(f"{own['section']:16}" + "".join(f"{own[name]:12.1f}" for name in columns))
     return "\n".join(lines)
