@@ -147,7 +147,7 @@ class Archive:
         try:
             files = [e for e in self.metadata["@graph"] if e.get("@type") == "File"]
             listed = {str(e["@id"]): (str(e["sha256"]), int(e["contentSize"])) for e in files}
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             raise self._refuse(f"{METADATA} lists a file without sha256 and contentSize") from None
         there = self._entries.keys() - {METADATA}
         for name in sorted(there ^ listed.keys()):

@@ -278,7 +278,7 @@ def test_the_scheduler_dies(model, processes, connect, tmp_path):
 
 
 def test_nobody_at_the_address(connect):
-    assert "no scheduler answers at tcp://127.2.12.9:1 (" in line_of(connect, "tcp://127.2.12.9:1")
+    assert "no scheduler answers at tcp://127.0.0.1:1 (" in line_of(connect, "tcp://127.0.0.1:1")
 
 
 def test_a_scheduler_without_workers(model, processes, connect, tmp_path):
@@ -326,7 +326,7 @@ def test_a_worker_that_would_compute_something_else_refuses(model, other, proces
         source = source._replace(name="models/some")
     pool = connect(processes.address)
     engine = model.evaluator(tmp_path / "store", pool, source)
-    line = line_of(engine.score, PLANS, CHUNKS)
+    line = line_of(engine.score, [plan for plan in PLANS if not plan.needs_means], CHUNKS)
     what = {
         other_code: "code is ",
         other_torch: "torch is 2.12.9 here",
@@ -367,7 +367,7 @@ def test_each_process_has_one_gpu_or_its_threads_before_torch(monkeypatch):
 
 
 def test_local_workers_take_orders_with_their_key_only(two):
-    assert two.address.startswith("tls://127.2.12.9:")
+    assert two.address.startswith("tls://127.0.0.1:")
     folder = Path(os.environ["DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY"]).parent
     assert folder.stat().st_mode & 0o077 == 0
     strangers = {
@@ -397,9 +397,9 @@ def test_no_process_of_theirs_outlives_the_one_that_asked(tmp_path):
 
 
 def test_the_pipeline_says_in_one_line_that_nobody_answers(build):
-    words = pipeline("run", "setup", "--profile", "smoke", "-p", "workers", "tcp://127.2.12.9:1")
+    words = pipeline("run", "setup", "--profile", "smoke", "-p", "workers", "tcp://127.0.0.1:1")
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: workers: no scheduler answers at tcp://127.2.12.9:1")
+    assert line.startswith("error: workers: no scheduler answers at tcp://127.0.0.1:1")
     assert not list(build.rglob("*.json"))

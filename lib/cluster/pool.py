@@ -23,7 +23,7 @@ from lib.engine.elsewhere import AHEAD, Source, Work
 from lib.errors import InputError, first_line
 
 CONNECT_WITHIN = 10.0  # seconds
-GATHER_WITHIN = 300.0  # seconds, of what a worker has already computed
+GATHER_FIRST, GATHER_WITHIN = 2.0, 300.0  # seconds, of what a worker has already computed: at first, and at most
 WAIT = 60.0  # seconds without any worker after which a run ends
 LOOK_EVERY = 1.0  # seconds between two looks at the workers
 KEPT = "what is finished is kept, run the same command to go on"
@@ -142,17 +142,23 @@ class Pool:
                 raise self._lost() from None
 
     def _result(self, future: Any) -> Mapping[str, np.ndarray]:
-        try:
-            return future.result(timeout=GATHER_WITHIN)
-        except InputError as error:
-            raise InputError(f"workers: {error}") from None
-        except KilledWorker as error:
-            raise InputError(
-                f"workers: {error.allowed_failures + 1} have died over one piece of work, most likely for want of"
-                f" memory; {KEPT}"
-            ) from None
-        except (FutureCancelledError, TimeoutError, OSError):
-            raise self._lost() from None
+        """What a worker has computed. It may die before it has handed that over, and then another one computes it."""
+        patience = GATHER_FIRST
+        while True:
+            try:
+                return future.result(timeout=patience)
+            except InputError as error:
+                raise InputError(f"workers: {error}") from None
+            except KilledWorker as error:
+                raise InputError(
+                    f"workers: {error.allowed_failures + 1} have died over one piece of work, most likely for want of"
+                    f" memory; {KEPT}"
+                ) from None
+            except TimeoutError:
+                self._look()
+                patience = min(2 * patience, GATHER_WITHIN)
+            except (FutureCancelledError, OSError):
+                raise self._lost() from None
 
     def _forget(self, futures: Sequence[Any]) -> None:
         """Takes back what nobody waits for any more."""
