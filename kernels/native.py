@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -189,27 +190,16 @@ def _openmp() -> Path | None:
 def _compile(compiler: str, path: Path, runtime: Path | None) -> None:
     """Compiles and links: with OpenMP where that can be had, and for the first of `TARGETS` that the compiler knows."""
     with tempfile.TemporaryDirectory(prefix="experiment10-") as folder:
-        made = Path(folder) / "attention.o"
-        for own in [runtime, None] if runtime else [None]:
-            for target in TARGETS:
-                compiled = [
-                    compiler,
-                    *FLAGS,
-                    *target,
-                    *(["-fopenmp"] if own else []),
-                    "-c",
-                    str(SOURCE),
-                    "-o",
-                    str(made),
-                ]
-                libraries = [str(own), "-Wl,-z,defs"] if own else []
-                linked = [compiler, "-shared", "-pthread", str(made), *libraries, "-o", str(path)]
-                for command in (compiled, linked):
-                    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-                    if done.returncode:
-                        break
-                else:
-                    return
+        made = str(Path(folder) / "attention.o")
+        for own, target in product([runtime, None] if runtime else [None], TARGETS):
+            threads, libraries = (["-fopenmp"], [str(own), "-Wl,-z,defs"]) if own else ([], [])
+            compiled = [compiler, *FLAGS, *target, *threads, "-c", str(SOURCE), "-o", made]
+            done = subprocess.run(compiled, capture_output=True, text=True, timeout=300)
+            if done.returncode == 0:
+                linked = [compiler, "-shared", "-pthread", made, *libraries, "-o", str(path)]
+                done = subprocess.run(linked, capture_output=True, text=True, timeout=300)
+            if done.returncode == 0:
+                return
     raise subprocess.SubprocessError(done.stderr or f"{compiler} ended with {done.returncode}")
 
 

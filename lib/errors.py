@@ -1,4 +1,7 @@
-"""The one error a user can mend: bad input, said in one line."""
+"""The one error a user can mend: bad input, said in one line; and what is said of a run that stops half-way."""
+
+KEPT = "what is finished is kept, run the same command to go on"
+STOPPED = f"stopped; {KEPT}"
 
 
 class InputError(ValueError):

@@ -11,7 +11,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,9 @@ def assemble(notebooks: Path | str, results: Path | str, out: Path | str, withou
     merged = document.load(notebooks, results, without)
     csvs = tables.files(merged)
     files = files_of(Path(results), {f"tables/{name}": content for name, content in csvs.items()})
+    made = {f"report.{lang}.pdf": book.write(merged, lang) for lang in LANGUAGES}
     playground = PLAYGROUND if (Path(out) / PLAYGROUND).is_file() else ""
-    with ThreadPoolExecutor() as pool:
-        books = {f"report.{lang}.pdf": pool.submit(book.write, merged, lang) for lang in LANGUAGES}
-        made = {"report.html": page.write(merged, files, playground).encode()}
-        made |= {name: written.result() for name, written in books.items()}
+    made = {"report.html": page.write(merged, files, playground).encode()} | made
     for name, content in made.items():
         limit = LIMITS[Path(name).suffix]
         if len(content) > limit:

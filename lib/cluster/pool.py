@@ -20,13 +20,12 @@ from distributed.client import FutureCancelledError
 
 from lib.cluster import plugin
 from lib.engine.elsewhere import AHEAD, Source, Work
-from lib.errors import InputError, first_line
+from lib.errors import KEPT, InputError, first_line
 
 CONNECT_WITHIN = 10.0  # seconds
 GATHER_FIRST, GATHER_WITHIN = 2.0, 300.0  # seconds, of what a worker has already computed: at first, and at most
 WAIT = 60.0  # seconds without any worker after which a run ends
 LOOK_EVERY = 1.0  # seconds between two looks at the workers
-KEPT = "what is finished is kept, run the same command to go on"
 
 
 class Pool:

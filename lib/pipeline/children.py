@@ -9,10 +9,8 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError
 from lib.layout import ROOT
-
-STOPPED = "stopped; what is finished is kept, run the same command to go on"
 
 processes: set[int] = set()  # ids of running children, each the leader of its own group
 folders: set[str] = set()  # what goes with them

@@ -24,7 +24,7 @@ from lib.analysis.bootstrap import Resampler, interval
 from lib.analysis.perplexity import ppl
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.results import dated
@@ -197,7 +197,7 @@ def main(words: list[str] | None = None) -> None:
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; what is finished is kept, run the same command to go on")
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from lib.engine import copying, dispatch
 from lib.engine.elsewhere import Elsewhere, Memory, Source, Work, shown
 from lib.engine.interventions import Plan, apply
 from lib.engine.scoring import Evaluator
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError
 from lib.layout import ROOT, build_root
 from lib.model import corpus, loading
 from lib.model.adapters import adapter
@@ -498,7 +498,7 @@ def main(words: list[str] | None = None) -> None:
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; what is finished is kept, run the same command to go on")
+        sys.exit(STOPPED)
 
 
 def doubling(tokens: int, first: int = 4096) -> tuple[int, ...]:
