@@ -243,6 +243,7 @@ class TestTravelled:
             assert page.count(word("unmeasured", lang).split("`")[0]) == 1
             assert (folder / "report" / f"report.{lang}.pdf").read_bytes().startswith(b"%PDF-")
         shutil.move(tmp_path / "models", copy / "models")
+        environment["PYTHONPATH"] = str(copy)
         said = self.run(copy, environment, *pipeline("dry-run", "--profile", "smoke"))
         assert re.findall(r"^would measure +(\w+) ", said, re.M) == ["S2", "conclusions"]
 

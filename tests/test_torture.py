@@ -33,8 +33,8 @@ def test_the_table_names_the_command_of_each_failure():
 
 def test_a_trial_is_chosen_by_its_name_and_draws_the_same_alone(tmp_path):
     assert running.chosen(False, "kills/03-stop") == [("kills", "03-", ("03-stop",))]
-    assert running.chosen(True, "disks/full,damage/store-2") == [
-        ("damage", "store-2", ("store-2",)),
+    assert running.chosen(True, "disks/full,damage/store-1") == [
+        ("damage", "store-1", ("store-1",)),
         ("disks", "full", ("full",)),
     ]
     assert running.chosen(False, "kills") == [("kills", f"{i:02}-", ()) for i in range(6)]
