@@ -8,14 +8,19 @@ The same notebooks and results give the same bytes. A file takes the place of an
 import argparse
 import contextlib
 import hashlib
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lib.errors import InputError
 from lib.files import replacing
+from lib.pipeline.child import die_with
 from report import book, document, loading, page, tables
 from report.words import LANGUAGES
 
@@ -23,17 +28,22 @@ PLAYGROUND = "playground.html"  # beside the report where `report.playground` ha
 LIMITS = {".html": 4 * 2**20, ".pdf": 3 * 2**20}
 
 
-def assemble(notebooks: Path | str, results: Path | str, out: Path | str, without: Collection[str] = ()) -> list[Path]:
+def assemble(
+    notebooks: Path | str, results: Path | str, out: Path | str, without: Collection[str] = (), fork: bool = False
+) -> list[Path]:
     """Writes the three files into the folder `out`; returns their paths. Raises `InputError`.
 
-    Sections `without` results that can be read stand as not measured.
+    Sections `without` results that can be read stand as not measured. With `fork` the three are made side by side in
+    processes forked off: not for a process that has drawn a chart before, since the drawing's threads stay behind.
     """
     merged = document.load(notebooks, results, without)
     csvs = tables.files(merged)
     files = files_of(Path(results), {f"tables/{name}": content for name, content in csvs.items()})
-    made = {f"report.{lang}.pdf": book.write(merged, lang) for lang in LANGUAGES}
     playground = PLAYGROUND if (Path(out) / PLAYGROUND).is_file() else ""
-    made = {"report.html": page.write(merged, files, playground).encode()} | made
+    tasks = {"report.html": lambda: page.write(merged, files, playground).encode()} | {
+        f"report.{lang}.pdf": partial(book.write, merged, lang) for lang in LANGUAGES
+    }
+    made = forked(tasks) if fork else {name: task() for name, task in tasks.items()}
     for name, content in made.items():
         limit = LIMITS[Path(name).suffix]
         if len(content) > limit:
@@ -47,6 +57,25 @@ def assemble(notebooks: Path | str, results: Path | str, out: Path | str, withou
         if path.name not in csvs:
             path.unlink()
     return [Path(out) / name for name in made]
+
+
+def forked(tasks: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes]:
+    """What the tasks return, by their names, each from a process of its own that has all that this one has loaded."""
+    with ProcessPoolExecutor(len(tasks), multiprocessing.get_context("fork"), _inherit, (os.getpid(), tasks)) as pool:
+        return dict(zip(tasks, pool.map(_carry_out, tasks), strict=True))
+
+
+_tasks: Mapping[str, Callable[[], bytes]] = {}
+
+
+def _inherit(parent: int, tasks: Mapping[str, Callable[[], bytes]]) -> None:
+    global _tasks
+    die_with(parent)
+    _tasks = tasks
+
+
+def _carry_out(name: str) -> bytes:
+    return _tasks[name]()
 
 
 def files_of(results: Path, tables: Mapping[str, bytes]) -> list[dict[str, Any]]:
@@ -77,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     started = time.perf_counter()
     try:
-        paths = assemble(args.notebooks, args.results, args.out, args.without)
+        paths = assemble(args.notebooks, args.results, args.out, args.without, fork=sys.platform == "linux")
     except InputError as error:
         sys.exit(f"error: {error}")
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in paths)

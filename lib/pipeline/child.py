@@ -16,8 +16,13 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent: int) -> None:
-    """Has this process killed when the process `parent` ends, and ends it where that has happened already."""
+    """Has this process end when the process `parent` or standard input does, now where that has happened already."""
     threading.Thread(target=_await_end_of_input, daemon=True).start()
+    die_with(parent)
+
+
+def die_with(parent: int) -> None:
+    """On Linux has this process killed when `parent` ends; everywhere ends it where that has happened already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
