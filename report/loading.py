@@ -1,4 +1,5 @@
-"""How the page behaves in a reader's browser: layout shift, first chart, longest task, language switch, tab stops.
+"""How the page behaves in a reader's browser: layout shift, first chart, longest task, language switch, tab stops; and
+how many tokens a second the playground writes.
 
 `python -m report.loading build/embedded/report/report.html` prints the figures, measured in headless Chromium, or says
 that no browser is installed. Task and switch are counted in the main thread's own time, which other work on the
@@ -6,11 +7,12 @@ machine leaves alone: at a quarter of the speed a task takes four times as long.
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -53,18 +55,42 @@ def browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def measure(page_file: Path) -> Loading | None:
-    """The figures of a page, medians of several loads and switches; None where no browser, or nothing to drive one
-    with, is installed."""
+@contextlib.contextmanager
+def opened() -> Iterator[Any]:
+    """Headless Chromium; None where it, or what drives it, is not installed."""
     program = browser()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        return None
+        program = None
     if program is None:
-        return None
+        yield None
+        return
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def typed(page_file: Path) -> float | None:
+    """Tokens a second that the playground writes when it continues its first text, both models together, by its own
+    clock; None as in `measure`."""
+    with opened() as chromium:
+        if chromium is None:
+            return None
+        page = chromium.new_page(locale="en-US")
+        page.goto(page_file.resolve().as_uri())
+        page.locator("#go-on").click()
+        page.locator("#speed:not(:empty)").wait_for(timeout=300_000)
+        return float(page.locator("#speed").inner_text().split(" ")[0].replace(",", ""))
+
+
+def measure(page_file: Path) -> Loading | None:
+    """The figures of a page, medians of several loads and switches; None where no browser, or nothing to drive one
+    with, is installed."""
+    with opened() as chromium:
+        if chromium is None:
+            return None
 
         def load(page: Any) -> None:
             page.goto(page_file.resolve().as_uri(), wait_until="load")
@@ -80,7 +106,6 @@ def measure(page_file: Path) -> Loading | None:
             charts.append(seen["chart"])
         switches = [sum(main_thread(chromium, page, lambda page: page.evaluate(SWITCH))) for _ in range(SWITCHES)]
         stops = page.evaluate(TAB_STOPS)
-        chromium.close()
     return {
         "layout_shift": max(shifts),
         "first_chart_ms": statistics.median(charts),

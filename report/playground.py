@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from lib.errors import InputError
 from lib.files import replacing
-from report import page
+from report import loading, page
 from report.words import LANGUAGES, PLAYGROUND_WORDS
 
 FOLDER = page.TEMPLATES / "playground"
@@ -134,8 +134,12 @@ def main(words: list[str] | None = None) -> None:
     low, high = (end - 1 for end in about["ratio_ci"])
     print(
         f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; in int8 PPL {about['ppl']:.3f} becomes"
-        f" {about['ppl_int8']:.3f}, {about['ratio'] - 1:+.2%} [{low:+.2%}, {high:+.2%}]"
+        f" {about['ppl_int8']:.3f}, {about['ratio'] - 1:+.2%} [{low:+.2%}, {high:+.2%}]",
+        flush=True,
     )
+    rate = loading.typed(args.out)
+    if rate:
+        print(f"in a browser here: {rate:.3g} tokens/s, both models together")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -225,3 +227,12 @@ def test_what_does_not_fit_is_refused(tiny):
         playground.packed(tiny[1] | {"matrices": large})
     with pytest.raises(InputError, match="no byte-level BPE"):
         playground.vocabulary(json.dumps({"model": {"type": "Unigram"}, "pre_tokenizer": None}))
+
+
+@needs_browser
+def test_the_rate_is_the_one_that_the_page_says(tiny, tmp_path):
+    path = tmp_path / "playground.html"
+    path.write_text(playground.write(tiny[1], ABOUT), encoding="utf-8")
+    program = "import sys; from report.loading import *; print(typed(Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0

@@ -124,6 +124,7 @@ const playground = (() => {
   setLanguage(root.dataset.lang);
   const ready = Gpt2.unpack(byId("weights").textContent, data.index, config).then((model) => {
     readers = { untouched: new Reader(model), changed: new Reader(model) };
+    byId("go-on").disabled = false;
     return update().then(() => model);
   });
   ready.catch((error) => { tell("status", () => say("failed", { why: error.message })); });
