@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from scipy.stats import binomtest
-
 from lib.errors import InputError
 from lib.results.sections import Kind, LimitSet, Results, Verdict
 
@@ -104,6 +102,8 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
 
 def wilson(k: int, n: int) -> Ends:
     """Wilson's 95 % interval of the share k / n."""
+    from scipy.stats import binomtest  # a second to import, and few reports have such a share
+
     ends = binomtest(k, n).proportion_ci(method="wilson")
     return float(ends.low), float(ends.high)
 

@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib_fontja
 import vl_convert
 
 from lib.errors import InputError
@@ -174,7 +174,10 @@ def on_white(spec: dict[str, Any]) -> dict[str, Any]:
 
 def font_file() -> Path:
     """The Japanese font that charts, page and books share."""
-    return Path(matplotlib_fontja.__file__).parent / "fonts" / "ipaexg.ttf"
+    package = find_spec("matplotlib_fontja")  # imported it would bring all of matplotlib
+    if package is None or package.origin is None:
+        raise InputError("matplotlib-fontja is not installed, and with it the font of charts: run `make env`")
+    return Path(package.origin).parent / "fonts" / "ipaexg.ttf"
 
 
 @cache
