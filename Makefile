@@ -13,7 +13,7 @@ export PYTHONHASHSEED := 0
 export PROFILE NAME A B FILE ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help report playground dry-run test lab redraw figure pack unpack why verify diff bench bench-kernels bench-workers gpu-session profile embedded-model judge-model reasoner scale recovery coverage torture new-notebook clean-cache clean lint lock env crate-validator metadata FORCE
+.PHONY: help report playground dry-run test lab redraw figure pack unpack why verify diff bench bench-kernels bench-workers gpu-session profile embedded-model judge-model reasoner scale recovery coverage heads torture new-notebook clean-cache clean lint lock env crate-validator metadata FORCE
 
 help: ## this help
 	@echo 'make TARGET [PROFILE=embedded] [PARAMS="-p key value …"]'
@@ -84,6 +84,9 @@ judge-model: $(READY) ## train P3's second judge again (a quarter of an hour on 
 
 profile: $(READY) ## where the time of a first run goes, section by section; build/profile/PROFILE.json
 	@$(PY) -m lib.pipeline.profiling --profile="$$PROFILE"
+
+heads: $(READY) ## every head zeroed on all full tokens; build/heads/heads.json
+	@$(PY) -m lib.analysis.head_study
 
 coverage: $(READY) ## how often intervals from few chunks hold the value of 245; build/coverage/coverage.json
 	@$(PY) -m lib.analysis.coverage_study

@@ -153,6 +153,7 @@ def build():
             {f"zero:L{p[0]}H{p[1]}": (scores.score(Plan.of("zero", [p])), scores.base) for p in places},
             QUICK, None, SEED, DRAWS,
         ),
+        "kept_heads": None,
         "scan": {
             "chunks": list(range(FULL)), "missed": [],
             "heads": [

@@ -360,6 +360,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
             "first_full": top10[0],
             "coverage": [_covered(f"zero:L{r['layer']}H{r['head']}", 1 + r["delta_ppl_2k"], 1.1) for r in top10],
             "scan": _scanned(zero),
+            "kept_heads": None,
         },
         "V3": {
             "layer": 0,

@@ -9,7 +9,7 @@ import nbformat
 import published_run
 import pytest
 
-from lib.analysis import windows
+from lib.analysis import head_effects, windows
 from lib.claims import judging, rules, scorecard
 from lib.layout import ROOT
 from lib.pipeline.run import Run
@@ -321,6 +321,31 @@ def test_the_kept_coverage_stands_beside_the_run_s_own(read):
     found["V5"]["kept_coverage"], seen = None, []
     read("V5", whole(found), seen)
     assert not [meta for _, meta in seen if meta.get("table") == "coverage_kept"]
+
+
+def test_all_heads_on_all_tokens_stand_beside_the_scan(read):
+    found = copy.deepcopy(base())
+    record = dated.latest("heads")
+    assert record is not None
+    n = len(found["V2"]["top10"])
+    found["V2"]["kept_heads"] = head_effects.kept(record, dated.about(record, 1024 * record["text"]["n_chunks"]), n)
+    seen = []
+    said = read("V2", whole(found), seen)
+    on_quick = sum(row["rank_2k"] <= n for row in record["rows"][:n])
+    for lang in ("ja", "en"):
+        (shown,) = [
+            bundle[prose.TABLE_MIME]
+            for bundle, meta in seen
+            if meta.get("lang") == lang and meta.get("table") == "all_heads"
+        ]
+        assert [row[1]["text"] for row in shown["rows"]] == [
+            f"L{row['layer']}H{row['head']}" for row in record["rows"][:n]
+        ]
+        assert record["date"] in prose.plain_text(shown["note"])
+    assert f"{on_quick} of the first {n} are also among the first on the 2K" in said["en"]
+    found["V2"]["kept_heads"], seen = None, []
+    read("V2", whole(found), seen)
+    assert not [meta for _, meta in seen if meta.get("table") == "all_heads"]
 
 
 @pytest.mark.parametrize("is_open", [True, False])

@@ -9,19 +9,15 @@ against the figures of all chunks, the latter by documents and, for comparison, 
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 
 from lib.analysis import head_effects, windows
+from lib.analysis.whole_text import opened
 from lib.engine.interventions import Plan
-from lib.engine.scoring import Evaluator
 from lib.files import replacing
-from lib.model import corpus, loading
-from lib.params import BASE_PROFILE, load_profile, resolve_for_model
-from lib.results.provenance import provenance
-from lib.store import open_store
+from lib.params import BASE_PROFILE, load_profile
 
 TOP = 10
 
@@ -31,20 +27,9 @@ def study(chunks: int, profile: str = BASE_PROFILE) -> dict:
 
     Rows as of `windows`.
     """
-    started = time.time()
-    chosen = load_profile(profile)
-    quick, full = chosen["quick_chunks"], chosen["full_chunks"]
-    folder = loading.model_folder(chosen["model"])
-    rows, name = corpus.load_rows(chosen["dataset"], chosen["dataset_config"], chosen["split"])
-    tokenizer = loading.load_tokenizer(loading.tokenizer_folder(chosen["tokenizer"], folder))
-    ids, document, unit = corpus.encode_documents(rows, tokenizer)
-    tokens, documents = (corpus.chunk(x, chosen["n_ctx"], chunks, "chunks") for x in (ids, document))
-    model = loading.load_model(folder, "float32", "cpu")
-    key = loading.fingerprint(folder)
-    evaluator = Evaluator(model, tokens, open_store(), model_key=key)
-    n_layer, n_head, n_positions = loading.shape(loading.load_config(folder))
-    ladder = resolve_for_model(chosen, n_layer, n_head, n_positions)["ladder"]
-    heads = [(layer, head) for layer in range(n_layer) for head in range(n_head)]
+    text = opened(profile, chunks)
+    chosen, evaluator, documents, heads = text.values, text.evaluator, text.documents, text.heads
+    quick, full, ladder = chosen["quick_chunks"], load_profile(profile)["full_chunks"], chosen["ladder"]
     single = {mode: [Plan.of(mode, [head]) for head in heads if mode == "zero" or head[0]] for mode in ("zero", "relu")}
     few = evaluator.score([Plan(), *sum(single.values(), [])], quick, label="one head at a time, quick set")
     mean = {plan: float(nll.mean(dtype=np.float64)) for plan, nll in few.items()}
@@ -69,31 +54,22 @@ def study(chunks: int, profile: str = BASE_PROFILE) -> dict:
     single_chunks = np.repeat(np.arange(chunks), chosen["n_ctx"]).reshape(documents.shape)
     return {
         "kind": "coverage",
-        "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
+        "date": text.date,
         "question": "how often does a window's 95 % interval contain the value of all chunks?",
         "text": {
-            "name": name,
-            "unit": unit,
+            "name": text.name,
+            "unit": text.unit,
             "n_chunks": chunks,
-            "n_documents": len(sizes),
+            "n_documents": text.n_documents,
             "longest": int(sizes.max()),
             "lag1_of_log_ppl": float(np.corrcoef(level[1:], level[:-1])[0, 1]),
         },
         "quick": covered(quick, documents),
         "full": covered(full, documents),
         "by_chunk": covered(full, single_chunks),
-        "provenance": provenance(
-            profile,
-            chosen | {"full_chunks": chunks},
-            seed,
-            {"name": chosen["model"], "fingerprint": key},
-            {"name": name, "fingerprint": corpus.fingerprint(ids)},
-            "cpu",
-            evaluator.backend,
-            started,
-            time.time() - started,
-        )
-        | {"command": f"python -m lib.analysis.coverage_study --chunks {chunks}", "words": "one run over all windows"},
+        "provenance": text.provenance(
+            f"python -m lib.analysis.coverage_study --chunks {chunks}", "one run over all windows"
+        ),
     }
 
 

@@ -180,6 +180,21 @@ def ranks_ci(draws: np.ndarray) -> list[Interval]:
     return [[int(end) for end in interval(row, measured_only=True)] for row in places]
 
 
+def kept(record: Mapping[str, Any], about: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """What the report shows of a record of `head_study`: `{about, model, text, n_chunks, n_heads, rows}`.
+
+    about: where it is from (`dated.about`); rows: the record's, of the `n` most harmful heads.
+    """
+    return {
+        "about": about,
+        "model": record["provenance"]["model"]["name"],
+        "text": record["text"]["name"],
+        "n_chunks": record["text"]["n_chunks"],
+        "n_heads": len(record["rows"]),
+        "rows": record["rows"][:n],
+    }
+
+
 def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Spearman's rank correlation; None where one side is constant."""
     return _nullable(_row_correlation(np.asarray(a, float)[:, None], np.asarray(b, float)[:, None])[0])

@@ -343,6 +343,41 @@ class HeadScan(TypedDict):
     missed: list[MissedHead]
 
 
+class Kept(TypedDict):
+    """A dated file of the repository, from which figures that no run of the report measures are shown."""
+
+    file: str
+    date: str
+    command: str
+    commit: str | None
+    words: str
+    tokens: int
+
+
+class KeptHead(TypedDict):
+    """A head zeroed on all full tokens in a kept study; `rank_ci` over documents, `_2k` on the quick set."""
+
+    layer: Count
+    head: Count
+    delta: float
+    delta_ci: Interval
+    rank: Count
+    rank_ci: Interval
+    delta_2k: float
+    rank_2k: Count
+
+
+class KeptHeads(TypedDict):
+    """The most harmful of all heads, each zeroed once on all full tokens, and kept (`head_effects.kept`)."""
+
+    about: Kept
+    model: str
+    text: str
+    n_chunks: Count
+    n_heads: Count
+    rows: list[KeptHead]
+
+
 class RanksByChunk(TypedDict):
     """Intervals on the full tokens with each chunk as a unit; `rank_all_ci` goes with `V2.top10`."""
 
@@ -361,6 +396,7 @@ class V2(TypedDict):
     first_full: TopHead
     coverage: list[Coverage]
     scan: HeadScan | None
+    kept_heads: KeptHeads | None
     by_chunk: RanksByChunk
 
 
@@ -532,17 +568,6 @@ class ComparedFigure(TypedDict):
 class Driver(TypedDict):
     what: str
     difference: float
-
-
-class Kept(TypedDict):
-    """A dated file of the repository, from which figures that no run of the report measures are shown."""
-
-    file: str
-    date: str
-    command: str
-    commit: str | None
-    words: str
-    tokens: int
 
 
 class CoverageOfKind(TypedDict):
