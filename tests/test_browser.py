@@ -338,9 +338,7 @@ def test_every_chart_has_its_place_before_its_drawing_is_read(address):
             html,
         )
     )
-    drawn = dict(
-        re.findall(r' data-chart="([\w-]+)">(?:<noscript>)?<svg[^>]*? viewBox="0 0 ([\d.]+ [\d.]+)"', html)
-    )
+    drawn = dict(re.findall(r' data-chart="([\w-]+)">(?:<noscript>)?<svg[^>]*? viewBox="0 0 ([\d.]+ [\d.]+)"', html))
     assert charts and sorted(charts) == sorted(sizes)
     assert {name: size.replace("/", " ") for name, size in sizes.items()} == drawn
 

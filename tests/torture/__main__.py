@@ -12,9 +12,12 @@ import signal
 import sys
 import time
 from dataclasses import asdict
+from typing import NoReturn
 
 from torture.bench import Trial
 from torture.running import KINDS, chosen, run
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def table(trials: list[Trial]) -> str:
@@ -27,6 +30,14 @@ def table(trials: list[Trial]) -> str:
         lines.append(f"{kind:10} {len(own):6} {held:6} {len(own) - held:7} {minutes:8.1f}")
     failed = [trial for trial in trials if not trial.held]
     return "\n".join([*lines, *(f"{trial.command}\n    {trial.said}" for trial in failed)])
+
+
+def stop(number: int, _: object) -> NoReturn:
+    """Ends the torture, once: what it has started and its folder go meanwhile."""
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    print("stopped; nothing of it is left", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def main() -> int:
@@ -42,7 +53,8 @@ def main() -> int:
     for part in args.only.split(","):
         if not chosen(args.short, part):
             sys.exit(f"error: ONLY: given {part!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in STOPS:
+        signal.signal(number, stop)
     out, began, trials = build_root() / "torture.json", time.time(), []
     for trial in run(args.seed, args.short, args.only, args.at_once):
         trials.append(trial)

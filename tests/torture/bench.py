@@ -285,12 +285,13 @@ def unlike(found: dict[str, bytes], wanted: dict[str, bytes]) -> str | None:
     return f"{names[0]} differs from an undisturbed run's" if names else None
 
 
-def belonging(build: Path) -> list[psutil.Process]:
-    """All processes that work for a build folder, whoever is their parent by now."""
+def belonging(folder: Path) -> list[psutil.Process]:
+    """All processes that work for a build folder, or for one in it, whoever is their parent by now."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            is_own = process.environ().get("EXPERIMENT10_BUILD") == str(build)
+            build = process.environ().get("EXPERIMENT10_BUILD", "")
+            is_own = process.pid != os.getpid() and Path(build).is_relative_to(folder)
             if is_own and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found

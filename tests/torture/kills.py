@@ -64,9 +64,11 @@ def strike(bench: Bench, process: subprocess.Popen, build: Path, way: str) -> st
     if still or remaining:
         return f"after {WITHIN} s there still was {'the run itself' if still else f'process {remaining[0].pid} of it'}"
     if way == "kill":
-        return None
+        return (
+            None if process.returncode == -signal.SIGKILL else f"ended with {process.returncode} before it was killed"
+        )
     status = 128 + WAYS.get(way, [signal.SIGINT])[0]
     if process.returncode != status or SAID not in error:
         return f"ended with {process.returncode}, saying {error[-200:]!r}"
-    lying = list(temporary(build).glob("experiment10-*"))
+    lying = list(temporary(build).glob("experiment10-*")) if way != "kill" else []  # those the next run takes away
     return f"{lying[0].name} was left lying about" if lying else None

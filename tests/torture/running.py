@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -46,12 +47,29 @@ def attempt(seed: int, short: bool, folder: Path, kind: str, task: str, only: tu
         removed(own)
 
 
-def end_all() -> None:
-    """Ends all processes below this one: nobody waits for what a stopped torture had begun."""
+def end_all(folder: Path) -> None:
+    """Ends all processes below this one, and whatever else works in the torture's folder, until there are none."""
+    while own := [*below(), *bench.belonging(folder)]:
+        for process in own:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(own, timeout=1)
+
+
+def below() -> list[psutil.Process]:
+    """All processes that this one has started, but for the one that multiprocessing ends itself."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(process.cmdline()):
-                process.kill()
+            is_tracker = "resource_tracker" in " ".join(process.cmdline())
+            if not is_tracker and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def leave_interrupts() -> None:
+    """Has a worker wait to be ended on Ctrl-C, which what it starts takes as ever."""
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def removed(folder: Path) -> None:
@@ -68,21 +86,20 @@ def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[be
     folder.chmod(0o755)
     (folder / "shared").mkdir()
     todo = chosen(short, only)
+    kinds = {kind for kind, *_ in todo}
     shared = bench.Bench(seed, folder / "shared", folder)
-    try:
-        assert shared.model
-        kinds = {kind for kind, *_ in todo}
-        if kinds - {"inputs", "hostile"}:
-            assert shared.build
-        if "packs" in kinds:
-            assert shared.packed
-        with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-            try:
-                going = [pool.submit(attempt, seed, short, folder, *task) for task in todo]
-                for done in as_completed(going):
-                    yield from done.result()
-            except BaseException:
-                end_all()
-                raise
-    finally:
-        removed(folder)
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), leave_interrupts) as pool:
+        try:
+            assert shared.model
+            if kinds - {"inputs", "hostile"}:
+                assert shared.build
+            if "packs" in kinds:
+                assert shared.packed
+            going = [pool.submit(attempt, seed, short, folder, *task) for task in todo]
+            for done in as_completed(going):
+                yield from done.result()
+        except BaseException:
+            end_all(folder)
+            raise
+        finally:
+            removed(folder)
