@@ -32,6 +32,10 @@ def table(trials: list[Trial]) -> str:
     return "\n".join([*lines, *(f"{trial.command}\n    {trial.said}" for trial in failed)])
 
 
+def command(seed: int, short: bool, only: str) -> str:
+    return " ".join(filter(None, ("make torture", f"SEED={seed}", short and "SHORT=1", only and f"ONLY={only}")))
+
+
 def stop(number: int, _: object) -> NoReturn:
     """Ends the torture, once: what it has started and its folder go meanwhile."""
     for each in STOPS:
@@ -48,13 +52,15 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, metavar="TASKS")
     args = parser.parse_args()
     from lib.layout import build_root
-    from lib.results import io
+    from lib.results import dated, io
 
     for part in args.only.split(","):
         if not chosen(args.short, part):
             sys.exit(f"error: ONLY: given {part!r}, allowed: {', '.join(KINDS)}, each with /NAME or without")
     for number in STOPS:
         signal.signal(number, stop)
+    about = dated.new("torture", command(args.seed, args.short, args.only), f"{args.at_once} tasks side by side")
+    about |= {"seed": args.seed, "short": args.short, "only": args.only, "load_before": os.getloadavg()[0]}
     out, began, trials = build_root() / "torture.json", time.time(), []
     for trial in run(args.seed, args.short, args.only, args.at_once):
         trials.append(trial)
@@ -66,7 +72,7 @@ def main() -> int:
         kind: {"tried": sum(t.kind == kind for t in trials), "held": sum(t.kind == kind and t.held for t in trials)}
         for kind in KINDS
     }
-    about = {"seed": args.seed, "short": args.short, "only": args.only, "seconds": round(time.time() - began, 1)}
+    about |= {"seconds": round(time.time() - began, 1), "load_after": os.getloadavg()[0]}
     io.write_json(out, about | {"counts": counts, "trials": [asdict(trial) for trial in trials]})
     print(f"seed {args.seed}; {out}")
     return int(not trials or not all(trial.held for trial in trials))

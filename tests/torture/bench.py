@@ -80,8 +80,15 @@ class Bench:
             own = f"{name}{end}"
             if self.asked_for(own):
                 command = f"make torture SEED={self.seed} ONLY={kind}/{own}"
-                found.append(Trial(kind, own, wrong is None, wrong or self.about.get(end, ""), command, seconds))
+                said = self.without_places(wrong or self.about.get(end, ""))
+                found.append(Trial(kind, own, wrong is None, said, command, seconds))
         return found
+
+    def without_places(self, text: str) -> str:
+        """A text in which nothing tells where on this machine it was said."""
+        for place, name in ((self.folder, "…"), (self.shared, "…"), (ROOT, ".")):
+            text = text.replace(str(place), name)
+        return text
 
     def asked_for(self, trial: str) -> bool:
         return not self.only or any(trial.startswith(name) or name.startswith(trial) for name in self.only)
