@@ -31,7 +31,7 @@ def series(ways: tuple[str, ...], bench: Bench) -> Outcome:
             seconds_until(lambda: holder(build) == process.pid or process.poll() is not None)  # noqa: B023
             time.sleep(bench.draw.uniform(0, seconds))
             while process.poll() is None and len(belonging(build)) < 2:
-                time.sleep(0.01)
+                time.sleep(0.05)
             if process.poll() is None:
                 outcomes[way] = strike(bench, process, build, way) or half_written(build)
             else:  # it had little left to do, and ended before its moment came
@@ -57,7 +57,7 @@ def strike(bench: Bench, process: subprocess.Popen, build: Path, way: str) -> st
         process.send_signal(number)
     deadline = time.monotonic() + WITHIN
     while (process.poll() is None or belonging(build)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.05)
     still, remaining = process.poll() is None, belonging(build)
     out, error = end(process, build)
     bench.about[way] = f"while: {' '.join((out.strip().splitlines() or ['it starts'])[-1].split())}"
