@@ -1,10 +1,14 @@
 """What `make torture` itself rests on: its lists are what they say, and its judges can tell a failure."""
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from cluster_processes import until
+from conftest import ROOT
 from torture import __main__ as torture
 from torture import bench, damage, hostile, inputs, packs, running
 from torture.bench import DATA, Trial
@@ -123,3 +127,41 @@ def test_a_process_that_works_for_a_folder_is_found(tmp_path):
     assert [found.pid for found in bench.belonging(tmp_path / "build")] == [process.pid]
     bench.end(process)
     assert bench.belonging(tmp_path / "build") == []
+
+
+def test_a_stopped_torture_leaves_no_process_and_no_folder(tmp_path):
+    """Struck while it makes what all trials share, which none of its workers does."""
+    (tmp_path / "there").mkdir()
+    environment = bench.environment_for(tmp_path / "build") | {"TMPDIR": str(tmp_path / "there")}
+    environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{environment['PYTHONPATH']}"
+    words = [sys.executable, "-m", "torture", "--seed", "1", "--only", "disks/full", "--at-once", "1"]
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    until(lambda: bench.belonging(tmp_path / "there"))
+    process.terminate()
+    assert process.communicate(timeout=60)[1].endswith("stopped; nothing of it is left\n")
+    assert process.returncode == 128 + signal.SIGTERM
+    assert bench.belonging(tmp_path) == [] and list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_disk_goes_with_the_process_that_mounted_it(tmp_path):
+    """Nobody else sees it, so that there is nothing to take away where its process is killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from torture import bench, disks\n"
+        "with disks.disk(bench.Bench(1, *[Path(sys.argv[1])] * 2)) as folder:\n"
+        "    folder and (folder / 'a').write_text('x')\n"
+        "    print(folder, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = bench.environment_for(tmp_path / "build")
+    environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{environment['PYTHONPATH']}"
+    words = [sys.executable, "-c", code, tmp_path]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    folder = process.stdout.readline().strip()
+    if folder == "None":
+        bench.end(process)
+        pytest.skip("no rights to mount a disk")
+    seen, inside = (list(Path(f"{root}{folder}").iterdir()) for root in ("", f"/proc/{process.pid}/root"))
+    process.kill()
+    process.communicate()
+    assert [path.name for path in inside] == ["a"] and seen == []
+    assert folder not in Path("/proc/mounts").read_text(encoding="utf-8")
