@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import signal
 import tempfile
@@ -88,6 +89,8 @@ def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[be
     todo = chosen(short, only)
     kinds = {kind for kind, *_ in todo}
     shared = bench.Bench(seed, folder / "shared", folder)
+    # Compiled once, as where it is run every day, not by each of hundreds of runs.
+    os.environ |= {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), leave_interrupts) as pool:
         try:
             assert shared.model
