@@ -101,7 +101,7 @@ reasoner: $(READY) ## train the reasoner of R2 again (about twenty minutes on 2 
 
 torture: $(READY) ## kills, full disks, damage, bad and hostile input (20 minutes; SHORT=1: two); build/torture.json
 	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" $(RUN) -m torture $(if $(SEED),--seed $(SEED)) $(if $(SHORT),--short) \
-	  --only="$$ONLY"
+	  $(if $(GO_ON),--go-on) --only="$$ONLY"
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
 	@$(RUN) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)

@@ -13,6 +13,9 @@ from torture import __main__ as torture
 from torture import bench, damage, hostile, inputs, packs, running
 from torture.bench import DATA, Trial
 
+from lib.errors import InputError
+from lib.results import dated
+
 MADE_ALIVE = (0, 2, 3, 5, 12, 18, 19)  # strings that do something in a page that takes them as they are
 
 
@@ -33,6 +36,32 @@ def test_the_table_names_the_command_of_each_failure():
     lines = torture.table([Trial("kills", "03-stop", True, "", ""), Trial("kills", "04-kill", False, "no", command)])
     assert lines.splitlines()[1].split()[:4] == ["kills", "2", "1", "1"]
     assert lines.splitlines()[2:] == [command, "    no"]
+
+
+def test_a_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    """Of the same seed, form and commit only; a trial tried alone takes its own place, and its task stays missing."""
+    state = ["c" * 40, False]
+    monkeypatch.setattr(dated, "git_state", lambda: tuple(state))
+    path, record = tmp_path / "torture.json", torture.begun(7, False)
+    assert record["missing"] == torture.tasks(False) and "kills/00-" in record["missing"]
+    both = [Trial("kills", "00-stop", True, "", ""), Trial("kills", "00-kill", False, "no", "")]
+    torture.noted(record, "kills/00-", True, both)
+    torture.noted(record, "disks/full", True, [Trial("disks", "full", True, "", "")])
+    torture.noted(record, "kills/01-", False, [Trial("kills", "01-kill", True, "", "")])
+    torture.noted(record, "kills/00-", False, [Trial("kills", "00-kill", True, "", "")])
+    assert {*torture.tasks(False)} - {*record["missing"]} == {"kills/00-", "disks/full"}
+    assert [trial["name"] for trial in record["trials"]] == ["00-kill", "00-stop", "01-kill", "full"]
+    assert record["counts"]["kills"] == {"tried": 3, "held": 3} and record["counts"]["packs"]["tried"] == 0
+    assert torture.begun(7, False, path)["trials"] == []
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert torture.begun(7, False, path) == record
+    for seed, short in ((8, False), (7, True)):
+        with pytest.raises(InputError, match="GO_ON: given"):
+            torture.begun(seed, short, path)
+    for other in (["d" * 40, False], ["c" * 40, True]):
+        state[:] = other
+        with pytest.raises(InputError, match="commit"):
+            torture.begun(7, False, path)
 
 
 def test_a_trial_is_chosen_by_its_name_and_draws_the_same_alone(tmp_path):
@@ -138,7 +167,7 @@ def test_a_stopped_torture_leaves_no_process_and_no_folder(tmp_path):
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: bench.belonging(tmp_path / "there"))
     process.terminate()
-    assert process.communicate(timeout=60)[1].endswith("stopped; nothing of it is left\n")
+    assert process.communicate(timeout=60)[1].endswith("stopped; what has been tried is kept, GO_ON=1 goes on\n")
     assert process.returncode == 128 + signal.SIGTERM
     assert bench.belonging(tmp_path) == [] and list((tmp_path / "there").iterdir()) == []
 

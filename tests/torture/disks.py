@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from torture.bench import Bench, Task, half_written, left, named, one_line, unprivileged
+from torture.bench import Bench, Task, half_written, left, named, one_line, unlike, unprivileged
 
 MOUNT_BYTES = 16 * 2**20
 FILLING = 3
@@ -111,7 +111,7 @@ def filling(bench: Bench) -> str | None:
         fill(folder / "ballast", space)
         build = folder / "build"
         done = bench.run(bench.words(), build, TMPDIR=str(bench.folder))
-        wrong = one_line(done, "No space left") if done.returncode else None
+        wrong = one_line(done, "No space left") if done.returncode else unlike(left(build), bench.whole)
         wrong = wrong or half_written(build)
         if wrong:
             return wrong

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -21,7 +21,10 @@ KINDS = {
 }  # fmt: skip
 
 
-def chosen(short: bool, only: str) -> list[tuple[str, str, tuple[str, ...]]]:
+Todo = tuple[str, str, tuple[str, ...]]
+
+
+def chosen(short: bool, only: str) -> list[Todo]:
     """`[(kind, task, names of the trials asked for, none for all)]` of what has to be run.
 
     `only` has kinds, or trials as kind/name, with commas in between; a trial's name begins with its task's.
@@ -81,12 +84,11 @@ def removed(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[bench.Trial]:
-    """All trials of a seed as they end, `at_once` tasks side by side; none depends on what ran before it."""
+def run(seed: int, short: bool, todo: Sequence[Todo], at_once: int = 1) -> Iterator[tuple[Todo, list[bench.Trial]]]:
+    """The trials of each task as it ends, `at_once` tasks side by side; none depends on what ran before it."""
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     folder.chmod(0o755)
     (folder / "shared").mkdir()
-    todo = chosen(short, only)
     kinds = {kind for kind, *_ in todo}
     shared = bench.Bench(seed, folder / "shared", folder)
     # Compiled once, as where it is run every day, not by each of hundreds of runs.
@@ -98,9 +100,9 @@ def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[be
                 assert shared.build
             if "packs" in kinds:
                 assert shared.packed
-            going = [pool.submit(attempt, seed, short, folder, *task) for task in todo]
+            going = {pool.submit(attempt, seed, short, folder, *task): task for task in todo}
             for done in as_completed(going):
-                yield from done.result()
+                yield going[done], done.result()
         except BaseException:
             end_all(folder)
             raise
