@@ -4,6 +4,8 @@ PYTHON ?= python3
 EXTRAS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
+# In the shell's place: a shell between would take a signal and not hand it on.
+RUN := exec $(PY)
 READY := $(VENV)/.ready
 VALIDATOR := .venv-validator
 
@@ -23,92 +25,92 @@ help: ## this help
 	@printf '  profiles:          '; ls params | sed 's/\.yaml$$//' | tr '\n' ' '; echo
 
 report: $(READY) ## run what has to run, then assemble build/PROFILE/report/
-	@$(PY) -m lib.pipeline report --profile="$$PROFILE" $(PARAMS)
+	@$(RUN) -m lib.pipeline report --profile="$$PROFILE" $(PARAMS)
 
 playground: $(READY) ## the embedded model in a page of its own, which the report then links to
-	@$(PY) -m report.playground --model models/embedded --out build/embedded/report/playground.html
-	@test ! -d build/embedded/notebooks || $(PY) -m lib.pipeline redraw
+	@$(RUN) -m report.playground --model models/embedded --out build/embedded/report/playground.html
+	@test ! -d build/embedded/notebooks || $(RUN) -m lib.pipeline redraw
 
 notebooks/%: $(READY) FORCE ## run one notebook and what it needs: make notebooks/V4
-	@$(PY) -m lib.pipeline run "$(basename $*)" --profile="$$PROFILE" $(PARAMS)
+	@$(RUN) -m lib.pipeline run "$(basename $*)" --profile="$$PROFILE" $(PARAMS)
 
 dry-run: $(READY) ## say what `make report` would run, and why
-	@$(PY) -m lib.pipeline dry-run --profile="$$PROFILE" $(PARAMS)
+	@$(RUN) -m lib.pipeline dry-run --profile="$$PROFILE" $(PARAMS)
 
 test: $(READY) ## the tests
-	@$(PY) -m pytest
+	@$(RUN) -m pytest
 
 lab: $(READY) ## JupyterLab on the notebooks
-	@cd notebooks && ../$(PY) -m jupyterlab
+	@cd notebooks && exec ../$(PY) -m jupyterlab
 
 verify: $(READY) ## the scorecard: published figures against measured ones; fails on a miss
-	@$(PY) -m lib.claims.scorecard "$$PROFILE"
+	@$(RUN) -m lib.claims.scorecard "$$PROFILE"
 
 redraw: $(READY) ## draw text, figures and report again from the results that stand; measures nothing
-	@$(PY) -m lib.pipeline redraw --profile="$$PROFILE"
+	@$(RUN) -m lib.pipeline redraw --profile="$$PROFILE"
 
 figure: $(READY) ## one figure again, its PNG in both languages: make figure NAME=ladder
-	@$(PY) -m lib.pipeline.figure --profile="$$PROFILE" $(PARAMS) -- "$$NAME"
+	@$(RUN) -m lib.pipeline.figure --profile="$$PROFILE" $(PARAMS) -- "$$NAME"
 
 pack: $(READY) ## results, figures, notebooks, report and scores in one checked file: build/packs/
-	@$(PY) -m lib.travel pack "$$PROFILE"
+	@$(RUN) -m lib.travel pack "$$PROFILE"
 
 unpack: $(READY) ## check a pack, put it under build/: make unpack FILE=build/packs/….zip
-	@$(PY) -m lib.travel unpack "$$FILE"
+	@$(RUN) -m lib.travel unpack "$$FILE"
 
 why: $(READY) ## which input made two runs or packs differ, and what it moved: make why A=… B=…
-	@$(PY) -m lib.travel why $(if $(A),"$$A") $(if $(B),"$$B")
+	@$(RUN) -m lib.travel why $(if $(A),"$$A") $(if $(B),"$$B")
 
 diff: $(READY) ## compare two runs' or packs' numbers and claims: make diff A=embedded B=gpt2
-	@$(PY) -m lib.results.diff -- $(if $(A),"$$A") $(if $(B),"$$B")
+	@$(RUN) -m lib.results.diff -- $(if $(A),"$$A") $(if $(B),"$$B")
 
 bench: $(READY) ## the engine against the published method, side by side; build/bench/engine.json
-	@$(PY) -m lib.timing.engine_bench --out build/bench/engine.json
+	@$(RUN) -m lib.timing.engine_bench --out build/bench/engine.json
 
 bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; build/bench/kernels.json
-	@$(PY) -m lib.timing.kernel_bench --out build/bench/kernels.json
+	@$(RUN) -m lib.timing.kernel_bench --out build/bench/kernels.json
 
 bench-workers: $(READY) ## two processes of one thread each against one; build/bench/workers.json
-	@$(PY) -m lib.timing.workers_bench --out build/bench/workers.json
+	@$(RUN) -m lib.timing.workers_bench --out build/bench/workers.json
 
 gpu-session: ## on a machine with a CUDA GPU and its own PyTorch: checks, tuning, bench, GPT-2's shape, training
-	@$(PYTHON) -m lib.timing.gpu_session
+	@exec $(PYTHON) -m lib.timing.gpu_session
 
 embedded-model: $(READY) ## train the embedded model again (about an hour on 2 cores)
-	@$(PY) -m lib.pipeline train $(PARAMS)
+	@$(RUN) -m lib.pipeline train $(PARAMS)
 
 judge-model: $(READY) ## train P3's second judge again (a quarter of an hour on 2 cores)
-	@$(PY) -m lib.pipeline train -p role judge -p n_embd 84 -p n_layer 6 -p n_head 6 -p seed 11 -p weights float16 \
+	@$(RUN) -m lib.pipeline train -p role judge -p n_embd 84 -p n_layer 6 -p n_head 6 -p seed 11 -p weights float16 \
 	  -p tokens_at_128 3600000 -p tokens_at_256 720000 -p tokens_at_1024 480000 \
 	  -p checkpoints build/judge-model -p export_to models/judge $(PARAMS)
 
 profile: $(READY) ## where the time of a first run goes, section by section; build/profile/PROFILE.json
-	@$(PY) -m lib.pipeline.profiling --profile="$$PROFILE"
+	@$(RUN) -m lib.pipeline.profiling --profile="$$PROFILE"
 
 heads: $(READY) ## every head zeroed on all full tokens; build/heads/heads.json
 	@$(PY) -m lib.analysis.head_study
 
 coverage: $(READY) ## how often intervals from few chunks hold the value of 245; build/coverage/coverage.json
-	@$(PY) -m lib.analysis.coverage_study
+	@$(RUN) -m lib.analysis.coverage_study
 
 scale: $(READY) ## R3: train the family of models and climb each one's ladder; build/scale/scale.json
-	@$(PY) -m lib.training.family
+	@$(RUN) -m lib.training.family
 
 recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/recovery/recovery.json
-	@$(PY) -m lib.training.recovery
+	@$(RUN) -m lib.training.recovery
 
 reasoner: $(READY) ## train the reasoner of R2 again (about twenty minutes on 2 cores)
-	@$(PY) -m lib.pipeline train reasoner $(PARAMS)
+	@$(RUN) -m lib.pipeline train reasoner $(PARAMS)
 
 torture: $(READY) ## kills, full disks, damage, bad and hostile input (20 minutes; SHORT=1: two); build/torture.json
-	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" $(PY) -m torture $(if $(SEED),--seed $(SEED)) $(if $(SHORT),--short) \
-	  --only="$$ONLY"
+	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" $(RUN) -m torture $(if $(SEED),--seed $(SEED)) $(if $(SHORT),--short) \
+	  $(if $(GO_ON),--go-on) --only="$$ONLY"
 
 new-notebook: $(READY) ## start a section from a template: make new-notebook NAME=V6 NEEDS="setup V4"
-	@$(PY) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)
+	@$(RUN) -m lib.pipeline.scaffold -- "$$NAME" $(NEEDS)
 
 clean-cache: $(READY) ## empty the store of scores
-	@$(PY) -c "from lib.store import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
+	@$(RUN) -c "from lib.store import open_store; store = open_store(); print(f'emptied {store}'); store.clear()"
 
 clean: ## remove everything generated, the environment apart
 	rm -rf build
@@ -132,8 +134,8 @@ $(VALIDATOR)/.ready: tests/crate/requirements.txt
 	@touch $@
 
 metadata: $(READY) ## write codemeta.json, .zenodo.json and docs/reproducibility.md anew
-	@$(PY) -m report.citation
-	@$(PY) -m report.reproducibility
+	@$(RUN) -m report.citation
+	@$(RUN) -m report.reproducibility
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]}: 3.11 or newer is needed; pass PYTHON=python3.11")'

@@ -10,7 +10,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,8 +33,13 @@ def sha256(content: bytes) -> str:
 
 
 def write(path: Path, contents: Mapping[str, Path | bytes]) -> None:
-    """Writes the archive in one step; `contents` maps names in it to files or bytes and has `METADATA`."""
+    """Writes the archive in one step; `contents` maps names in it to files or bytes and has `METADATA`.
+
+    Raises `InputError` for names that `Archive` refuses to read.
+    """
     names = [METADATA, *sorted(contents.keys() - {METADATA})]
+    if wrong := misplaced(names):
+        raise InputError(f"{wrong}; rename it or remove it, then pack again")
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name in names:
             entry = zipfile.ZipInfo(name, TIME)
@@ -109,22 +114,12 @@ class Archive:
             raise self._refuse(f"{packed:,} bytes would grow to {total:,}, which is more than a pack ever does")
         if sum(e.compress_size for e in entries) > packed:
             raise self._refuse("its entries overlap")
-        found: dict[str, zipfile.ZipInfo] = {}
-        on_disk: dict[str, str] = {}
         for entry in entries:
-            name = entry.orig_filename
-            reason = unsafe(name) or unusual(entry)
-            if reason:
-                raise self._refuse(f"entry {name[:80]!r} {reason}")
-            alike = unicodedata.normalize("NFC", name).casefold()
-            if alike in on_disk:
-                raise self._refuse(f"entries {on_disk[alike]!r} and {name!r} are one file on some disks")
-            on_disk[alike] = name
-            found[name] = entry
-        folders = {str(parent) for name in on_disk for parent in PurePosixPath(name).parents}
-        for alike in on_disk.keys() & folders:
-            raise self._refuse(f"entry {on_disk[alike]!r} is a file and a folder at once")
-        return found
+            if reason := unusual(entry):
+                raise self._refuse(f"entry {entry.orig_filename[:80]!r} {reason}")
+        if wrong := misplaced(entry.orig_filename for entry in entries):
+            raise self._refuse(wrong)
+        return {entry.orig_filename: entry for entry in entries}
 
     def _metadata(self) -> dict[str, Any]:
         entry = self._entries.get(METADATA)
@@ -173,6 +168,21 @@ class Archive:
                     yield block
         except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise self._refuse(f"entry {name!r} is damaged ({first_line(error)})") from None
+
+
+def misplaced(names: Iterable[str]) -> str | None:
+    """Why files of these names can't lie below one folder on every system; None where they can."""
+    on_disk: dict[str, str] = {}
+    for name in names:
+        if reason := unsafe(name):
+            return f"entry {name[:80]!r} {reason}"
+        alike = unicodedata.normalize("NFC", name).casefold()
+        if alike in on_disk:
+            return f"entries {on_disk[alike]!r} and {name!r} are one file on some disks"
+        on_disk[alike] = name
+    folders = {str(parent) for name in on_disk for parent in PurePosixPath(name).parents}
+    both = next((name for alike, name in on_disk.items() if alike in folders), None)
+    return f"entry {both!r} is a file and a folder at once" if both else None
 
 
 def unsafe(name: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from report import explorer, markdown, references
 from report.prose import CHIPS_MIME, QUOTE_MIME, STANDING_NOTES, TABLE_MIME, VEGALITE_MIME
 from report.words import EXPLORER_WORDS, LANGUAGES, OPENING_NOTEBOOK, OPENING_TAGS, PARTS, Part, word
@@ -88,7 +88,16 @@ def read_notebooks(folder: Path) -> dict[str, NotebookNode]:
     found = {name: folder / f"{name}.ipynb" for name in names if (folder / f"{name}.ipynb").is_file()}
     if not found:
         raise InputError(f"{folder}: none of {', '.join(names)} there as an executed notebook; run `make report`")
-    return {name: nbformat.read(path, as_version=4) for name, path in found.items()}
+    return {name: read_notebook(path) for name, path in found.items()}
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    try:
+        notebook = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+        nbformat.validate(notebook, version=4)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise InputError(f"{path}: no notebook ({first_line(error)}); run `make report` again") from None
+    return notebook
 
 
 def mark_cells(document: Document, name: str, notebook: NotebookNode) -> None:

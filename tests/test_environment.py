@@ -1,5 +1,6 @@
 """One list of pins, read by pip, pyproject and conda alike; the files around the code agree with it and each other."""
 
+import contextlib
 import importlib.metadata
 import json
 import re
@@ -10,8 +11,10 @@ import sys
 import tomllib
 
 import nbformat
+import psutil
 import pytest
 import yaml
+from cluster_processes import until
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -154,6 +157,23 @@ def test_help_lists_every_target():
     assert subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == shown
     profiles = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
     assert sorted(shown.split("profiles:")[1].split()) == profiles
+
+
+@pytest.mark.parametrize("target", ["report", "notebooks/V1", "playground", "embedded-model", "torture", "gpu-session"])
+def test_what_ends_make_ends_what_it_runs(target, tmp_path):
+    """A termination reaches the program itself: no shell is left between the two."""
+    program, started = tmp_path / "program", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\necho $$ > {started}.part && mv {started}.part {started}\nexec sleep 60\n")
+    program.chmod(0o755)
+    words = ["make", "-o", ".venv/.ready", target, f"PY={program}", f"PYTHON={program}"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as make:
+        until(started.exists, within=30)
+        ran = psutil.Process(int(started.read_text()))
+        make.terminate()
+        assert make.wait(10) != 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        ran.wait(10)
+    assert not ran.is_running()
 
 
 def test_archives_are_told_what_the_citation_says():

@@ -1,13 +1,20 @@
 """What `make torture` itself rests on: its lists are what they say, and its judges can tell a failure."""
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from cluster_processes import until
+from conftest import ROOT
 from torture import __main__ as torture
 from torture import bench, damage, hostile, inputs, packs, running
 from torture.bench import DATA, Trial
+
+from lib.errors import InputError
+from lib.results import dated
 
 MADE_ALIVE = (0, 2, 3, 5, 12, 18, 19)  # strings that do something in a page that takes them as they are
 
@@ -29,6 +36,32 @@ def test_the_table_names_the_command_of_each_failure():
     lines = torture.table([Trial("kills", "03-stop", True, "", ""), Trial("kills", "04-kill", False, "no", command)])
     assert lines.splitlines()[1].split()[:4] == ["kills", "2", "1", "1"]
     assert lines.splitlines()[2:] == [command, "    no"]
+
+
+def test_a_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    """Of the same seed, form and commit only; a trial tried alone takes its own place, and its task stays missing."""
+    state = ["c" * 40, False]
+    monkeypatch.setattr(dated, "git_state", lambda: tuple(state))
+    path, record = tmp_path / "torture.json", torture.begun(7, False)
+    assert record["missing"] == torture.tasks(False) and "kills/00-" in record["missing"]
+    both = [Trial("kills", "00-stop", True, "", ""), Trial("kills", "00-kill", False, "no", "")]
+    torture.noted(record, "kills/00-", True, both)
+    torture.noted(record, "disks/full", True, [Trial("disks", "full", True, "", "")])
+    torture.noted(record, "kills/01-", False, [Trial("kills", "01-kill", True, "", "")])
+    torture.noted(record, "kills/00-", False, [Trial("kills", "00-kill", True, "", "")])
+    assert {*torture.tasks(False)} - {*record["missing"]} == {"kills/00-", "disks/full"}
+    assert [trial["name"] for trial in record["trials"]] == ["00-kill", "00-stop", "01-kill", "full"]
+    assert record["counts"]["kills"] == {"tried": 3, "held": 3} and record["counts"]["packs"]["tried"] == 0
+    assert torture.begun(7, False, path)["trials"] == []
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert torture.begun(7, False, path) == record
+    for seed, short in ((8, False), (7, True)):
+        with pytest.raises(InputError, match="GO_ON: given"):
+            torture.begun(seed, short, path)
+    for other in (["d" * 40, False], ["c" * 40, True]):
+        state[:] = other
+        with pytest.raises(InputError, match="commit"):
+            torture.begun(7, False, path)
 
 
 def test_a_trial_is_chosen_by_its_name_and_draws_the_same_alone(tmp_path):
@@ -123,3 +156,41 @@ def test_a_process_that_works_for_a_folder_is_found(tmp_path):
     assert [found.pid for found in bench.belonging(tmp_path / "build")] == [process.pid]
     bench.end(process)
     assert bench.belonging(tmp_path / "build") == []
+
+
+def test_a_stopped_torture_leaves_no_process_and_no_folder(tmp_path):
+    """Struck while it makes what all trials share, which none of its workers does."""
+    (tmp_path / "there").mkdir()
+    environment = bench.environment_for(tmp_path / "build") | {"TMPDIR": str(tmp_path / "there")}
+    environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{environment['PYTHONPATH']}"
+    words = [sys.executable, "-m", "torture", "--seed", "1", "--only", "disks/full", "--at-once", "1"]
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    until(lambda: bench.belonging(tmp_path / "there"))
+    process.terminate()
+    assert process.communicate(timeout=60)[1].endswith("stopped; what has been tried is kept, GO_ON=1 goes on\n")
+    assert process.returncode == 128 + signal.SIGTERM
+    assert bench.belonging(tmp_path) == [] and list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_disk_goes_with_the_process_that_mounted_it(tmp_path):
+    """Nobody else sees it, so that there is nothing to take away where its process is killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from torture import bench, disks\n"
+        "with disks.disk(bench.Bench(1, *[Path(sys.argv[1])] * 2)) as folder:\n"
+        "    folder and (folder / 'a').write_text('x')\n"
+        "    print(folder, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = bench.environment_for(tmp_path / "build")
+    environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{environment['PYTHONPATH']}"
+    words = [sys.executable, "-c", code, tmp_path]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    folder = process.stdout.readline().strip()
+    if folder == "None":
+        bench.end(process)
+        pytest.skip("no rights to mount a disk")
+    seen, inside = (list(Path(f"{root}{folder}").iterdir()) for root in ("", f"/proc/{process.pid}/root"))
+    process.kill()
+    process.communicate()
+    assert [path.name for path in inside] == ["a"] and seen == []
+    assert folder not in Path("/proc/mounts").read_text(encoding="utf-8")

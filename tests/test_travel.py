@@ -255,6 +255,15 @@ def test_a_hostile_pack_is_refused_in_one_line_and_leaves_nothing(name, packed, 
     assert not left and not (elsewhere / "smoke").exists()
 
 
+@pytest.mark.parametrize("names", [["a:b.png"], ["a\nb.png"], ["a .png", "b. "], ["ladder.png", "Ladder.png"]])
+def test_what_can_t_be_unpacked_everywhere_is_not_packed(names, run, tmp_path):
+    for name in names:
+        (run / "results" / "figures" / name).write_bytes(b"x")
+    said = refused(pack.pack, "smoke", tmp_path / "out")
+    assert "results/figures/" in said and said.endswith("; rename it or remove it, then pack again")
+    assert not [*tmp_path.glob("out/*")]
+
+
 def test_what_was_not_changed_by_hand_unpacks(packed, tmp_path, elsewhere):
     folder, _ = pack.unpack(rewritten(packed, tmp_path, lambda entries, metadata: None))
     assert (folder / "manifest.json").is_file()

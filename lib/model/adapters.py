@@ -24,11 +24,10 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lib.errors import InputError
+from lib.model.header import GPT2_TYPES, LLAMA_TYPES
 from lib.model.packed_linear import Linear
 
-GPT2_TYPES = ("gpt2",)
 LOGITS_ROWS = 128
-LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 _ADAPTERS: "WeakKeyDictionary[PreTrainedModel, tuple[list, Decoder]]" = WeakKeyDictionary()

@@ -9,6 +9,9 @@ from safetensors import SafetensorError, safe_open
 
 from lib.errors import InputError, first_line
 
+# Families of models that the engine knows, as a configuration names them.
+GPT2_TYPES = ("gpt2",)
+LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 MOST_BYTES = 2**20  # of a config.json
 LAYER = re.compile(r"(?:^|\.)(?:h|layers)\.(\d+)\.")
 # What a configuration calls a size (GPT-2's name, then everybody else's), and the weight and axis that hold it.

@@ -104,10 +104,9 @@ def n_positions(config: "PretrainedConfig") -> int:
 
 def shape(config: "PretrainedConfig") -> tuple[int, int, int]:
     """`n_layer, n_head, n_positions` of a configuration; `InputError` for a family that the engine does not know."""
-    from lib.model.adapters import GPT2_TYPES, LLAMA_TYPES
-
-    if config.model_type not in GPT2_TYPES + LLAMA_TYPES:
-        allowed = ", ".join(GPT2_TYPES + LLAMA_TYPES)
+    known = header.GPT2_TYPES + header.LLAMA_TYPES
+    if config.model_type not in known:
+        allowed = ", ".join(known)
         raise InputError(f"model: given one of type {config.model_type!r}, allowed: decoders of the types {allowed}")
     return config.num_hidden_layers, config.num_attention_heads, n_positions(config)
 

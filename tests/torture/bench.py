@@ -80,8 +80,15 @@ class Bench:
             own = f"{name}{end}"
             if self.asked_for(own):
                 command = f"make torture SEED={self.seed} ONLY={kind}/{own}"
-                found.append(Trial(kind, own, wrong is None, wrong or self.about.get(end, ""), command, seconds))
+                said = self.without_places(wrong or self.about.get(end, ""))
+                found.append(Trial(kind, own, wrong is None, said, command, seconds))
         return found
+
+    def without_places(self, text: str) -> str:
+        """A text in which nothing tells where on this machine it was said."""
+        for place, name in ((self.folder, "…"), (self.shared, "…"), (ROOT, ".")):
+            text = text.replace(str(place), name)
+        return text
 
     def asked_for(self, trial: str) -> bool:
         return not self.only or any(trial.startswith(name) or name.startswith(trial) for name in self.only)
@@ -285,12 +292,13 @@ def unlike(found: dict[str, bytes], wanted: dict[str, bytes]) -> str | None:
     return f"{names[0]} differs from an undisturbed run's" if names else None
 
 
-def belonging(build: Path) -> list[psutil.Process]:
-    """All processes that work for a build folder, whoever is their parent by now."""
+def belonging(folder: Path) -> list[psutil.Process]:
+    """All processes that work for a build folder, or for one in it, whoever is their parent by now."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            is_own = process.environ().get("EXPERIMENT10_BUILD") == str(build)
+            build = process.environ().get("EXPERIMENT10_BUILD", "")
+            is_own = process.pid != os.getpid() and Path(build).is_relative_to(folder)
             if is_own and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found

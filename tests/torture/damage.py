@@ -4,6 +4,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 from random import Random
+from subprocess import CompletedProcess
 
 from torture.bench import Bench, Outcome, Task, left, named, one_line, unlike
 
@@ -22,6 +23,7 @@ KINDS = {
 FLIPS = 2
 INPUTS = ("model.safetensors", "config.json", "tokenizer.json", "wiki.valid.raw")
 REPORT = ("report.html", "report.ja.pdf", "report.en.pdf")
+Left = dict[str, bytes]
 TEXT = "= A title = \n\nSome words of a text that goes on and on, number {}. \n\n"
 
 
@@ -29,9 +31,7 @@ def tasks(short: bool) -> dict[str, Task]:
     found: dict[str, Task] = {} if short else {"report": report}
     for name in named(KINDS, ["section", "store"], short):
         found |= {f"{name}-{i}": partial(flipped, name) for i in range(1 if short else FLIPS)}
-    if not short:
-        found |= {f"{name}-0": partial(from_outside, name) for name in INPUTS}
-    return found
+    return found if short else found | {"outside-": from_outside}
 
 
 def flip(path: Path, draw: Random) -> str:
@@ -60,28 +60,38 @@ def flipped(name: str, bench: Bench) -> str | None:
     return wrong and f"{wrong} ({bench.about['']})"
 
 
-def from_outside(name: str, bench: Bench) -> str | None:
+def from_outside(bench: Bench) -> Outcome:
     """A model or text that differs is another one: refused in a line, or measured as where nothing had been before."""
-    model, data = bench.fresh("input") / "model", bench.fresh("input") / "data"
-    shutil.copytree(bench.model, model)
-    data.mkdir()
-    (data / "wiki.valid.raw").write_text("".join(TEXT.format(i) for i in range(60)), encoding="utf-8")
-    words = bench.words(model=model, dataset=data, split="validation")
-    build = bench.fresh("build")
-    before = bench.run(words, build)
-    if before.returncode:
-        return f"the run before failed: {before.stderr[-300:]}"
-    bench.about[""] = flip(data / name if name == "wiki.valid.raw" else model / name, bench.draw)
-    after, cold = bench.run(words, build), bench.run(words, bench.fresh("cold"))
+    place, outcomes = bench.fresh("inputs"), {}
+    shutil.copytree(bench.model, place / "model")
+    (place / "data").mkdir()
+    (place / "data" / "wiki.valid.raw").write_text("".join(TEXT.format(i) for i in range(60)), encoding="utf-8")
+    words = bench.words(model=place / "model", dataset=place / "data", split="validation")
+    before = bench.fresh("before") / "build"
+    done = bench.run(words, before)
+    if done.returncode:
+        return f"the run before failed: {done.stderr[-300:]}"
+    for name in INPUTS:
+        path = place / ("data" if name == "wiki.valid.raw" else "model") / name
+        content = path.read_bytes()
+        bench.about[name] = flip(path, bench.draw)
+        build, cold = bench.fresh("build") / "build", bench.fresh("cold")
+        shutil.copytree(before, build)
+        after, anew = bench.run(words, build), bench.run(words, cold)
+        wrong = unlike_cold(after, anew, left(build), left(cold), name)
+        outcomes[name] = wrong and f"{wrong} ({bench.about[name]})"
+        path.write_bytes(content)
+    return outcomes
+
+
+def unlike_cold(
+    after: CompletedProcess[str], cold: CompletedProcess[str], found: Left, wanted: Left, name: str
+) -> str | None:
     if after.returncode != cold.returncode:
-        wrong = f"ended with {after.returncode}, from nothing with {cold.returncode}"
-    elif after.returncode:
-        wrong = one_line(after, "model", "tokenizer", "dataset", name)
-    elif " changed" not in after.stdout:
-        wrong = f"was not noticed: {after.stdout[-200:]}"
-    else:
-        wrong = unlike(left(build), left(bench.folder / f"cold-{bench.number}"))
-    return wrong and f"{wrong} ({bench.about['']})"
+        return f"ended with {after.returncode}, from nothing with {cold.returncode}"
+    if after.returncode:
+        return one_line(after, "model", "tokenizer", "dataset", name)
+    return unlike(found, wanted) if " changed" in after.stdout else f"was not noticed: {after.stdout[-200:]}"
 
 
 def report(bench: Bench) -> Outcome:

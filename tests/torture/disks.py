@@ -4,6 +4,8 @@ Where there are no rights to mount a disk, a limit on the size of files and a cl
 """
 
 import contextlib
+import ctypes
+import os
 import resource
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from torture.bench import Bench, Task, half_written, left, named, one_line, unprivileged
+from torture.bench import Bench, Task, half_written, left, named, one_line, unlike, unprivileged
 
 MOUNT_BYTES = 16 * 2**20
 FILLING = 3
@@ -21,6 +23,7 @@ LIMITED = (
     " import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); del sys.argv[:2];"
     " sys.argv.insert(0, 'lib.pipeline'); runpy.run_module('lib.pipeline', run_name='__main__')"
 )
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000  # of Linux
 BELOW = 2000  # bytes of a file, which no section's results stay below
 
 
@@ -30,19 +33,29 @@ def tasks(short: bool) -> dict[str, Task]:
     return {name: found[name] for name in named(found, ["full"], short)}
 
 
+def part_mounts() -> None:
+    """Gives this process mounts of its own, which go when it ends, however that is. Raises `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 @contextlib.contextmanager
 def disk(bench: Bench) -> Iterator[Path | None]:
-    """A file system of `MOUNT_BYTES` of its own; None where there are no rights to mount one."""
+    """A file system of `MOUNT_BYTES` that only this process and its children see; None where none can be mounted."""
     folder = bench.fresh("disk")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={MOUNT_BYTES}", "torture", str(folder)]
-    done = shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0
-    if not done:
-        bench.about[""] = "no rights to mount a disk"
     try:
-        yield folder if done else None
+        part_mounts()
+        subprocess.run(mount, capture_output=True, check=True)
+    except (OSError, AttributeError, subprocess.CalledProcessError):  # no rights, or a system without
+        bench.about[""] = "no rights to mount a disk"
+        yield None
+        return
+    try:
+        yield folder
     finally:
-        if done:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def full(bench: Bench) -> str | None:
@@ -98,7 +111,7 @@ def filling(bench: Bench) -> str | None:
         fill(folder / "ballast", space)
         build = folder / "build"
         done = bench.run(bench.words(), build, TMPDIR=str(bench.folder))
-        wrong = one_line(done, "No space left") if done.returncode else None
+        wrong = one_line(done, "No space left") if done.returncode else unlike(left(build), bench.whole)
         wrong = wrong or half_written(build)
         if wrong:
             return wrong

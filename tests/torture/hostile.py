@@ -21,18 +21,21 @@ from unittest import mock
 import nbformat
 import numpy as np
 
+from report.markdown import UNFILLED
 from torture.bench import DATA, EMBEDDED, Bench, Outcome, Task, broken_off, in_place, unlike
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing that a hostile string may have made stands in a page.
 ALIVE = """window.fired !== undefined || !!document.querySelector(
   'img, iframe, object, embed, base, body link, body meta, main script, [onload], [onerror], [onfocus], [ontoggle],'
-  + '[autofocus], [srcdoc], a[href^="javascript:" i], a[href*="192.0.2.1"], details[ontoggle]')"""
+  + '[autofocus], [srcdoc], a[href^="javascript:" i], details[ontoggle]')
+  || [...document.querySelectorAll('a')].some(link => link.hostname === '192.0.2.1')"""
 READY = "document.getElementById('status').textContent.includes('heads changed')"
 SECRET = "root:x:0:0"
 FIGURES = {"P1": ["speed"]}  # which has the text in its tooltips
 SHOWN = ("model", "corpus", "profile", "commit", "device", "backend", "system", "torch", "parameter", "sample",
          "sentence", "column", "chip", "caption", "printed")  # fmt: skip
+MARKDOWN = ("caption",)
 IN_BOOK = ("model", "corpus", "profile", "device", "sample", "sentence")
 ESCAPES = "\x1b]0;fired\x07\x1b[31m"
 BRIEF = (1, 10)
@@ -49,15 +52,17 @@ def strings() -> list[str]:
 def string(text: str, bench: Bench) -> Outcome:
     """What is wrong with each output of a build that is full of one string."""
     folder = bench.fresh("hostile")
-    write(folder, text)
+    write(folder, text, UNFILLED.sub(r"`\g<0>`", text))
     report = folder / "report"
     outputs: dict[str, Callable[[], str | None]] = {
         "page": lambda: page(report / "report.html", text),
         "downloads": lambda: downloads(report / "report.html", text),
         "book": lambda: book(report, text),
-        "playground": lambda: playground(folder, text),
+        "playground": lambda: playground(bench.fresh("playground"), text),
         "pack": lambda: packed(bench, folder, text),
     }
+    if UNFILLED.search(text):
+        outputs["mark"] = lambda: unfilled(bench.fresh("mark"), text)
     found = {}
     for name, look in outputs.items():
         try:
@@ -72,8 +77,20 @@ def at(place: str, text: str) -> str:
     return f"{text} at:{place}"
 
 
-def write(folder: Path, text: str) -> None:
-    """A report on a build in which all that can come from outside is this text."""
+def unfilled(folder: Path, text: str) -> str | None:
+    """Markdown with the mark of a number that nobody filled in is refused in one line that names the mark."""
+    from lib.errors import InputError
+
+    try:
+        write(folder, text, text)
+    except InputError as error:
+        said = str(error)
+        return None if "\n" not in said and UNFILLED.search(said) else f"was refused with {said[:200]!r}"
+    return "was not refused"
+
+
+def write(folder: Path, text: str, markdown: str) -> None:
+    """A report on a build in which all that can come from outside is this text, in Markdown written as `markdown`."""
     import synthetic
 
     from report import prose
@@ -102,14 +119,19 @@ def write(folder: Path, text: str) -> None:
             record["data"]["parameters"] = record["data"].get("parameters", {}) | {"dataset": at("parameter", text)}
         path.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     for path in (folder / "notebooks").glob("*.ipynb"):
-        spoil(path, text)
+        spoil(path, text, markdown)
     with contextlib.suppress(OSError):  # no system has files of all names
         (folder / "results" / "figures").mkdir(exist_ok=True)
-        (folder / "results" / "figures" / f"{text.replace('/', '')[:80]}.png").write_bytes(b"x")
+        (folder / foreign_figure(text)).write_bytes(b"x")
     assemble(folder / "notebooks", folder / "results", folder / "report")
 
 
-def spoil(path: Path, text: str) -> None:
+def foreign_figure(text: str) -> str:
+    """A figure's place in a profile's folder, the text its name."""
+    return f"results/figures/{text.replace('/', '')[:80]}.png"
+
+
+def spoil(path: Path, text: str, markdown: str) -> None:
     """An executed notebook as it may come with a pack: its metadata, outputs and what its cells print are the text."""
     from report.prose import CHIPS_MIME
 
@@ -121,12 +143,12 @@ def spoil(path: Path, text: str) -> None:
         "language_info": {"name": "python", "pygments_lexer": text, "codemirror_mode": text},
     }
     for cell in notebook.cells:
-        cell.metadata["name"] = text
+        cell.metadata["name"] = text.replace("\n", " ")  # of several lines a notebook's file may have none
         if cell.cell_type == "markdown":
-            cell.source += f"\n\n{text}\n\n<b>{text}</b>\n"
+            cell.source += f"\n\n{markdown}\n\n<b>{markdown}</b>\n"
         for output in cell.get("outputs", []):
             if "caption" in output.get("metadata", {}):
-                output.metadata["caption"] = at("caption", output.metadata["caption"] + text)
+                output.metadata["caption"] = at("caption", output.metadata["caption"] + markdown)
             for kind, content in output.get("data", {}).items():
                 if kind.endswith("table+json"):
                     content["columns"][-1]["text"] = at("column", text)
@@ -186,8 +208,9 @@ def came_alive(seen: Any, told: list[str]) -> str | None:
 
 
 def missing(shown: str, text: str, places: tuple[str, ...]) -> str | None:
+    """In which places a text does not stand as words; of those in Markdown, some signs of which are none, its mark."""
     plain = words(shown)
-    gone = [place for place in places if words(at(place, text)) not in plain]
+    gone = [place for place in places if words(at(place, "" if place in MARKDOWN else text)) not in plain]
     return f"as {', '.join(gone)} it does not stand there as words" if gone else None
 
 
@@ -352,6 +375,7 @@ def packed(bench: Bench, source: Path, text: str) -> str | None:
     import measured
 
     from lib.archive import sha256
+    from lib.errors import InputError
     from lib.results import diff
     from lib.travel import pack, why
 
@@ -372,9 +396,16 @@ def packed(bench: Bench, source: Path, text: str) -> str | None:
             "measuring": {"modules": {text + ESCAPES: text + ESCAPES}},
         }
     (folder / "manifest.json").write_text(json.dumps({"overrides": {}, "notebooks": noted}), encoding="utf-8")
-    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with in_place(build):
-        archive = pack.pack("smoke", build / "packs")
+        try:
+            archive = pack.pack("smoke", build / "packs")
+        except InputError as error:  # of a figure whose name not every system can have
+            said = str(error)
+            if not said.isprintable() or "results/figures/" not in said:
+                return f"was refused with {said[:200]!r}"
+            (folder / foreign_figure(text)).unlink()
+            archive = pack.pack("smoke", build / "packs")
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with in_place(elsewhere):
         target, _ = pack.unpack(archive)
         after = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}

@@ -31,7 +31,7 @@ def series(ways: tuple[str, ...], bench: Bench) -> Outcome:
             seconds_until(lambda: holder(build) == process.pid or process.poll() is not None)  # noqa: B023
             time.sleep(bench.draw.uniform(0, seconds))
             while process.poll() is None and len(belonging(build)) < 2:
-                time.sleep(0.01)
+                time.sleep(0.05)
             if process.poll() is None:
                 outcomes[way] = strike(bench, process, build, way) or half_written(build)
             else:  # it had little left to do, and ended before its moment came
@@ -57,16 +57,18 @@ def strike(bench: Bench, process: subprocess.Popen, build: Path, way: str) -> st
         process.send_signal(number)
     deadline = time.monotonic() + WITHIN
     while (process.poll() is None or belonging(build)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.05)
     still, remaining = process.poll() is None, belonging(build)
     out, error = end(process, build)
     bench.about[way] = f"while: {' '.join((out.strip().splitlines() or ['it starts'])[-1].split())}"
     if still or remaining:
         return f"after {WITHIN} s there still was {'the run itself' if still else f'process {remaining[0].pid} of it'}"
     if way == "kill":
-        return None
+        return (
+            None if process.returncode == -signal.SIGKILL else f"ended with {process.returncode} before it was killed"
+        )
     status = 128 + WAYS.get(way, [signal.SIGINT])[0]
     if process.returncode != status or SAID not in error:
         return f"ended with {process.returncode}, saying {error[-200:]!r}"
-    lying = list(temporary(build).glob("experiment10-*"))
+    lying = list(temporary(build).glob("experiment10-*")) if way != "kill" else []  # those the next run takes away
     return f"{lying[0].name} was left lying about" if lying else None

@@ -2,9 +2,11 @@
 
 import contextlib
 import multiprocessing
+import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -19,7 +21,10 @@ KINDS = {
 }  # fmt: skip
 
 
-def chosen(short: bool, only: str) -> list[tuple[str, str, tuple[str, ...]]]:
+Todo = tuple[str, str, tuple[str, ...]]
+
+
+def chosen(short: bool, only: str) -> list[Todo]:
     """`[(kind, task, names of the trials asked for, none for all)]` of what has to be run.
 
     `only` has kinds, or trials as kind/name, with commas in between; a trial's name begins with its task's.
@@ -46,12 +51,29 @@ def attempt(seed: int, short: bool, folder: Path, kind: str, task: str, only: tu
         removed(own)
 
 
-def end_all() -> None:
-    """Ends all processes below this one: nobody waits for what a stopped torture had begun."""
+def end_all(folder: Path) -> None:
+    """Ends all processes below this one, and whatever else works in the torture's folder, until there are none."""
+    while own := [*below(), *bench.belonging(folder)]:
+        for process in own:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(own, timeout=1)
+
+
+def below() -> list[psutil.Process]:
+    """All processes that this one has started, but for the one that multiprocessing ends itself."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(process.cmdline()):
-                process.kill()
+            is_tracker = "resource_tracker" in " ".join(process.cmdline())
+            if not is_tracker and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def leave_interrupts() -> None:
+    """Has a worker wait to be ended on Ctrl-C, which what it starts takes as ever."""
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def removed(folder: Path) -> None:
@@ -62,27 +84,27 @@ def removed(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(seed: int, short: bool, only: str = "", at_once: int = 1) -> Iterator[bench.Trial]:
-    """All trials of a seed as they end, `at_once` tasks side by side; none depends on what ran before it."""
+def run(seed: int, short: bool, todo: Sequence[Todo], at_once: int = 1) -> Iterator[tuple[Todo, list[bench.Trial]]]:
+    """The trials of each task as it ends, `at_once` tasks side by side; none depends on what ran before it."""
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     folder.chmod(0o755)
     (folder / "shared").mkdir()
-    todo = chosen(short, only)
+    kinds = {kind for kind, *_ in todo}
     shared = bench.Bench(seed, folder / "shared", folder)
-    try:
-        assert shared.model
-        kinds = {kind for kind, *_ in todo}
-        if kinds - {"inputs", "hostile"}:
-            assert shared.build
-        if "packs" in kinds:
-            assert shared.packed
-        with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-            try:
-                going = [pool.submit(attempt, seed, short, folder, *task) for task in todo]
-                for done in as_completed(going):
-                    yield from done.result()
-            except BaseException:
-                end_all()
-                raise
-    finally:
-        removed(folder)
+    # Compiled once, as where it is run every day, not by each of hundreds of runs.
+    os.environ |= {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), leave_interrupts) as pool:
+        try:
+            assert shared.model
+            if kinds - {"inputs", "hostile"}:
+                assert shared.build
+            if "packs" in kinds:
+                assert shared.packed
+            going = {pool.submit(attempt, seed, short, folder, *task): task for task in todo}
+            for done in as_completed(going):
+                yield going[done], done.result()
+        except BaseException:
+            end_all(folder)
+            raise
+        finally:
+            removed(folder)
