@@ -85,6 +85,14 @@ def processes(tmp_path):
 
 
 @pytest.fixture
+def own_threads():
+    """What the test makes of the number of threads ends with it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def connect(monkeypatch):
     """Connections of little patience, closed at the end."""
     from lib.cluster import pool
@@ -411,7 +419,7 @@ def test_no_process_of_theirs_outlives_the_one_that_asked(tmp_path):
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), within=20)
 
 
-def test_the_bench_keeps_a_ratio_and_what_the_scaling_reckons_with(tmp_path, capsys):
+def test_the_bench_keeps_a_ratio_and_what_the_scaling_reckons_with(own_threads, tmp_path, capsys):
     words = ["--chunks", "2", "--plans", "3", "--rounds", "1", "--out", str(tmp_path / "workers.json")]
     with pytest.raises(SystemExit, match="^error: less than 1000x$"):
         workers_bench.main([*words, "--least", "1000"])

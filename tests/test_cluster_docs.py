@@ -11,8 +11,6 @@ import pytest
 from cluster_processes import kill, until
 from conftest import ROOT
 
-from lib.timing import scaling
-
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed: make env EXTRAS=cluster")
 pytestmark = pytest.mark.timeout(300)
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -107,8 +105,3 @@ def test_tls(shell, place):
     (place / "ca.pem").write_text(security.tls_ca_file)
     (place / "key.pem").write_text(security.tls_client_key)
     assert said(shell(here(BLOCKS["tls"]))) == "1"
-
-
-def test_the_kept_costs_give_the_page_s_table(capsys):
-    scaling.main([])
-    assert capsys.readouterr().out.strip() in TEXT
