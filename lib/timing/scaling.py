@@ -121,13 +121,18 @@ def against_the_measured(measured: dict[str, Any]) -> list[str]:
     scores = np.full(len(pieces), measured["n_chunks"] * measured["n_plans"] / len(pieces))
     costs = replace(costs_of(measured), start=0.0, load=0.0)
     told, seen = formula(pieces, scores, n, costs), simulated(pieces, scores, n, costs)
-    took = float(np.median(measured["seconds"][f"{n} workers"]))
+    alone, took = (float(np.median(own)) for own in measured["seconds"].values())
+    ratios = measured["ratios"]
     return [
         "| the measured run | seconds |",
         "| --- | ---: |",
+        f"| one process, measured | {alone:.1f} |",
         f"| {n} workers, measured | {took:.1f} |",
         f"| formula | {told:.1f} |",
         f"| simulation | {seen:.1f} |",
+        "",
+        f"{n} workers did {np.median(ratios):.2f} times one process' work, {min(ratios):.2f} to {max(ratios):.2f} in"
+        f" {len(ratios)} rounds.",
     ]
 
 
