@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,23 @@ def test_one_of_two_workers_is_killed_in_the_middle(model, processes, connect, t
     assert entries(tmp_path / "store").items() <= model.serial.items()
     assert model.scored(tmp_path / "store") == model.serial
     assert first.poll() is not None and second.poll() is None
+
+
+def test_one_that_is_killed_while_it_loads_the_model(model, processes, connect, tmp_path):
+    processes.scheduler()
+    first, second = processes.worker(), processes.worker()
+    pool = connect(processes.address)
+    until(lambda: len(pool.client.nthreads()) == 2)
+
+    def kill_while_loading():
+        until(lambda: [*pool.client.run(lambda: "torch" in sys.modules).values()] == [True, True])
+        kill(second)
+
+    with ThreadPoolExecutor(1) as aside:
+        killed = aside.submit(kill_while_loading)
+        assert model.scored(tmp_path / "store", pool) == model.serial
+        killed.result()
+    assert first.poll() is None
 
 
 def test_one_whose_time_is_over_leaves_its_pieces_to_the_other(model, processes, connect, tmp_path):
