@@ -32,8 +32,8 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def write(path: Path, contents: Mapping[str, Path | bytes]) -> None:
-    """Writes the archive in one step; `contents` maps names in it to files or bytes and has `METADATA`.
+def write(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes the archive in one step; `contents` are its files by their names in it, `METADATA` among them.
 
     Raises `InputError` for names that `Archive` refuses to read.
     """
@@ -45,8 +45,7 @@ def write(path: Path, contents: Mapping[str, Path | bytes]) -> None:
             entry = zipfile.ZipInfo(name, TIME)
             entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            content = contents[name]
-            archive.writestr(entry, content if isinstance(content, bytes) else content.read_bytes(), compresslevel=6)
+            archive.writestr(entry, contents[name], compresslevel=6)
 
 
 class Archive:

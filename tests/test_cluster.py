@@ -1,9 +1,11 @@
 """Scores by other processes: the same bytes, and nothing lost, whatever is killed. Real processes throughout."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from lib.engine.scoring import Evaluator
 from lib.errors import InputError
 from lib.model import loading
 from lib.store import Store
+from lib.timing import scaling, workers_bench
 from lib.training import recovery
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed: make env EXTRAS=cluster")
@@ -80,6 +83,14 @@ def processes(tmp_path):
     found = Processes(tmp_path)
     yield found
     found.close()
+
+
+@pytest.fixture
+def own_threads():
+    """What the test makes of the number of threads ends with it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -204,6 +215,36 @@ def test_one_of_two_workers_is_killed_in_the_middle(model, processes, connect, t
     assert entries(tmp_path / "store").items() <= model.serial.items()
     assert model.scored(tmp_path / "store") == model.serial
     assert first.poll() is not None and second.poll() is None
+
+
+def test_one_that_is_killed_while_it_loads_the_model(model, processes, connect, tmp_path):
+    processes.scheduler()
+    first, second = processes.worker(), processes.worker()
+    pool = connect(processes.address)
+    until(lambda: len(pool.client.nthreads()) == 2)
+
+    def kill_while_loading():
+        until(lambda: [*pool.client.run(lambda: "torch" in sys.modules).values()] == [True, True])
+        kill(second)
+
+    with ThreadPoolExecutor(1) as aside:
+        killed = aside.submit(kill_while_loading)
+        assert model.scored(tmp_path / "store", pool) == model.serial
+        killed.result()
+    assert first.poll() is None
+
+
+def test_one_whose_time_is_over_leaves_its_pieces_to_the_other(model, processes, connect, tmp_path):
+    processes.scheduler()
+    processes.worker()
+    pool = connect(processes.address)
+    until(lambda: len(pool.client.nthreads()) == 1)
+    leaving = processes.worker("--lifetime", "15s", "--lifetime-stagger", "1s")
+    until(lambda: len(pool.client.nthreads()) == 2)
+    interrupted(model, tmp_path / "store", pool, lambda: leaving.wait(90))
+    assert leaving.returncode == 0 and len(pool.client.nthreads()) == 1
+    assert len(entries(tmp_path / "store")) >= len(PLANS) * CHUNKS
+    assert model.scored(tmp_path / "store") == model.serial
 
 
 def test_all_are_killed_and_their_nannies_start_them_anew(model, processes, connect, tmp_path):
@@ -394,6 +435,19 @@ def test_no_process_of_theirs_outlives_the_one_that_asked(tmp_path):
     process.kill()
     process.wait()
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), within=20)
+
+
+def test_the_bench_keeps_a_ratio_and_what_the_scaling_reckons_with(own_threads, tmp_path, capsys):
+    words = ["--chunks", "2", "--plans", "3", "--rounds", "1", "--out", str(tmp_path / "workers.json")]
+    with pytest.raises(SystemExit, match="^error: less than 1000x$"):
+        workers_bench.main([*words, "--least", "1000"])
+    found = json.loads((tmp_path / "workers.json").read_text())
+    one, two = found["seconds"].values()
+    assert found["same_bytes"] and found["ratio"] == one[0] / two[0] > 0
+    assert len(found["pieces_s"]) == 2 and min(found["pieces_s"] + [found["load_s"], found["keep_s"]]) > 0
+    scaling.main(["--measured", str(tmp_path / "workers.json")])
+    said = capsys.readouterr().out
+    assert f"| 2 workers, measured | {two[0]:.1f} |" in said and "\n| 40 | 8 | " in said
 
 
 def test_the_pipeline_says_in_one_line_that_nobody_answers(build):

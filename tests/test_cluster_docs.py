@@ -11,8 +11,6 @@ import pytest
 from cluster_processes import kill, until
 from conftest import ROOT
 
-from lib.timing import scaling
-
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed: make env EXTRAS=cluster")
 pytestmark = pytest.mark.timeout(300)
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -20,38 +18,43 @@ TESTS = Path(__file__).parent
 BLOCKS = dict(re.findall(r"<!-- ([\w ]+) -->\n```sh\n(.*?)```", TEXT, re.S))
 
 
-def here(block, folder):
-    """A block's commands for this interpreter, port and host, with the tests' client in the pipeline's place."""
+def here(block):
+    """A block's commands for a free port of this host."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    block = block.replace(".venv/bin/dask", f"{sys.executable} -m dask")
-    block = block.replace(".venv/bin/python", f"{sys.executable} {TESTS / 'cluster_client.py'} {folder}")
     return re.sub(r"\bhead\b", "127.0.0.1", block.replace("8786", str(port)))
 
 
 @pytest.fixture
-def shell(tmp_path):
-    """Starts scripts in `tmp_path/experiment10`, with stand-ins for what clusters have; what they leave is ended."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "experiment10").symlink_to(ROOT)
+def place(tmp_path):
+    """A folder in which the page's commands are this interpreter's, with the tests' client in the pipeline's place."""
+    return tmp_path / "experiment10"
+
+
+@pytest.fixture
+def shell(place, tmp_path):
+    """Starts scripts in `place`, with stand-ins for what clusters have; what they leave is ended."""
     stand_ins = {
-        "hostname": "echo 127.0.0.1",
-        "ssh": f'cd {tmp_path}; exec bash -c "$2"',
-        "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & "$@" & wait',
+        place / ".venv" / "bin" / "dask": f'exec {sys.executable} -m dask "$@"',
+        place / ".venv" / "bin" / "python": f'exec {sys.executable} {TESTS / "cluster_client.py"} {tmp_path} "$@"',
+        tmp_path / "bin" / "hostname": "echo 127.0.0.1",
+        tmp_path / "bin" / "ssh": f'cd {tmp_path}; exec bash -c "$2"',
+        tmp_path / "bin" / "srun": 'while [[ $1 == --* ]]; do shift; done\n"$@" & "$@" & wait',
     }
-    for name, text in stand_ins.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
-        (tmp_path / "bin" / name).chmod(0o755)
+    for path, text in stand_ins.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
     path = os.pathsep.join(filter(None, (str(ROOT), str(TESTS), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": path}
-    environment |= {"SLURM_SUBMIT_DIR": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"SLURM_SUBMIT_DIR": str(place), "CUDA_VISIBLE_DEVICES": ""}
     started = []
 
-    def run(script, cwd=ROOT):
+    def run(script):
         process = subprocess.Popen(
             ["bash", "-c", script],
-            cwd=cwd,
+            cwd=place,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=(tmp_path / "log").open("ab"),
@@ -82,41 +85,23 @@ def test_every_block_is_run():
 
 
 def test_by_hand(shell, tmp_path):
-    scheduler, worker, away, run = here(BLOCKS["by hand"], tmp_path).splitlines()
+    scheduler, worker, away, run = here(BLOCKS["by hand"]).splitlines()
     for line in (scheduler, worker, away):
         shell(line)
     until(lambda: (tmp_path / "log").read_text().count("Registered to:") == 3, within=120)
     assert said(shell(run)) == "3"
 
 
-def test_slurm(shell, tmp_path):
+def test_slurm(shell):
     script = BLOCKS["slurm"]
     hours, minutes, seconds = re.search(r"--time=(\d+):(\d+):(\d+)", script).groups()
     lifetime, stagger = re.search(r"--lifetime (\d+)m --lifetime-stagger (\d+)m", script).groups()
     assert int(lifetime) + int(stagger) < int(hours) * 60 + int(minutes)
-    assert said(shell(here(script, tmp_path))) in ("1", "2")
+    assert said(shell(here(script))) in ("1", "2")
 
 
-def test_tls(shell, tmp_path):
+def test_tls(shell, place):
     security = distributed.Security.temporary()
-    (tmp_path / "ca.pem").write_text(security.tls_ca_file)
-    (tmp_path / "key.pem").write_text(security.tls_client_key)
-    assert said(shell(here(BLOCKS["tls"], tmp_path), tmp_path)) == "1"
-
-
-@pytest.mark.skipif(not list(scaling.KEPT.glob("*-workers.json")), reason="no costs are kept: make bench-workers")
-def test_the_kept_costs_give_the_page_s_table():
-    done = subprocess.run([sys.executable, "-m", "lib.timing.scaling"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in TEXT
-
-
-def test_workers_leave_before_their_time_is_over(shell, tmp_path):
-    """`--lifetime` ends a worker between two pieces, and the run goes on with those that are left."""
-    scheduler, worker, *_, run = here(BLOCKS["by hand"], tmp_path).splitlines()
-    shell(scheduler)
-    gone = shell(f"{worker} --lifetime 8s --lifetime-stagger 1s")
-    shell(worker)
-    until(lambda: (tmp_path / "log").read_text().count("Registered to:") == 2, within=120)
-    gone.wait(90)
-    assert said(shell(run)) == "1"
+    (place / "ca.pem").write_text(security.tls_ca_file)
+    (place / "key.pem").write_text(security.tls_client_key)
+    assert said(shell(here(BLOCKS["tls"]))) == "1"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.engine.elsewhere import AHEAD
+from lib.timing import scaling
 from lib.timing.scaling import Costs, both, formula, piece_flops, pieces_of, simulated, spread_of
 
 FREE = Costs(0.0, 0.0, 0.0, 0.0)
@@ -63,3 +64,15 @@ def test_more_pieces_repeat_the_untouched_layers():
     assert len(parts) == 9 * len(whole) == 9 * 245
     trunk = piece_flops([], SHAPE, 1024)
     assert sum(f for _, f in parts) == pytest.approx(sum(f for _, f in whole) + 8 * 245 * trunk)
+
+
+def test_larger_weights_are_read_after_the_imports():
+    measured = {"n_chunks": 3, "n_plans": 4, "pieces_s": [1.0] * 6, "beside_s": -0.1, "keep_s": 0.5}
+    measured |= {"start_s": 2.0, "load_s": 7.0}
+    assert scaling.costs_of(measured) == Costs(beside=0.0, keep=0.25, start=2.0, load=7.0)
+    assert scaling.costs_of(measured, 3.0).load == 10.0
+
+
+def test_the_kept_costs_give_the_page_s_table(capsys):
+    scaling.main([])
+    assert capsys.readouterr().out.strip() in scaling.PAGE.read_text(encoding="utf-8")

@@ -120,17 +120,23 @@ class Pool:
             self._forget(list(pending))
 
     def _register(self, source: Source, wanted: Mapping[str, str]) -> None:
-        try:
-            self.client.register_plugin(plugin.ModelPlugin(tuple(source), wanted))
-        except InputError as error:
-            raise InputError(f"workers: {error}") from None
-        except Exception as error:
-            if self.client.status != "running":
-                raise self._lost() from None
-            raise InputError(
-                f"workers: one at {self.address} can't load the plug-in ({first_line(error)}); start it in the"
-                " project's folder, with its environment"
-            ) from None
+        """Has every worker load the model; one that dies or leaves meanwhile is not waited for."""
+        while True:
+            try:
+                self.client.register_plugin(plugin.ModelPlugin(tuple(source), wanted))
+                return
+            except InputError as error:
+                raise InputError(f"workers: {error}") from None
+            except OSError:
+                time.sleep(LOOK_EVERY / 4)
+                self.n_workers()
+            except Exception as error:
+                if self.client.status != "running":
+                    raise self._lost() from None
+                raise InputError(
+                    f"workers: one at {self.address} can't load the plug-in ({first_line(error)}); start it in the"
+                    " project's folder, with its environment"
+                ) from None
 
     def _submit(self, source: Source, wanted: Mapping[str, str], work: Work) -> Any:
         with warnings.catch_warnings():

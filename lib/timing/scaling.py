@@ -10,7 +10,7 @@ import heapq
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lib.engine.elsewhere import AHEAD, PIECE_PLANS, PIECES
 from lib.errors import InputError
 from lib.files import replacing
 from lib.layout import ROOT
+from lib.results import dated
 
 KEPT = ROOT / "docs" / "data"
 PAGE, BEGIN, END = ROOT / "docs" / "cluster.md", "<!-- scaling:begin -->", "<!-- scaling:end -->"
@@ -33,7 +34,8 @@ WEIGHTS_BYTES, DISK = 3.1e9, 1e9  # of gpt2-large in float32; bytes/s at which a
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: of a worker beside each piece, of the client for keeping one score, until workers are there."""
+    """Seconds: of a worker beside each piece, of the client for keeping one score, until workers are there, until they
+    have imported torch and hold the model."""
 
     beside: float
     keep: float
@@ -106,28 +108,31 @@ def both(
     return formula(mean, scores, n_workers, costs), float(np.mean(found))
 
 
-def costs_of(measured: dict[str, Any], load: float | None = None) -> Costs:
+def costs_of(measured: dict[str, Any], weights_s: float = 0.0) -> Costs:
+    """The measured costs; `weights_s` are seconds of reading and moving larger weights than the measured ones."""
     n_scores = measured["n_chunks"] * measured["n_plans"] / len(measured["pieces_s"])
     keep = measured["keep_s"] / n_scores
-    return Costs(
-        max(0.0, measured["beside_s"]), keep, measured["start_s"], measured["load_s"] if load is None else load
-    )
+    return Costs(max(0.0, measured["beside_s"]), keep, measured["start_s"], measured["load_s"] + weights_s)
 
 
 def against_the_measured(measured: dict[str, Any]) -> list[str]:
     """The measured run reckoned both ways, without the start, which it does not count."""
     pieces, n = np.array(measured["pieces_s"]), measured["workers"]
     scores = np.full(len(pieces), measured["n_chunks"] * measured["n_plans"] / len(pieces))
-    costs = costs_of(measured)
-    costs = Costs(costs.beside, costs.keep, 0.0, 0.0)
+    costs = replace(costs_of(measured), start=0.0, load=0.0)
     told, seen = formula(pieces, scores, n, costs), simulated(pieces, scores, n, costs)
-    took = float(np.median(measured["seconds"][f"{n} workers"]))
+    alone, took = (float(np.median(own)) for own in measured["seconds"].values())
+    ratios = measured["ratios"]
     return [
         "| the measured run | seconds |",
         "| --- | ---: |",
+        f"| one process, measured | {alone:.1f} |",
         f"| {n} workers, measured | {took:.1f} |",
         f"| formula | {told:.1f} |",
         f"| simulation | {seen:.1f} |",
+        "",
+        f"{n} workers did {np.median(ratios):.2f} times one process' work, {min(ratios):.2f} to {max(ratios):.2f} in"
+        f" {len(ratios)} rounds.",
     ]
 
 
@@ -152,11 +157,11 @@ def table(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
-def newest() -> Path:
-    found = sorted(KEPT.glob("*-workers.json"))
-    if not found:
+def kept() -> dict[str, Any]:
+    found = dated.latest("bench-workers", KEPT)
+    if found is None:
         raise InputError(f"no measured costs in {KEPT}; make them with `make bench-workers`")
-    return found[-1]
+    return found
 
 
 def text(measured: dict[str, Any]) -> str:
@@ -169,8 +174,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/cluster.md")
     chosen = parser.parse_args(words)
     try:
-        path = chosen.measured or newest()
-        found = text(json.loads(path.read_text(encoding="utf-8")))
+        found = text(json.loads(chosen.measured.read_text(encoding="utf-8")) if chosen.measured else kept())
         print(found)
         if chosen.write:
             before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)

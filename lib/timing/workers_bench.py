@@ -5,7 +5,6 @@ the same bytes. What a piece of work costs beside its computing is measured too:
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,9 +21,9 @@ from lib.engine.elsewhere import Elsewhere, Source, keep
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator, computed
 from lib.errors import InputError
-from lib.files import replacing
 from lib.layout import ROOT
 from lib.model import corpus, loading
+from lib.results import dated
 from lib.store import Store
 from lib.timing.clock import spread
 
@@ -55,7 +54,8 @@ def plans_of(n_layer: int, n_head: int, n_plans: int) -> list[Plan]:
     return [Plan.of("relu", heads[: round(len(heads) * i / (n_plans - 1))]) for i in range(n_plans)]
 
 
-def measure(n_chunks: int, n_plans: int, rounds: int) -> dict[str, Any]:
+def measure(n_chunks: int, n_plans: int, rounds: int, words: str = "") -> dict[str, Any]:
+    """A record of `lib.results.dated`, times in seconds; `words` say on what it was measured, and how."""
     torch.set_num_threads(1)
     model, key = loading.load_model(MODEL), loading.fingerprint(MODEL)
     ids = corpus.encode(corpus.stdlib_dataset("heldout"), loading.load_tokenizer(MODEL))
@@ -99,7 +99,8 @@ def measure(n_chunks: int, n_plans: int, rounds: int) -> dict[str, Any]:
             keep(store, arrays)
             keep_s += time.perf_counter() - started - pieces[-1]
     one, two = (np.array(own) for own in seconds.values())
-    return {
+    return dated.new("bench-workers", "make bench-workers", words) | {
+        "processor": machine.described("cpu")["device_name"],
         "workers": WORKERS,
         "n_chunks": n_chunks,
         "n_plans": n_plans,
@@ -114,7 +115,6 @@ def measure(n_chunks: int, n_plans: int, rounds: int) -> dict[str, Any]:
         "pieces_s": pieces,
         "keep_s": keep_s / len(pieces),
         "beside_s": float(np.median(two) * WORKERS - sum(pieces)) / len(pieces),
-        "machine": machine.described("cpu") | machine.system(),
     }
 
 
@@ -125,9 +125,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--plans", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--least", type=float, default=0.0, help="fail where the ratio is smaller")
+    parser.add_argument("--words", default="", help="on what it is measured, and how: kept with the figures")
     chosen = parser.parse_args(words)
     try:
-        found = measure(chosen.chunks, chosen.plans, chosen.rounds)
+        found = measure(chosen.chunks, chosen.plans, chosen.rounds, chosen.words)
     except InputError as error:
         sys.exit(f"error: {error}")
     for name, own in found["spread"].items():
@@ -139,8 +140,7 @@ def main(words: Sequence[str] | None = None) -> None:
         f" for a worker and {found['keep_s']:.3f} s for the client"
     )
     if chosen.out:
-        with replacing(chosen.out) as path:
-            path.write_text(json.dumps(found, indent=1) + "\n")
+        dated.write(chosen.out, found)
         print(f"written to {chosen.out}")
     if found["ratio"] is None or found["ratio"] < chosen.least:
         sys.exit(f"error: less than {chosen.least:g}x")

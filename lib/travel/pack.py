@@ -49,12 +49,9 @@ def pack(profile: str, out: Path | None = None) -> Path:
             name: io.read_json(io.section_path(folder / "results" / "data", name), "section")
             for name in manifest["notebooks"]
         }
-        contents: dict[str, Path | bytes] = {name: folder / name for name in kept_files(folder)}
+        contents = {name: (folder / name).read_bytes() for name in kept_files(folder)}
         contents[SCORES] = scores(open_store(), keys(folder, sections))
-        files = {}
-        for name, content in sorted(contents.items()):
-            read = content if isinstance(content, bytes) else content.read_bytes()
-            files[name] = sha256(read), len(read)
+        files = {name: (sha256(content), len(content)) for name, content in sorted(contents.items())}
         citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
         described = crate.described(profile, sections, manifest, files, citation, results_digest(sections))
         metadata = (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode()
