@@ -184,7 +184,7 @@ def main():
     print(f"Triton {triton.__version__}", *map(line, rows), sep="\n")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"triton": triton.__version__, "rows": rows}, indent=1) + "\n")
+        out.write_text(json.dumps({"triton": triton.__version__, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

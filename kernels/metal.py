@@ -63,7 +63,7 @@ mixed_attention = by_head.mixed("metal", relu_attention)
 
 def source(dtype: torch.dtype, d_head: int) -> str:
     """The Metal source for one type and head size."""
-    return f"#define ELEMENT {ELEMENTS[dtype]}\n#define D_HEAD {d_head}\n{SOURCE.read_text()}"
+    return f"#define ELEMENT {ELEMENTS[dtype]}\n#define D_HEAD {d_head}\n{SOURCE.read_text(encoding='utf-8')}"
 
 
 def forward_call(

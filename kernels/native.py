@@ -163,9 +163,19 @@ def _library() -> ctypes.CDLL | None:
 
 def _built(compiler: str) -> Path:
     """Path of the compiled library, in the user's cache."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, errors="replace", check=True
+    ).stdout
     runtime = _openmp()
-    made_of = (SOURCE.read_text(), compiler, version, *FLAGS, str(TARGETS), str(runtime), machine.instructions())
+    made_of = (
+        SOURCE.read_text(encoding="utf-8"),
+        compiler,
+        version,
+        *FLAGS,
+        str(TARGETS),
+        str(runtime),
+        machine.instructions(),
+    )
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
     path = _cache_folder() / f"attention-{name}.so"
     if not path.is_file():
@@ -180,7 +190,7 @@ def _openmp() -> Path | None:
     Linked by its path: another copy of it would keep threads of its own, and each would wait for the other's.
     """
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
     loaded = {line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line}
@@ -194,10 +204,10 @@ def _compile(compiler: str, path: Path, runtime: Path | None) -> None:
         for own, target in product([runtime, None] if runtime else [None], TARGETS):
             threads, libraries = (["-fopenmp"], [str(own), "-Wl,-z,defs"]) if own else ([], [])
             compiled = [compiler, *FLAGS, *target, *threads, "-c", str(SOURCE), "-o", made]
-            done = subprocess.run(compiled, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(compiled, capture_output=True, text=True, errors="replace", timeout=300)
             if done.returncode == 0:
                 linked = [compiler, "-shared", "-pthread", made, *libraries, "-o", str(path)]
-                done = subprocess.run(linked, capture_output=True, text=True, timeout=300)
+                done = subprocess.run(linked, capture_output=True, text=True, errors="replace", timeout=300)
             if done.returncode == 0:
                 return
     raise subprocess.SubprocessError(done.stderr or f"{compiler} ended with {done.returncode}")

@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 def processor() -> str:
     """The processor's own name, or at least its kind."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -51,7 +51,7 @@ def processor() -> str:
 def instructions() -> str:
     """The processor's name and the instructions that it knows: what code made for this machine depends on."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
     except OSError:
         flags = ""

@@ -237,7 +237,7 @@ def test_openmp_is_pytorch_s_own():
         pytest.skip("this PyTorch has no GNU OpenMP of its own")
     torch.randn(300, 300) @ torch.randn(300, 300)
     assert native.available()
-    lines = Path("/proc/self/maps").read_text().splitlines()
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     named = ("libgomp", "libomp", "libiomp")
     loaded = {line.split(maxsplit=5)[5] for line in lines if line.rsplit("/", 1)[-1].startswith(named)}
     assert loaded == {str(runtime)}

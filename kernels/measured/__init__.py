@@ -19,7 +19,7 @@ def load(folder=FOLDER):
     found = []
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            measurement = json.loads(path.read_text())
+            measurement = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path.name} is no JSON ({error}): write it with `python -m lib.timing.kernel_bench`"

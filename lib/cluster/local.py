@@ -115,7 +115,7 @@ def main(words: list[str]) -> None:
     n, device, n_threads, folder = int(words[0]), words[1], int(words[2]), Path(words[3])
     security = Security.temporary()
     for name, text in (("ca.pem", security.tls_ca_file), ("key.pem", security.tls_client_key)):
-        with open(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+        with open(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     common = {"security": security, "protocol": "tls", "host": "127.0.0.1"}
     own = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "local_directory": str(folder)}

@@ -22,9 +22,9 @@ def command(module: str, *words: object) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, in which children find the project's own modules."""
+    """This process's environment, in which children find the project's own modules and speak UTF-8 in any locale."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path} | more
+    return os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"} | more
 
 
 @contextlib.contextmanager
@@ -64,7 +64,8 @@ def lines(command: list[str], **environment_too: str) -> Iterator[str]:
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         ) as process,
     ):
         for line in process.stdout or ():

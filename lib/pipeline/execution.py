@@ -37,8 +37,8 @@ def execute(
     target = profile.executed(nb)
     before = profile.data_files()
     written: list[Path] = []
-    failed = profile.folder / "failed" / target.name
-    failed.parent.mkdir(parents=True, exist_ok=True)
+    running = profile.folder / "failed" / f".{target.name}"  # written by papermill in place, after every cell
+    running.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(nb.path, as_version=4)
     whole = list(source.cells)
     if task == "redraw":
@@ -53,7 +53,7 @@ def execute(
     try:
         papermill.execute_notebook(
             source,
-            str(failed),
+            str(running),
             parameters=profile.parameters(nb),
             kernel_name="python3",
             language="python",
@@ -67,23 +67,24 @@ def execute(
         )
         drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
     except papermill.PapermillExecutionError as error:
+        remains = as_far_as_it_ran(running)
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
         what = f"cell {error.cell_index}: {error.ename}: {(error.evalue.splitlines() or [''])[0]}"
-        raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}") from None
+        raise InputError(f"{nb.name}: {what}{remains}") from None
     except Exception as error:
         what = kernel.end() or f"its kernel stopped ({type(error).__name__}: {first_line(error)})"
-        raise InputError(f"{nb.name}: {what}; see {os.path.relpath(failed)}; what is finished is kept") from None
+        raise InputError(f"{nb.name}: {what}{as_far_as_it_ran(running)}; what is finished is kept") from None
     finally:
         kernel.stop()
-    executed = nbformat.read(failed, as_version=4)
+    executed = nbformat.read(running, as_version=4)
     for i, cell in enumerate(executed.cells):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
-            raise InputError(f"{nb.name}: cell {i} did not run to its end; see {os.path.relpath(failed)}")
+            raise InputError(f"{nb.name}: cell {i} did not run to its end{as_far_as_it_ran(running)}")
     if task == "measure" and profile.section(nb.name) not in written:
-        raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results; see {os.path.relpath(failed)}")
+        raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results{as_far_as_it_ran(running)}")
     if task == "redraw":
         astray = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
         if astray:
@@ -95,8 +96,19 @@ def execute(
             partial.write_bytes(content)
     with replacing(target) as partial:
         nbformat.write(tidy(executed), partial)
-    failed.unlink()
+    running.unlink()
     return written
+
+
+def as_far_as_it_ran(running: Path) -> str:
+    """Keeps a notebook that did not end well under its own name: what its error adds, nothing where a disk cut it."""
+    try:
+        nbformat.read(running, as_version=4)
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        running.unlink(missing_ok=True)
+        return ""
+    failed = running.replace(running.with_name(running.name.removeprefix(".")))
+    return f"; see {os.path.relpath(failed)}"
 
 
 def with_measuring_cells(

@@ -186,7 +186,7 @@ def machine_memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):
-        total = min(total, int(limit.read_text()))
+        total = min(total, int(limit.read_text(encoding="utf-8")))
     return total
 
 

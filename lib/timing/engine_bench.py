@@ -397,7 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show_rest(found)
     if chosen.out:
         with replacing(chosen.out) as path:
-            path.write_text(json.dumps(found, indent=1) + "\n")
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"\nwritten to {chosen.out}")
 
 

@@ -65,7 +65,7 @@ def correctness(save: Save, device: str, tiny: bool) -> None:
                 process.kill()
                 process.wait()
         for out in outs:
-            found["cases"] |= json.loads(out.read_text()) if out.is_file() else {}
+            found["cases"] |= json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     save(found)
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if sanitizer and device == "cuda" else ():
@@ -306,7 +306,7 @@ def session(out: Path, device: str, tiny: bool, steps: list[str], limit: float, 
                 stop(process)
         words = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
         record[name] = {"status": status, "seconds": round(time.monotonic() - began, 1), "said": words[:300]}
-        record[name]["found"] = json.loads(path.read_text()) if path.is_file() else None
+        record[name]["found"] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         print(f"{name}: {status} in {record[name]['seconds']:.0f} s; {path if path.is_file() else log}", flush=True)
         write(out / "session.json", record)
         keep(record, measured)
@@ -344,7 +344,7 @@ def keep(record: dict[str, Any], folder: Path) -> None:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main(words: list[str] | None = None) -> int:

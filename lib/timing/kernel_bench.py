@@ -485,7 +485,7 @@ def main() -> int:
 
     def save(result: dict[str, Any]) -> None:
         with replacing(arguments.out) as path:
-            path.write_text(json.dumps(result | words, indent=1) + "\n")
+            path.write_text(json.dumps(result | words, indent=1) + "\n", encoding="utf-8")
 
     result = run(device, arguments.budget, save)
     for skipped in result["skipped"]:

@@ -97,7 +97,9 @@ def own_peak() -> int:
     """Peak resident bytes of this process; on Linux of its own memory, `ru_maxrss` begins with its parent's."""
     status = Path("/proc/self/status")
     if status.is_file():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+        return 1024 * next(
+            int(line.split()[1]) for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
 

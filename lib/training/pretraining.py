@@ -205,11 +205,17 @@ def export(model: Any, tokenizer: Any, folder: Path, recipe: Any = None, dtype: 
                 "batch_tokens": recipe.batch_tokens,
                 "stages": list(map(asdict, recipe.stages)),
             }
-            (Path(partial) / "training.json").write_text(json.dumps(known, indent=1) + "\n")
+            (Path(partial) / "training.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         tokenizer.save_pretrained(partial)
         settings = Path(partial) / "tokenizer_config.json"
-        kept = {k: v for k, v in json.loads(settings.read_text()).items() if k not in ("is_local", "local_files_only")}
-        settings.write_text(json.dumps(kept | {"model_max_length": model.config.n_positions}, indent=2) + "\n")
+        kept = {
+            k: v
+            for k, v in json.loads(settings.read_text(encoding="utf-8")).items()
+            if k not in ("is_local", "local_files_only")
+        }
+        settings.write_text(
+            json.dumps(kept | {"model_max_length": model.config.n_positions}, indent=2) + "\n", encoding="utf-8"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(Path(partial).iterdir()):
             path.chmod(0o644)

@@ -126,7 +126,7 @@ class Bench:
 
     def start(self, words: list[str], build: Path, cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
-            words, cwd=cwd, env=environment_for(build) | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            words, cwd=cwd, env=environment_for(build, **environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
 
@@ -181,14 +181,15 @@ class Bench:
         return float((self.build.parent / "seconds").read_text())
 
 
-def environment_for(build: Path) -> dict[str, str]:
-    """A run's environment: its build folder, no network, and temporary files in a folder of its own."""
+def environment_for(build: Path, **given: str) -> dict[str, str]:
+    """A run's environment: its build folder, no network, temporary files in its own folder, and what is `given`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("EXPERIMENT10_", "MAKE", "MFLAGS"))}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    temporary(build).mkdir(parents=True, exist_ok=True)
-    temporary(build).chmod(0o1777)
+    if "TMPDIR" not in given:
+        temporary(build).mkdir(parents=True, exist_ok=True)
+        temporary(build).chmod(0o1777)
     places = {"EXPERIMENT10_BUILD": str(build), "TMPDIR": str(temporary(build)), "PYTHONPATH": path}
-    return kept | places | {"HF_HUB_OFFLINE": "1"}
+    return kept | places | {"HF_HUB_OFFLINE": "1"} | given
 
 
 @contextmanager

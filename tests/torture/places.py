@@ -87,7 +87,9 @@ def numbers(found: dict[str, bytes]) -> dict[str, bytes]:
     kept = {name: content for name, content in found.items() if name.endswith((".npy", ".png"))}
     records = {name: json.loads(content) for name, content in found.items() if "/sections/" in name}
     for name, record in records.items():
-        data = record["data"] | ({"parameters": None} if record["section"] == "setup" else {})
+        data = record["data"]
+        if record["section"] == "setup":
+            data |= {"parameters": None, "model": data["model"] | {"name": None}}
         kept[name] = json.dumps(data, sort_keys=True).encode()
     return kept
 
