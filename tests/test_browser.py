@@ -383,9 +383,11 @@ def test_what_is_folded_unfolds_when_it_is_asked_for(visit, address):
 
 def test_contents_follow_the_reader(visit):
     page = visit("?lang=en")
-    page.locator("#sec-P3").scroll_into_view_if_needed()
-    page.evaluate("document.getElementById('sec-P3').scrollIntoView({behavior: 'instant'})")
-    until(page, "(document.querySelector('.toc.en a[aria-current]') || {}).textContent === 'P3: Best-of-N'")
+    scrolled = "document.getElementById('sec-P3').scrollIntoView({behavior: 'instant'})"  # again once sections unfold
+    until(
+        page,
+        f"({scrolled}, (document.querySelector('.toc.en a[aria-current]') || {{}}).textContent) === 'P3: Best-of-N'",
+    )
     page.locator(".toc.en a", has_text="V1: Baseline").click()
     until(page, "(document.querySelector('.toc.en a[aria-current]') || {}).textContent.startsWith('V1')")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, EMBEDDED, N_VOCAB, ROOT, pipeline
 from plain_gpt2 import Scorer
 
@@ -371,6 +372,15 @@ def by_hand(build, monkeypatch, names, **given):
 
 
 @pytest.fixture
+def all_threads():
+    """As many as the pipeline's kernels have here, whatever this process was started with: R4's training hangs on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def quick_figures(monkeypatch):
     """Charts are built but not drawn."""
     monkeypatch.setattr(render, "png", lambda spec: b"\x89PNG\r\n")
@@ -394,7 +404,7 @@ def untimed(value):
     return [untimed(inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_the_same_seed_gives_the_same_bytes(smoke, tmp_path, monkeypatch, quick_figures):
+def test_the_same_seed_gives_the_same_bytes(smoke, tmp_path, monkeypatch, quick_figures, all_threads):
     """By hand, in one process, with an empty store: the data of every section, times aside, byte by byte."""
     names = [name for name in notebooks.discover() if name not in SPEEDS]
     by_hand(tmp_path, monkeypatch, names)
