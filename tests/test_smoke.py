@@ -373,7 +373,7 @@ def by_hand(build, monkeypatch, names, **given):
 
 @pytest.fixture
 def all_threads():
-    """As many as the pipeline's kernels have here, whatever this process was started with: R4's training hangs on it."""
+    """As many as the pipeline's kernels have here, whatever this process was started with: R4's bits hang on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     yield
