@@ -88,7 +88,7 @@ profile: $(READY) ## where the time of a first run goes, section by section; bui
 	@$(RUN) -m lib.pipeline.profiling --profile="$$PROFILE"
 
 heads: $(READY) ## every head zeroed on all full tokens; build/heads/heads.json
-	@$(PY) -m lib.analysis.head_study
+	@$(RUN) -m lib.analysis.head_study
 
 coverage: $(READY) ## how often intervals from few chunks hold the value of 245; build/coverage/coverage.json
 	@$(RUN) -m lib.analysis.coverage_study

@@ -8,7 +8,6 @@ against the figures of all chunks, the latter by documents and, for comparison, 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ import numpy as np
 from lib.analysis import head_effects, windows
 from lib.analysis.whole_text import opened
 from lib.engine.interventions import Plan
-from lib.files import replacing
 from lib.params import BASE_PROFILE, load_profile
+from lib.results import dated
 
 TOP = 10
 
@@ -79,6 +78,4 @@ if __name__ == "__main__":
     parser.add_argument("--profile", default=BASE_PROFILE)
     parser.add_argument("--out", type=Path, default=Path("build/coverage/coverage.json"))
     given = parser.parse_args()
-    record = study(given.chunks, given.profile)
-    with replacing(given.out) as partial:
-        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    dated.write(given.out, study(given.chunks, given.profile))

@@ -104,7 +104,7 @@ def as_far_as_it_ran(running: Path) -> str:
     """Keeps a notebook that did not end well under its own name: what its error adds, nothing where a disk cut it."""
     try:
         nbformat.read(running, as_version=4)
-    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+    except (OSError, ValueError, nbformat.ValidationError):
         running.unlink(missing_ok=True)
         return ""
     failed = running.replace(running.with_name(running.name.removeprefix(".")))

@@ -72,6 +72,16 @@ def latest(kind: str, folder: Path = FOLDER) -> dict[str, Any] | None:
     return record | {"file": found[-1].name}
 
 
+def of_model(kind: str, fingerprint: str) -> tuple[dict[str, Any], Any] | None:
+    """`(record, what a section says of it)`: the newest of that kind, a study of chunks; None where it is of another
+    model."""
+    record = latest(kind)
+    if record is None or record["provenance"]["model"]["fingerprint"] != fingerprint:
+        return None
+    tokens = record["text"]["n_chunks"] * record["provenance"]["parameters"]["n_ctx"]
+    return record, about(record, tokens)
+
+
 def about(record: dict[str, Any] | None, tokens: np.ndarray) -> dict[str, Any] | None:
     """What a section says of the record that it shows, `sections.Kept`; None where there is none."""
     if record is None:
