@@ -12,8 +12,8 @@ from lib.files import replacing
 
 
 def read(path: Path) -> dict[str, float | None]:
-    """`{key: seconds}` of one section's file; nothing where there is none."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    """`{key: seconds}` of one section's file; nothing where there is none, and no seconds where a line is damaged."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return {words[0]: _seconds(words[1:]) for line in lines if (words := line.split())}
 
 

@@ -22,6 +22,14 @@ def test_lines_without_a_number_of_seconds_are_keys_all_the_same(tmp_path):
     assert ledger.read(path) == dict.fromkeys([A, B, C, "0" * 40])
 
 
+def test_a_damaged_byte_costs_its_line_alone(tmp_path):
+    path = tmp_path / "smoke" / "keys" / "V1.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(f"{A} 1.5\n{B} ".encode() + b"\xb9.5\n")
+    assert ledger.read(path) == {A: 1.5, B: None}
+    assert ledger.known(tmp_path) == {A: 1.5}
+
+
 def test_the_store_tells_what_it_has_kept_from_what_it_has_found(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("lib.store.time.monotonic", lambda: now[0])

@@ -28,7 +28,8 @@ SMALL = {
 }  # fmt: skip
 KEPT = ("results", "notebooks")  # what of a profile's folder is the same run after run
 APART = ("times", "commit", "dirty")  # of a section's provenance: what may differ between runs of the same code
-LONGEST = 300  # seconds of a run, after which it counts as hanging
+LONGEST = 300  # seconds of a run of `SECTIONS`, after which it counts as hanging
+WHOLE_REPORT = 1200  # seconds of a run of all sections
 WITHIN = 2  # seconds in which a stopped run has to be gone
 # What was wrong, None where nothing was; of several outputs at once, each with the end of its trial's name.
 Outcome = str | None | Mapping[str, str | None]
@@ -131,14 +132,14 @@ class Bench:
         )  # fmt: skip
 
     def run(
-        self, words: list[str], build: Path, cwd: Path = ROOT, **environment: str
+        self, words: list[str], build: Path, cwd: Path = ROOT, within: float = LONGEST, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         process = self.start(words, build, cwd, **environment)
         try:
-            out, error = process.communicate(timeout=LONGEST)
+            out, error = process.communicate(timeout=within)
         except subprocess.TimeoutExpired:
             end(process)
-            return subprocess.CompletedProcess(words, 124, "", f"still running after {LONGEST} s")
+            return subprocess.CompletedProcess(words, 124, "", f"still running after {within:.0f} s")
         return subprocess.CompletedProcess(words, process.returncode, out, error)
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from subprocess import CompletedProcess
 
-from torture.bench import Bench, Outcome, Task, left, named, one_line, unlike
+from torture.bench import WHOLE_REPORT, Bench, Outcome, Task, left, named, one_line, unlike
 
 # Each kind of file of a finished run, and what the next run says of a flip in it.
 KINDS = {
@@ -48,16 +48,28 @@ def flipped(name: str, bench: Bench) -> str | None:
     build = bench.fresh("damaged") / "build"
     shutil.copytree(bench.build, build)
     pattern, says = KINDS[name]
-    path = bench.draw.choice(sorted(build.glob(pattern)))
+    if name == "store":
+        measured_again(build)
+        done = bench.run(bench.words(), build)
+        if done.returncode:
+            return f"an undamaged one failed: {done.stderr[-300:]}"
+        read = {line.split()[0] for line in (build / "smoke/keys/V1.txt").read_text(encoding="utf-8").splitlines()}
+    found = [path for path in sorted(build.glob(pattern)) if path.stat().st_size]
+    path = bench.draw.choice([path for path in found if name != "store" or path.stem in read])
     bench.about[""] = flip(path, bench.draw)
-    if name == "store":  # it is read when its section is measured again
-        for section in (build / "smoke/results/data/sections").glob("*.json"):
-            section.unlink()
+    if name == "store":
+        measured_again(build)
     done = bench.run(bench.words(), build)
     wrong = f"failed: {done.stderr[-300:]}" if done.returncode else unlike(left(build), bench.whole)
     if not wrong and says not in done.stdout + done.stderr:
         wrong = f"was not noticed: {done.stdout[-200:]}"
     return wrong and f"{wrong} ({bench.about['']})"
+
+
+def measured_again(build: Path) -> None:
+    """Has the next run measure all sections again, and so read what of the store they need."""
+    for section in (build / "smoke/results/data/sections").glob("*.json"):
+        section.unlink()
 
 
 def from_outside(bench: Bench) -> Outcome:
@@ -99,16 +111,16 @@ def report(bench: Bench) -> Outcome:
     build = bench.fresh("report")
     words = bench.words()
     words[3:6] = ["report"]
-    done = bench.run(words, build)
+    done = bench.run(words, build, within=WHOLE_REPORT)
     if done.returncode:
         return f"the report failed: {done.stderr[-300:]}"
     folder, outcomes = build / "smoke" / "report", {}
     made = {name: (folder / name).read_bytes() for name in REPORT}
-    idle = bench.run(words, build)
+    idle = bench.run(words, build, within=WHOLE_REPORT)
     outcomes["-whole"] = None if "report: nothing to do" in idle.stdout else f"ran again: {idle.stdout[-200:]}"
     for name in REPORT:
         bench.about[f"-{name}"] = flip(folder / name, bench.draw)
-        done = bench.run(words, build)
+        done = bench.run(words, build, within=WHOLE_REPORT)
         same = {each: (folder / each).read_bytes() for each in REPORT} == made
         wrong = f"failed: {done.stderr[-300:]}" if done.returncode else None if same else "stands as it was damaged"
         outcomes[f"-{name}"] = wrong
