@@ -111,6 +111,17 @@ def test_a_signal_while_a_cell_computes(notebook, numbers, body):
     assert not leftovers(process.pid)
 
 
+def test_a_signal_that_another_thread_is_given_while_the_main_one_waits():
+    driver = (
+        "import signal, threading; from lib.pipeline.children import stop_on_signals; stop_on_signals();"
+        "other = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT);"
+        "threading.Timer(0.2, other).start(); threading.Event().wait()"
+    )
+    done = subprocess.run([sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stderr.strip() == children.STOPPED
+
+
 @pytest.mark.parametrize("after", [0.4, 0.8, 1.6, 3.2])
 def test_a_signal_while_it_starts(notebook, after):
     process = start(notebook("import time; time.sleep(600)"))

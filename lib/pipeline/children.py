@@ -4,10 +4,12 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from types import FrameType
+import threading
+from collections.abc import Collection, Iterator
+from typing import NoReturn
 
 from lib.errors import STOPPED, InputError
 from lib.layout import ROOT
@@ -81,7 +83,7 @@ def kill(process_id: int) -> None:
     processes.discard(process_id)
 
 
-def stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int) -> NoReturn:
     """Ends the children, then this process, wherever it stands; nothing that is caught or waited for can delay it."""
     for process_id in list(processes):
         kill(process_id)
@@ -92,8 +94,22 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def stop_on_signals() -> None:
-    """From here on Ctrl-C, a termination or a closed terminal stops at once; what was ignored stays ignored."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    """From here on Ctrl-C, a termination or a closed terminal stops at once; what was ignored stays ignored.
+
+    A thread of its own waits for them: Python runs handlers in the main thread alone, and where the system gives a
+    signal to another one, as it may after a pause, that is not before whatever the main thread waits for.
+    """
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    numbers = [number for number in known if number is not None and signal.getsignal(number) is not signal.SIG_IGN]
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_await_one, args=(numbers, reading), daemon=True).start()
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+
+
+def _await_one(numbers: Collection[int], reading: socket.socket) -> NoReturn:
+    while (number := reading.recv(1)[0]) not in numbers:
+        pass
+    stop(number)

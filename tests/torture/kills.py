@@ -62,7 +62,8 @@ def strike(bench: Bench, process: subprocess.Popen, build: Path, way: str) -> st
     out, error = end(process, build)
     bench.about[way] = f"while: {' '.join((out.strip().splitlines() or ['it starts'])[-1].split())}"
     if still or remaining:
-        return f"after {WITHIN} s there still was {'the run itself' if still else f'process {remaining[0].pid} of it'}"
+        left = "the run itself" if still else f"process {remaining[0].pid} of it"
+        return f"after {WITHIN} s there still was {left} ({bench.about[way]})"
     if way == "kill":
         return (
             None if process.returncode == -signal.SIGKILL else f"ended with {process.returncode} before it was killed"
