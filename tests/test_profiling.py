@@ -113,7 +113,7 @@ def test_a_folder_that_is_there_is_no_place_for_a_first_run(tmp_path):
 
 
 def test_the_table_adds_up():
-    """V1 measures for 3 s and draws for 10 s, 9 of them while V2 measures: those are shown and added to nothing."""
+    """V1 measures for 3 s and draws for 10 s, 9 of them while V2 starts and measures: shown, and added to nothing."""
     spans = {
         profiling.PLAN: profiling.Span(100.0, 101.0, 101.0),
         "V1": profiling.Span(101.0, 106.0, 115.0),
@@ -123,14 +123,16 @@ def test_the_table_adds_up():
     slices = [
         sampling.Slice(102.0, 105.0, "V1", {"model": 2.5, "disk": 0.5}),
         sampling.Slice(105.0, 115.0, "V1", {"drawing": 10.0}),
-        sampling.Slice(106.0, 118.0, "V2", {"model": 12.0}),
+        sampling.Slice(109.0, 113.0, "V2", {"model": 3.0}),
+        sampling.Slice(113.0, 116.0, "V2", {"model": 3.0}),
         sampling.Slice(100.0, 106.0, sampling.STARTING, {"model": 6.0}),
     ]
     rows = [profiling.row(section, span, slices, 100.0) for section, span in spans.items()]
-    assert [own["starting"] for own in rows] == [1.0, 1.0, 0.0, 0.0]
+    assert [own["starting"] for own in rows] == [1.0, 1.0, 2.0, 0.0]
+    assert [own["others"] for own in rows] == [0.0, 0.0, 4.0, 0.0]
     assert rows[1]["beside"] == 9.0 and rows[1]["drawing"] == 1.0 and rows[3]["drawing"] == 2.0
     assert (rows[1]["began"], rows[1]["until"], rows[1]["done"]) == (1.0, 6.0, 15.0)
     for own in rows:
-        assert own["seconds"] == sum(own[name] for name in (*profiling.ROOMS, "starting"))
+        assert own["seconds"] == sum(own[name] for name in (*profiling.ROOMS, "others", "starting"))
     lines = profiling.table({"sections": rows, "seconds": 20.0}).splitlines()
-    assert lines[-1].split() == ["in", "all", "20.0", "14.5", "0.0", "0.0", "3.0", "0.5", "0.0", "2.0", "9.0"]
+    assert lines[-1].split() == ["in", "all", "20.0", "8.5", "0.0", "0.0", "3.0", "0.5", "0.0", "4.0", "4.0", "9.0"]

@@ -2,8 +2,9 @@
 
 Runs a profile's report in a build folder of its own, with an empty store, and looks at its kernels meanwhile. A section
 draws while the next one measures already. So its seconds are those that the run waited for it, until the next began;
-together they are the run's. What it does later stands in a column of its own, `beside`, and adds to nothing. What no
-sample accounts for is a kernel starting and importing, except where the section before has paid for that.
+together they are the run's. What it does later stands in a column of its own, `beside`, and adds to nothing; `others`
+is when only other sections were at work, as one that still draws. What no sample accounts for is a kernel starting and
+importing, except where the section before has paid for that.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,11 +84,11 @@ def timed(command: list[str], places: dict[str, str]) -> dict[str, Span]:
     }
 
 
-def row(section: str, span: Span, slices: Iterable[sampling.Slice], start: float) -> dict[str, Any]:
-    """`{section, seconds, <room>, …, starting, beside, began, until, done}`; the moments are since the run's `start`.
+def row(section: str, span: Span, slices: Sequence[sampling.Slice], start: float) -> dict[str, Any]:
+    """`{section, seconds, <room>, …, others, starting, beside, began, until, done}`.
 
-    Rooms and `starting`, what no sample of the section accounts for, add up to `seconds`, its span. `beside` is what
-    was sampled outside of the span. A page's and a book's seconds are all drawing.
+    The moments are since the run's `start`. Rooms, `others` and `starting`, what no sample accounts for, add up to
+    `seconds`, the span. `beside` is what was sampled outside of it. A page's and a book's seconds are all drawing.
     """
     seconds = span.until - span.began
     rooms, beside = dict.fromkeys(ROOMS, 0.0), 0.0
@@ -98,14 +100,35 @@ def row(section: str, span: Span, slices: Iterable[sampling.Slice], start: float
             for room, spent in own.rooms.items():
                 rooms[room] += share * spent
                 beside += (1 - share) * spent
-    spent_in = {"seconds": seconds} | rooms | {"starting": max(0.0, seconds - sum(rooms.values())), "beside": beside}
+    waited = 0.0 if section == PAGES else others(section, span, slices)
+    left = {"others": waited, "starting": max(0.0, seconds - sum(rooms.values()) - waited), "beside": beside}
+    spent_in = {"seconds": seconds} | rooms | left
     moments = {name: moment - start for name, moment in span._asdict().items()}
     return {"section": section} | {name: round(value, 2) for name, value in (spent_in | moments).items()}
 
 
+def others(section: str, span: Span, slices: Sequence[sampling.Slice]) -> float:
+    """Seconds of a section's span in which it was not at work itself, and another one was."""
+    within = [own for own in slices if own.began < span.until and own.ended > span.began]
+    ours = [own for own in within if own.section == section]
+    theirs = [own for own in within if own.section not in (section, sampling.STARTING)]
+    moments = {moment for own in within for moment in own[:2] if span.began < moment < span.until}
+    return sum(
+        (end - begin) * min(max(0.0, 1 - density(ours, begin, end)), density(theirs, begin, end))
+        for begin, end in pairwise(sorted({span.began, *moments, span.until}))
+    )
+
+
+def density(slices: Sequence[sampling.Slice], begin: float, end: float) -> float:
+    """The share of the time between two moments in which the slices that hold both were at work."""
+    return sum(
+        sum(own.rooms.values()) / (own.ended - own.began) for own in slices if own.began <= begin and own.ended >= end
+    )
+
+
 def table(record: dict[str, Any]) -> str:
     """The record as text, sections in the order in which they began, with a last line for all."""
-    columns = ("seconds", *ROOMS, "starting", "beside")
+    columns = ("seconds", *ROOMS, "others", "starting", "beside")
     lines = [f"{'section':16}" + "".join(f"{name:>12}" for name in columns)]
     whole = {"section": "in all"} | {name: sum(own[name] for own in record["sections"]) for name in columns}
     for own in (*record["sections"], whole):
