@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DATED = ROOT / "docs" / "data"  # dated records that no section of the report shows
 
 
 def build_root() -> Path:

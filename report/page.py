@@ -55,7 +55,8 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
             "reproducibility": answered(document),
             "schema_org": Markup(script_json(citation.schema_org(DESCRIPTION["en"], provenance.date(document)))),
             "short": provenance.short(document),
-            "run_line": {lang: provenance.run_line(document, lang) for lang in LANGUAGES},
+            "what_ran": {lang: provenance.what_ran(document, lang) for lang in LANGUAGES},
+            "date": provenance.date(document),
             "contents": {lang: contents(document, lang) for lang in LANGUAGES},
             "results": {
                 name: Markup(view(name, section["data"], document.referenced))

@@ -23,11 +23,16 @@ def short(document: Document) -> str:
 
 def run_line(document: Document, lang: str) -> str:
     """One line under the title: model, corpus, profile, date."""
+    return " · ".join(filter(None, (what_ran(document, lang), date(document))))
+
+
+def what_ran(document: Document, lang: str) -> str:
+    """Model, corpus and profile, in one line."""
     record = latest(document)
     model, corpus = _names(document)
     named = [("model", model), ("corpus", corpus), ("profile", record.get("profile"))]
     parts = [f"{word(key, lang)}: {value}" for key, value in named if value]
-    return " · ".join([*parts, date(document)] if date(document) else parts)
+    return " · ".join(parts)
 
 
 def about(document: Document) -> dict[str, str | None]:

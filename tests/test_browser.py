@@ -212,6 +212,19 @@ def test_nothing_overflows_a_narrow_screen(visit, lang):
     assert wide == []
 
 
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_the_date_under_the_title_stands_in_one_line(visit, lang):
+    page = visit(f"?lang={lang}", viewport={"width": 360, "height": 740})
+    lines = page.evaluate(f"""() => {{
+      const line = document.querySelector('.title .{lang} .run');
+      return Array.from({{length: 240}}, (_, i) => {{
+        line.style.width = `${{90 + i}}px`;
+        return line.querySelector('time').getClientRects().length;
+      }});
+    }}""")
+    assert set(lines) == {1}
+
+
 @pytest.mark.skipif(AXE is None, reason="axe-core is not installed (`pip install axe-playwright-python`)")
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize(("lang", "scheme"), [("ja", "light"), ("en", "dark")])

@@ -37,7 +37,14 @@ def build(tmp_path, monkeypatch, run):
     """Puts runs under a build folder as profiles: `build(one={...})`."""
     monkeypatch.setenv("EXPERIMENT10_BUILD", str(tmp_path))
     origin = provenance.provenance(
-        "smoke", {}, 1, *2 * [{"name": "x", "fingerprint": "0" * 64}], "cpu", "naive", 0.0, 1.0
+        "smoke",
+        {},
+        1,
+        *2 * [{"name": "x", "fingerprint": "0" * 64}],
+        "cpu",
+        "naive",
+        provenance.Start(0.0, None, None),
+        1.0,
     )
 
     def write(**profiles):

@@ -98,6 +98,13 @@ def test_ci_runs_the_two_commands_and_nothing_else_of_its_own():
     assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("\nmake test")
 
 
+def test_ci_installs_all_that_tests_would_be_skipped_without():
+    """Every extra that there is, and the crate's validator; both before the tests."""
+    words = (ROOT / ".ci" / "run").read_text(encoding="utf-8").partition("\nmake test")[0].splitlines()
+    extras = [path.stem.removeprefix("requirements-") for path in ROOT.glob("requirements-*.txt")]
+    assert extras and {"make crate-validator", *(f"make env EXTRAS={name}" for name in extras)} <= {*words}
+
+
 def test_the_dev_container_makes_the_environment():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     assert container["postCreateCommand"] == "make env"

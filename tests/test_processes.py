@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from test_pipeline import FAKE_RUN
 
-from lib.errors import InputError
+from lib.errors import KEPT, InputError
 from lib.pipeline import children, kernels, measuring
 from lib.pipeline.locking import HELD, locked
 
@@ -200,7 +200,7 @@ def test_a_kernel_that_dies(notebook, body, said):
     process = start(notebook(body))
     line = process.communicate(timeout=120)[1].strip().splitlines()[-1]
     assert process.returncode == 1
-    assert re.match(f"error: {said}.*; what is finished is kept$", line)
+    assert re.match(f"error: {said}.*; {KEPT}$", line)
     assert start(notebook("pass")).wait(timeout=120) == 0
 
 

@@ -1,6 +1,6 @@
 """Where the time goes: threads' stacks told apart by room, a run's lines turned into seconds, and a table of both."""
 
-import json
+import itertools
 import os
 import subprocess
 import sys
@@ -71,24 +71,33 @@ def test_a_kernel_that_only_starts_is_at_nothing():
 def test_seconds_are_those_that_passed(tmp_path):
     environment = children.environment(**{sampling.FOLDER: str(tmp_path)})
     subprocess.run([sys.executable, "-c", BUSY], env=environment, cwd=ROOT, check=True, timeout=120)
-    (path,) = tmp_path.glob("*.json")
-    found = json.loads(path.read_text(encoding="utf-8"))["V9"]
-    assert found["statistics"] == max(found.values())
-    assert 1.0 < sum(found.values()) < 2.5
+    found = [own for own in sampling.read(tmp_path) if own.section == "V9"]
+    assert all(sum(own.rooms.values()) <= own.ended - own.began + 1e-9 for own in found)
+    assert all(own.ended <= later.began for own, later in itertools.pairwise(found))
+    by_room = {room: sum(own.rooms.get(room, 0.0) for own in found) for room in profiling.ROOMS}
+    assert by_room["statistics"] == max(by_room.values())
+    assert 1.0 < sum(by_room.values()) < 2.5
 
 
-def test_lines_of_a_run_become_seconds_of_its_sections(capsys):
+def test_what_was_cut_off_with_its_process_is_left_out(tmp_path):
+    (tmp_path / "7.jsonl").write_text('[1.0, 2.0, "V1", {"model": 0.5}]\n[2.0, 3.0, "V1", {"mo')
+    assert sampling.read(tmp_path) == [(1.0, 2.0, "V1", {"model": 0.5})]
+
+
+def test_lines_of_a_run_become_spans_of_its_sections(capsys):
+    """V1 draws while V2 measures already; the run waits for V2 then, and for each moment once."""
     program = (
-        "import time\nprint('V1           measure: new', flush=True)\ntime.sleep(0.4)\n"
+        "import time\ntime.sleep(0.1)\nprint('V1           measure: new', flush=True)\ntime.sleep(0.4)\n"
         "print('V2           measure: new', flush=True)\ntime.sleep(0.3)\n"
         "print('V1           done in 0 s', flush=True)\n"
         "print('scores: 100% tok/s]V2           done in 0 s', flush=True)\ntime.sleep(0.2)"
     )
-    walls, seconds = profiling.timed([sys.executable, "-c", program], {})
-    assert list(walls) == ["V1", "V2", profiling.PAGES]
-    assert walls["V1"] >= 0.7 and 0.3 <= walls["V2"] < walls["V1"]
-    assert walls[profiling.PAGES] >= 0.2
-    assert walls["V1"] + walls[profiling.PAGES] <= seconds
+    spans = profiling.timed([sys.executable, "-c", program], {})
+    assert list(spans) == [profiling.PLAN, "V1", "V2", profiling.PAGES]
+    assert all(own.until == later.began for own, later in itertools.pairwise(spans.values()))
+    waited = {name: own.until - own.began for name, own in spans.items()}
+    assert all(waited[name] >= least for name, least in zip(spans, (0.1, 0.4, 0.3, 0.2), strict=True))
+    assert spans["V1"].done > spans["V1"].until and spans["V2"].done == spans["V2"].until
     assert capsys.readouterr().out.count("done in") == 2
 
 
@@ -104,8 +113,26 @@ def test_a_folder_that_is_there_is_no_place_for_a_first_run(tmp_path):
 
 
 def test_the_table_adds_up():
-    rows = [profiling.row("V1", 5.0, {"model": 3.0, "disk": 0.5}), profiling.row(profiling.PAGES, 2.0, {})]
-    assert [own["starting"] for own in rows] == [1.5, 0.0]
-    assert rows[1]["drawing"] == 2.0
-    lines = profiling.table({"sections": rows, "seconds": 6.0}).splitlines()
-    assert lines[-1].split() == ["in", "all", "6.0", "3.0", "0.0", "0.0", "2.0", "0.5", "0.0", "1.5"]
+    """V1 measures for 3 s and draws for 10 s, 9 of them while V2 starts and measures: shown, and added to nothing."""
+    spans = {
+        profiling.PLAN: profiling.Span(100.0, 101.0, 101.0),
+        "V1": profiling.Span(101.0, 106.0, 115.0),
+        "V2": profiling.Span(106.0, 118.0, 118.0),
+        profiling.PAGES: profiling.Span(118.0, 120.0, 120.0),
+    }
+    slices = [
+        sampling.Slice(102.0, 105.0, "V1", {"model": 2.5, "disk": 0.5}),
+        sampling.Slice(105.0, 115.0, "V1", {"drawing": 10.0}),
+        sampling.Slice(109.0, 113.0, "V2", {"model": 3.0}),
+        sampling.Slice(113.0, 116.0, "V2", {"model": 3.0}),
+        sampling.Slice(100.0, 106.0, sampling.STARTING, {"model": 6.0}),
+    ]
+    rows = [profiling.row(section, span, slices, 100.0) for section, span in spans.items()]
+    assert [own["starting"] for own in rows] == [1.0, 1.0, 2.0, 0.0]
+    assert [own["others"] for own in rows] == [0.0, 0.0, 4.0, 0.0]
+    assert rows[1]["beside"] == 9.0 and rows[1]["drawing"] == 1.0 and rows[3]["drawing"] == 2.0
+    assert (rows[1]["began"], rows[1]["until"], rows[1]["done"]) == (1.0, 6.0, 15.0)
+    for own in rows:
+        assert own["seconds"] == sum(own[name] for name in (*profiling.ROOMS, "others", "starting"))
+    lines = profiling.table({"sections": rows, "seconds": 20.0}).splitlines()
+    assert lines[-1].split() == ["in", "all", "20.0", "8.5", "0.0", "0.0", "3.0", "0.5", "0.0", "4.0", "4.0", "9.0"]

@@ -263,7 +263,7 @@ def run(build, tmp_path):
     data["conclusions"] = {"claims": [], "counts": counts, **rest}
     data["P3"]["against_baseline"][0] |= {"difference": -1.25, "difference_ci": [-2.0, 0.5]}
     names = [{"name": "drawn", "fingerprint": "0" * 64}] * 2
-    origin = provenance.provenance("drawn", {}, 1, *names, "cpu", "naive", 0.0, 60.0)
+    origin = provenance.provenance("drawn", {}, 1, *names, "cpu", "naive", provenance.Start(0.0, None, None), 60.0)
     for name, section in data.items():
         record = {"section": name, "parameters": {}, "data": section, "provenance": origin}
         io.write_json(io.section_path(build / "drawn" / "results" / "data", name), record, "section")

@@ -177,8 +177,11 @@ def test_sections_of_a_folder(tmp_path):
 
 def test_provenance_says_where_numbers_come_from():
     identity = {"name": "tiny", "fingerprint": "0" * 64}
-    record = provenance.provenance("smoke", {"n_ctx": 128}, 10, identity, identity, "cpu", "naive", 0.0, 1.234)
+    record = provenance.provenance(
+        "smoke", {"n_ctx": 128}, 10, identity, identity, "cpu", "naive", provenance.Start(0.0, "c0ffee", True), 1.234
+    )
     io.validate({"section": "V1", "parameters": {}, "data": {}, "provenance": record}, "section", "V1")
+    assert (record["commit"], record["dirty"]) == ("c0ffee", True)
     assert record["times"] == {"started": "1970-01-01T00:00:00+00:00", "seconds": 1.23}
     assert record["versions"]["torch"].split("+")[0] == "2.13.0"
     assert (record["seed"], record["backend"], record["parameters"]) == (10, "naive", {"n_ctx": 128})

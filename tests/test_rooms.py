@@ -30,6 +30,11 @@ def test_every_room_stands_on_a_floor():
     assert named == here | {"report", "kernels"}
 
 
+def test_where_dated_records_lie_is_said_once():
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("lib/**/*.py")}
+    assert [name for name, text in sources.items() if '"docs" / "data"' in text] == ["lib/layout.py"]
+
+
 @pytest.mark.parametrize(
     ("path", "line", "broken"),
     [

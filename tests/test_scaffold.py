@@ -49,7 +49,9 @@ def test_the_template_runs(folder, tmp_path, monkeypatch):
     setup |= {"device": "cpu", "parameters": {"seed": 1}}
     setup["model"]["fingerprint"] = setup["corpus"]["fingerprint"] = "0" * 64
     data_folder = tmp_path / "build" / "smoke" / "results" / "data"
-    origin = provenance.provenance("smoke", {}, 1, setup["model"], setup["corpus"], "cpu", "none", 0.0, 1.0)
+    origin = provenance.provenance(
+        "smoke", {}, 1, setup["model"], setup["corpus"], "cpu", "none", provenance.Start(0.0, None, None), 1.0
+    )
     record = {"section": "setup", "parameters": {}, "data": setup, "provenance": origin}
     io.write_json(io.section_path(data_folder, "setup"), record, "section")
     namespace = {}

@@ -122,6 +122,17 @@ def test_unpacking_gives_the_run_back(run, packed, elsewhere):
     assert sorted(p.name for p in elsewhere.iterdir()) == [".locks", "smoke", "store"]
 
 
+def test_unpacking_reads_each_record_once(run, packed, elsewhere, monkeypatch):
+    """One apart: the first says whose results these are, before there is a place to put them."""
+    read, parse = [], io.parsed
+    monkeypatch.setattr(
+        io, "parsed", lambda content, where, *schema: read.append(where) or parse(content, where, *schema)
+    )
+    pack.unpack(packed)
+    first, *names = [f"{packed.name}: {name}" for name in sorted(everything(run)) if "/sections/" in name]
+    assert sorted(read) == [first, first, *names]
+
+
 def test_what_a_killed_one_has_left_goes(run, tmp_path, monkeypatch):
     partial = tmp_path / "out" / ".experiment10-smoke-0123456789ab.zip.x1y2.zip"
     partial.parent.mkdir()

@@ -348,6 +348,36 @@ def test_all_heads_on_all_tokens_stand_beside_the_scan(read):
     assert not [meta for _, meta in seen if meta.get("table") == "all_heads"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "en", "ja"),
+    [
+        ("tokens", "by blocks of tokens already", "トークンのブロックを単位としている"),
+        ("document", "are by document", "文書を単位としており"),
+        ("chunks", "", ""),
+    ],
+)
+def test_the_table_of_verdicts_says_why_the_phases_have_no_other_unit(read, unit, en, ja):
+    """Claims on the phases alone have a row by unit, or the table's note counts them and says why there is none."""
+    found = copy.deepcopy(base())
+    found["setup"]["documents"]["resampled_quick"]["unit"] = unit
+    seen = []
+    read("conclusions", whole(found), seen)
+    notes = {
+        metadata["lang"]: bundle[prose.TABLE_MIME]["note"]
+        for bundle, metadata in seen
+        if metadata.get("table") == "sensitivity"
+    }
+    without = [
+        claim
+        for claim in rules.CLAIMS
+        if claim.sections == ("phases",) and not any("unit" in v for v in claim.variants)
+    ]
+    n, chunks = len(without), found["setup"]["quick_chunks"]
+    assert without and en in notes["en"] and ja in notes["ja"]
+    for note in notes.values():
+        assert [int(word) for word in re.findall(r"\[(\d+)\]", note)] == ([n, chunks] if en else [])
+
+
 @pytest.mark.parametrize("is_open", [True, False])
 def test_what_remains_follows_from_the_verdicts(read, is_open):
     found = copy.deepcopy(base())

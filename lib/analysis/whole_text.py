@@ -9,7 +9,7 @@ import numpy as np
 from lib.engine.scoring import Evaluator
 from lib.model import corpus, loading
 from lib.params import load_profile, resolve_for_model
-from lib.results.provenance import provenance
+from lib.results.provenance import Start, begin, provenance
 from lib.store import open_store
 
 
@@ -25,7 +25,7 @@ class WholeText:
     name: str
     unit: str
     fingerprints: dict[str, str]
-    started: float
+    start: Start
 
     def provenance(self, command: str, words: str) -> dict[str, Any]:
         """Where a record of this text is from; `words` say how it was measured."""
@@ -37,8 +37,8 @@ class WholeText:
             {"name": self.name, "fingerprint": self.fingerprints["corpus"]},
             "cpu",
             self.evaluator.backend,
-            self.started,
-            time.time() - self.started,
+            self.start,
+            time.time() - self.start.time,
         )
         return made | {"command": command, "words": words}
 
@@ -48,7 +48,7 @@ class WholeText:
 
     @property
     def date(self) -> str:
-        return time.strftime("%Y-%m-%d", time.gmtime(self.started))
+        return time.strftime("%Y-%m-%d", time.gmtime(self.start.time))
 
 
 def opened(profile: str, chunks: int | None = None) -> WholeText:
@@ -56,7 +56,7 @@ def opened(profile: str, chunks: int | None = None) -> WholeText:
 
     `InputError` where the text has fewer.
     """
-    started = time.time()
+    start = begin()
     chosen = load_profile(profile)
     chunks = chunks or chosen["full_chunks"]
     folder = loading.model_folder(chosen["model"])
@@ -75,5 +75,5 @@ def opened(profile: str, chunks: int | None = None) -> WholeText:
         name,
         unit,
         {"model": key, "corpus": corpus.fingerprint(ids)},
-        started,
+        start,
     )

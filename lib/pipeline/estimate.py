@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.layout import ROOT, build_root
+from lib.layout import DATED, ROOT, build_root
 from lib.params import BASE_PROFILE, load_profile
 
-KEPT = ROOT / "docs" / "data"
 HUB = {  # weights beside the embeddings, of models that need not be here
     "openai-community/gpt2": 85e6,
     "openai-community/gpt2-medium": 302e6,
@@ -58,7 +57,7 @@ def last(manifest: Path) -> dict[str, dict[str, float]]:
 
 def kept() -> dict[str, dict[str, float]]:
     """The newest record of `make profile` among the dated data."""
-    found = sorted(KEPT.glob(f"*-profile-{BASE_PROFILE}.json"))
+    found = sorted(DATED.glob(f"*-profile-{BASE_PROFILE}.json"))
     if not found:
         return {}
     sections = json.loads(found[-1].read_text(encoding="utf-8"))["sections"]

@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from lib.errors import InputError, first_line
+from lib.errors import KEPT, InputError, first_line
 from lib.files import replacing
 from lib.pipeline import notebooks
 from lib.pipeline.freshness import Profile
@@ -74,7 +74,7 @@ def execute(
         raise InputError(f"{nb.name}: {what}{remains}") from None
     except Exception as error:
         what = kernel.end() or f"its kernel stopped ({type(error).__name__}: {first_line(error)})"
-        raise InputError(f"{nb.name}: {what}{as_far_as_it_ran(running)}; what is finished is kept") from None
+        raise InputError(f"{nb.name}: {what}{as_far_as_it_ran(running)}; {KEPT}") from None
     finally:
         kernel.stop()
     executed = nbformat.read(running, as_version=4)

@@ -42,7 +42,7 @@ class Measuring:
     def __init__(self, section: str, namespace: Mapping[str, Any], needs: Iterable[str] = ()) -> None:
         self.section = section
         sampling.enter(section)
-        self.started = time.time()
+        self.start = provenance.begin()
         self.profile = namespace.get("profile", BASE_PROFILE)
         load_profile(self.profile)
         self.parameters: dict[str, Any] = {k: check(k, namespace[k]) for k in RULES if k in namespace}
@@ -258,8 +258,8 @@ class Measuring:
             {k: setup["corpus"][k] for k in ("name", "fingerprint")},
             setup["device"],
             self.backend,
-            self.started,
-            time.time() - self.started,
+            self.start,
+            time.time() - self.start.time,
         )
         record["times"]["reused"] = round(self.reused_seconds(), 2)
         return record

@@ -1,7 +1,10 @@
 """`make profile`: where the time of a first run goes, section by section, as a table and as dated data.
 
-Runs a profile's report in a build folder of its own, with an empty store, and looks at its kernels meanwhile. What no
-sample accounts for is a kernel starting and importing, except where the section before has paid for that.
+Runs a profile's report in a build folder of its own, with an empty store, and looks at its kernels meanwhile. A section
+draws while the next one measures already. So its seconds are those that the run waited for it, until the next began;
+together they are the run's. What it does later stands in a column of its own, `beside`, and adds to nothing; `others`
+is when only other sections were at work, as one that still draws. What no sample accounts for is a kernel starting and
+importing, except where the section before has paid for that.
 """
 
 import argparse
@@ -11,9 +14,10 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.errors import InputError
 from lib.files import replacing
@@ -25,68 +29,108 @@ from lib.results import dated
 ROOMS = ("model", "statistics", "timing", "drawing", "disk", "other")
 BEGINS = re.compile(r"(\w+) +measure: ")  # a line may begin with what is left of a progress bar
 ENDS = re.compile(r"(\w+) +done in \d+ s$")
-PAGES = "page and books"
+PLAN, PAGES = "plan", "page and books"
+
+
+class Span(NamedTuple):
+    """When a section began, until when the run waited for it, when it was done: seconds of `time.perf_counter`."""
+
+    began: float
+    until: float
+    done: float
 
 
 def profile(name: str, build: Path | None = None) -> dict[str, Any]:
-    """The record that is kept: `dated.new`'s, with `{profile, seconds, sections: [{section, seconds, <room>, …}]}`.
+    """The record that is kept: `dated.new`'s, with `{profile, seconds, sections: [row, …]}`, as of `row`.
 
-    All in seconds. build: a new folder to leave the run in; None lets it go. Raises `InputError` where that folder is
-    there already, or where the report can't be made.
+    All in seconds; those of the rows add up to the whole. build: a new folder to leave the run in; None lets it go.
+    Raises `InputError` where that folder is there already, or where the report can't be made.
     """
     load_profile(name)
     if build is not None and build.exists():
         raise InputError(f"--build {build}: is there already; a first run needs a folder of its own")
+    head = dated.new(f"profile-{name}", f"make profile PROFILE={name}", "one first run, with an empty store")
     with tempfile.TemporaryDirectory(prefix="experiment10-profile-") as folder:
         samples = Path(folder) / "samples"
         samples.mkdir()
         places = {"EXPERIMENT10_BUILD": str(build or Path(folder) / "build"), sampling.FOLDER: str(samples)}
-        walls, seconds = timed(children.command("lib.pipeline", "report", "--profile", name), places)
-        found: dict[str, dict[str, float]] = {}
-        for path in samples.glob("*.json"):
-            for section, rooms in json.loads(path.read_text(encoding="utf-8")).items():
-                own = found.setdefault(section, {})
-                own |= {room: own.get(room, 0) + spent for room, spent in rooms.items()}
-    return dated.new(f"profile-{name}", f"make profile PROFILE={name}", "one first run, with an empty store") | {
+        spans = timed(children.command("lib.pipeline", "report", "--profile", name), places)
+        slices = sampling.read(samples)
+    start, end = spans[PLAN].began, spans[PAGES].until
+    return head | {
         "profile": name,
-        "seconds": seconds,
-        "sections": [row(section, wall, found.get(section, {})) for section, wall in walls.items()],
+        "seconds": end - start,
+        "sections": [row(section, span, slices, start) for section, span in spans.items()],
     }
 
 
-def timed(command: list[str], places: dict[str, str]) -> tuple[dict[str, float], float]:
-    """`({section: seconds}, seconds in all)` of a run of the pipeline, told by the lines that it prints.
+def timed(command: list[str], places: dict[str, str]) -> dict[str, Span]:
+    """`{section: span}` of a run of the pipeline, told by the lines that it prints.
 
-    A section draws while the next one measures already: its seconds are those from its own beginning to its own end.
+    Each span's `until` is where the next begins, from `PLAN`, before any section, to `PAGES`, after all of them.
     """
-    began = last = time.perf_counter()
-    begins: dict[str, float] = {}
-    walls: dict[str, float] = {}
+    began, done = {PLAN: time.perf_counter()}, {}
     for line in children.lines(command, **places):
         if match := BEGINS.search(line):
-            begins[match[1]] = time.perf_counter()
+            began[match[1]] = time.perf_counter()
         elif match := ENDS.search(line.rstrip()):
-            last = time.perf_counter()
-            walls[match[1]] = last - begins.get(match[1], began)
+            done[match[1]] = time.perf_counter()
             print(line, end="", flush=True)
-    end = time.perf_counter()
-    return walls | {PAGES: end - last}, end - began
+    began[PAGES] = max((*began.values(), *done.values()))
+    untils = [*began.values(), time.perf_counter()][1:]
+    return {
+        name: Span(begin, until, done.get(name, until))
+        for (name, begin), until in zip(began.items(), untils, strict=True)
+    }
 
 
-def row(section: str, wall: float, rooms: Mapping[str, float]) -> dict[str, Any]:
-    """A section's seconds by room; a page's and a book's are all drawing."""
+def row(section: str, span: Span, slices: Sequence[sampling.Slice], start: float) -> dict[str, Any]:
+    """`{section, seconds, <room>, …, others, starting, beside, began, until, done}`.
+
+    The moments are since the run's `start`. Rooms, `others` and `starting`, what no sample accounts for, add up to
+    `seconds`, the span. `beside` is what was sampled outside of it. A page's and a book's seconds are all drawing.
+    """
+    seconds = span.until - span.began
+    rooms, beside = dict.fromkeys(ROOMS, 0.0), 0.0
     if section == PAGES:
-        rooms = {"drawing": wall}
-    spent = {room: round(rooms.get(room, 0), 2) for room in ROOMS}
-    return {"section": section, "seconds": round(wall, 2)} | spent | {"starting": round(wall - sum(rooms.values()), 2)}
+        rooms["drawing"] = seconds
+    for own in slices:
+        if own.section == section:
+            share = max(0.0, min(own.ended, span.until) - max(own.began, span.began)) / (own.ended - own.began)
+            for room, spent in own.rooms.items():
+                rooms[room] += share * spent
+                beside += (1 - share) * spent
+    waited = 0.0 if section == PAGES else others(section, span, slices)
+    left = {"others": waited, "starting": max(0.0, seconds - sum(rooms.values()) - waited), "beside": beside}
+    spent_in = {"seconds": seconds} | rooms | left
+    moments = {name: moment - start for name, moment in span._asdict().items()}
+    return {"section": section} | {name: round(value, 2) for name, value in (spent_in | moments).items()}
+
+
+def others(section: str, span: Span, slices: Sequence[sampling.Slice]) -> float:
+    """Seconds of a section's span in which it was not at work itself, and another one was."""
+    within = [own for own in slices if own.began < span.until and own.ended > span.began]
+    ours = [own for own in within if own.section == section]
+    theirs = [own for own in within if own.section not in (section, sampling.STARTING)]
+    moments = {moment for own in within for moment in own[:2] if span.began < moment < span.until}
+    return sum(
+        (end - begin) * min(max(0.0, 1 - density(ours, begin, end)), density(theirs, begin, end))
+        for begin, end in pairwise(sorted({span.began, *moments, span.until}))
+    )
+
+
+def density(slices: Sequence[sampling.Slice], begin: float, end: float) -> float:
+    """The share of the time between two moments in which the slices that hold both were at work."""
+    return sum(
+        sum(own.rooms.values()) / (own.ended - own.began) for own in slices if own.began <= begin and own.ended >= end
+    )
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record as text, sections in the order in which they ended, with a last line for all."""
-    columns = ("seconds", *ROOMS, "starting")
+    """The record as text, sections in the order in which they began, with a last line for all."""
+    columns = ("seconds", *ROOMS, "others", "starting", "beside")
     lines = [f"{'section':16}" + "".join(f"{name:>12}" for name in columns)]
     whole = {"section": "in all"} | {name: sum(own[name] for own in record["sections"]) for name in columns}
-    whole["seconds"] = record["seconds"]  # less than the sections' own, which overlap
     for own in (*record["sections"], whole):
         lines.append(f"{own['section']:16}" + "".join(f"{own[name]:12.1f}" for name in columns))
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Where a kernel's time goes: what its threads are at, looked at a hundred times a second while a notebook runs.
 
-A kernel that is started with `EXPERIMENT10_SAMPLES` set to a folder imports this module and leaves there, a few times
-a second, `<process>.json`: `{section: {room: seconds}}`. `python -m lib.pipeline.profiling` makes a table of them.
+A kernel that is started with `EXPERIMENT10_SAMPLES` set to a folder imports this module and adds there, a few times a
+second, a line to `<process>.jsonl`: a `Slice`. `python -m lib.pipeline.profiling` makes a table of them.
 """
 
 import json
@@ -12,8 +12,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
-from lib.files import replacing
 from lib.layout import ROOT
 
 FOLDER = "EXPERIMENT10_SAMPLES"
@@ -34,6 +34,15 @@ ROOMS = {
 }
 WAITING = ("threading.py", "concurrent/futures/_base.py", "concurrent/futures/thread.py", "queue.py")
 section = STARTING
+
+
+class Slice(NamedTuple):
+    """What a process was at between two moments of `time.perf_counter`, which all processes share: seconds by room."""
+
+    began: float
+    ended: float
+    section: str
+    rooms: dict[str, float]
 
 
 def enter(name: str) -> None:
@@ -71,24 +80,31 @@ def at_work(frames: dict[int, FrameType], main: int) -> dict[str, float]:
 
 def sample(path: Path) -> None:
     """Looks and writes for as long as the process lives."""
-    seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     main = threading.main_thread().ident or 0
-    last = written = time.perf_counter()
-    while True:
-        time.sleep(EVERY)
-        now = time.perf_counter()
-        for room, share in at_work(sys._current_frames(), main).items():
-            seconds[section][room] += share * (now - last)
-        last = now
-        if now - written > WRITTEN_EVERY:
-            with replacing(path) as partial:
-                partial.write_text(json.dumps(seconds), encoding="utf-8")
-            written = now
+    last = time.perf_counter()
+    with path.open("a", encoding="utf-8") as file:
+        while True:
+            began, of, rooms = last, section, defaultdict[str, float](float)
+            while of == section and last - began < WRITTEN_EVERY:
+                time.sleep(EVERY)
+                now = time.perf_counter()
+                for room, share in at_work(sys._current_frames(), main).items():
+                    rooms[room] += share * (now - last)
+                last = now
+            if rooms:
+                file.write(json.dumps(Slice(began, last, of, rooms)) + "\n")
+                file.flush()
+
+
+def read(folder: Path) -> list[Slice]:
+    """All slices that processes have left; a line that was cut off with its process is none."""
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines(True)]
+    return [Slice(*json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def start() -> None:
     folder = Path(os.environ[FOLDER])
-    threading.Thread(target=sample, args=(folder / f"{os.getpid()}.json",), daemon=True).start()
+    threading.Thread(target=sample, args=(folder / f"{os.getpid()}.jsonl",), daemon=True).start()
 
 
 if FOLDER in os.environ:

@@ -22,7 +22,10 @@ REQUIRED = ("kind", "date", "provenance")
 
 
 def new(kind: str, command: str, words: str) -> dict[str, Any]:
-    """The head of a record: what was run, when, from which commit, on what; `words` say who measured, and how."""
+    """The head of a record: what was run, when, from which commit, on what; `words` say who measured, and how.
+
+    Made before the work: while that lasts, the working tree may move on.
+    """
     commit, dirty = git_state()
     return {
         "kind": kind,

@@ -2,14 +2,26 @@
 
 import datetime
 import subprocess
-from functools import cache
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from lib import machine
 from lib.layout import ROOT
 
 
-@cache
+class Start(NamedTuple):
+    """What a run starts from: seconds since 1970, and `git_state`."""
+
+    time: float
+    commit: str | None
+    dirty: bool | None
+
+
+def begin() -> Start:
+    """The start of a run, taken before its work: while that lasts, the working tree may move on."""
+    return Start(time.time(), *git_state())
+
+
 def git_state() -> tuple[str | None, bool | None]:
     """`(commit, dirty)`; commit is None outside a git checkout."""
 
@@ -31,14 +43,13 @@ def provenance(
     corpus: dict[str, Any],
     device: str,
     backend: str,
-    started: float,
+    start: Start,
     seconds: float,
 ) -> dict[str, Any]:
     """What a reader needs to believe a number and to make it again. All times stand under `times`."""
-    commit, dirty = git_state()
     return {
-        "commit": commit,
-        "dirty": dirty,
+        "commit": start.commit,
+        "dirty": start.dirty,
         "profile": profile,
         "parameters": parameters,
         "seed": seed,
@@ -50,7 +61,7 @@ def provenance(
         "device": device,
         "backend": backend,
         "times": {
-            "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+            "started": datetime.datetime.fromtimestamp(start.time, datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 2),
         },
     }

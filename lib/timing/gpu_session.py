@@ -36,6 +36,7 @@ from lib import machine
 from lib.errors import InputError, first_line
 from lib.files import replacing
 from lib.layout import ROOT, build_root
+from lib.results.provenance import git_state
 
 LIMIT = 530  # seconds of a step
 CASES = ROOT / "tests" / "triton_cases.py"
@@ -272,6 +273,8 @@ STEPS: dict[str, Callable[[Save, str, bool], None]] = {
 
 def session(out: Path, device: str, tiny: bool, steps: list[str], limit: float, measured: Path) -> dict[str, Any]:
     """Runs the steps, each with its file in `out`; returns the record of all of them."""
+    commit, _ = git_state()
+    made = f"make gpu-session, commit {commit or 'unknown'}, on this machine"
     record: dict[str, Any] = {}
     for name in steps:
         print(f"{name} …", flush=True)
@@ -309,7 +312,7 @@ def session(out: Path, device: str, tiny: bool, steps: list[str], limit: float, 
         record[name]["found"] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         print(f"{name}: {status} in {record[name]['seconds']:.0f} s; {path if path.is_file() else log}", flush=True)
         write(out / "session.json", record)
-        keep(record, measured)
+        keep(record, measured, made)
     return record
 
 
@@ -329,16 +332,17 @@ def environment(tiny: bool) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | (INTERPRETED if tiny else {})
 
 
-def keep(record: dict[str, Any], folder: Path) -> None:
-    """Writes what `kernels.measured` reads, once the bench has rows: its figures, and those of the other steps."""
+def keep(record: dict[str, Any], folder: Path, made: str) -> None:
+    """Writes what `kernels.measured` reads, once the bench has rows: its figures, and those of the other steps.
+
+    made: by what it was measured, and where.
+    """
     found = record.get("bench", {}).get("found")
     if not found or not found["rows"]:
         return
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     others = {name: step for name, step in record.items() if name != "bench"}
-    words = f"make gpu-session, commit {commit or 'unknown'}, on this machine"
     device = re.sub(r"[^a-z0-9]+", "-", found["device_name"].lower()).strip("-")
-    whole = found | {"provenance": words, "machine": machine.system(), "session": others}
+    whole = found | {"provenance": made, "machine": machine.system(), "session": others}
     write(folder / f"{device}-{found['date'][:10]}.json", whole)
 
 

@@ -183,12 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = [case for case in CASES if chosen.only in (None, case.shape)]
         if chosen.chunks:
             cases = [case._replace(n_chunks=tuple(chosen.chunks)) for case in cases]
+        words = [f"--threads {chosen.threads}", *([f"--only {chosen.only}"] if chosen.only else [])]
+        words += [f"--chunks {' '.join(map(str, chosen.chunks))}"] if chosen.chunks else []
+        head = dated.new("memory", " ".join(["python -m lib.timing.memory", *words]), WORDS)
         rows = measured(cases, chosen.threads, chosen.seed)
         if chosen.out:
-            words = [f"--threads {chosen.threads}", *([f"--only {chosen.only}"] if chosen.only else [])]
-            words += [f"--chunks {' '.join(map(str, chosen.chunks))}"] if chosen.chunks else []
-            command = " ".join(["python -m lib.timing.memory", *words])
-            dated.write(chosen.out, dated.new("memory", command, WORDS) | {"rows": rows})
+            dated.write(chosen.out, head | {"rows": rows})
 
 
 if __name__ == "__main__":

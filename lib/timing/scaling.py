@@ -19,10 +19,9 @@ import numpy as np
 from lib.engine.elsewhere import AHEAD, PIECE_PLANS, PIECES
 from lib.errors import InputError
 from lib.files import replacing
-from lib.layout import ROOT
+from lib.layout import DATED, ROOT
 from lib.results import dated
 
-KEPT = ROOT / "docs" / "data"
 PAGE, BEGIN, END = ROOT / "docs" / "cluster.md", "<!-- scaling:begin -->", "<!-- scaling:end -->"
 WORKERS = (1, 2, 4, 8)
 DRAWS = 20
@@ -158,9 +157,9 @@ def table(measured: dict[str, Any]) -> list[str]:
 
 
 def kept() -> dict[str, Any]:
-    found = dated.latest("bench-workers", KEPT)
+    found = dated.latest("bench-workers", DATED)
     if found is None:
-        raise InputError(f"no measured costs in {KEPT}; make them with `make bench-workers`")
+        raise InputError(f"no measured costs in {DATED}; make them with `make bench-workers`")
     return found
 
 

@@ -56,6 +56,7 @@ def plans_of(n_layer: int, n_head: int, n_plans: int) -> list[Plan]:
 
 def measure(n_chunks: int, n_plans: int, rounds: int, words: str = "") -> dict[str, Any]:
     """A record of `lib.results.dated`, times in seconds; `words` say on what it was measured, and how."""
+    head = dated.new("bench-workers", "make bench-workers", words)
     torch.set_num_threads(1)
     model, key = loading.load_model(MODEL), loading.fingerprint(MODEL)
     ids = corpus.encode(corpus.stdlib_dataset("heldout"), loading.load_tokenizer(MODEL))
@@ -99,7 +100,7 @@ def measure(n_chunks: int, n_plans: int, rounds: int, words: str = "") -> dict[s
             keep(store, arrays)
             keep_s += time.perf_counter() - started - pieces[-1]
     one, two = (np.array(own) for own in seconds.values())
-    return dated.new("bench-workers", "make bench-workers", words) | {
+    return head | {
         "processor": machine.described("cpu")["device_name"],
         "workers": WORKERS,
         "n_chunks": n_chunks,

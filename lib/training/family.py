@@ -155,6 +155,7 @@ def run(
     scale: Scale, folder: Path, out: Path, words: str = "", report: Callable = print, device: str = "cpu"
 ) -> dict[str, Any]:
     """Trains and measures every member that `out` does not have yet; `out` is whole after each of them."""
+    head = dated.new("scale", "make scale", words)
     tokenizer = loading.load_tokenizer(TOKENIZER)
     ids = {split: corpus.encode(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")}
     more = [corpus.encode(corpus.package_dataset(name), tokenizer) for name in scale.packages]
@@ -162,8 +163,7 @@ def run(
     tokens = corpus.spread(ids["heldout"], scale.context, scale.quick_chunks + scale.full_chunks)
     text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"])}
     text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
-    new = dated.new("scale", "make scale", words) | {"recipe": asdict(scale), "text": text, "members": []}
-    record = dated.resume(out, new, "recipe")
+    record = dated.resume(out, head | {"recipe": asdict(scale), "text": text, "members": []}, "recipe")
     done = {member["name"] for member in record["members"]}
     for member in scale.members():
         if member.name in done:

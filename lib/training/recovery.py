@@ -440,6 +440,7 @@ def run(
 
     The workers of `pool` train several at once.
     """
+    head = dated.new("recovery", "make recovery", words)
     tokenizer, base = loading.load_tokenizer(MODEL), loading.load_model(MODEL, device=device)
     of_tokens = {
         split: corpus.encode_documents(corpus.stdlib_dataset(split), tokenizer) for split in ("train", "heldout")
@@ -452,7 +453,7 @@ def run(
     text = {"name": corpus.STDLIB, "train_tokens": len(ids["train"]), "other": corpus.OTHER_PACKAGE}
     text |= {f"{split}_fingerprint": corpus.fingerprint(own) for split, own in ids.items()}
     text |= {"documents": texts.documents}
-    new = dated.new("recovery", "make recovery", words) | {"model": key, "text": text, "recipe": asdict(schedule)}
+    new = head | {"model": key, "text": text, "recipe": asdict(schedule)}
     record = dated.resume(out, new | {"n_rankable": len(ranking), "cases": []}, "recipe")
     done = {row["name"] for row in record["cases"]}
     order = {case.name: case for case in grid(len(ranking))}

@@ -118,8 +118,9 @@ def unpack(path: Path) -> tuple[Path, int]:
                     " EXPERIMENT10_BUILD=DIR make unpack FILE=…"
                 )
             archive.extract(folder)
-            kept = checked_contents(archive, folder, profile)
-            leave_out_unfit(folder)
+            unfit = checked_records(archive, folder, profile)
+            kept = checked_contents(archive, folder)
+            leave_out(unfit)
             store = open_store()
             taken = sum(store.put_content(key, content) for key, content in kept.items() if store.get(key) is None)
             folder.replace(target)
@@ -145,32 +146,50 @@ def checked_profile(archive: Archive) -> str:
     missing = [n for n in (MANIFEST, SCORES) if n not in archive.names]
     if missing:
         raise InputError(f"{archive.path.name}: no {missing[0]} in it; nothing was written")
-    sections = [n for n in archive.names if n.startswith("results/data/sections/")]
-    if not sections:
+    names = section_entries(archive)
+    if not names:
         raise InputError(f"{archive.path.name}: no results in it; nothing was written")
-    profile = read(archive, sections[0])["provenance"]["profile"]
+    profile = parsed_record(archive, names[0], archive.read(names[0]))["provenance"]["profile"]
     check_profile_name(profile)
     return profile
 
 
-def read(archive: Archive, name: str) -> Any:
+def section_entries(archive: Archive) -> list[str]:
+    """The entries that are sections' records."""
+    return [name for name in archive.names if name.startswith("results/data/sections/")]
+
+
+def parsed_record(archive: Archive, name: str, content: bytes) -> Any:
     """A section's record in a pack, checked against its schema; `InputError` where it is none."""
     try:
-        return io.parsed(archive.read(name), f"{archive.path.name}: {name}", "section")
+        return io.parsed(content, f"{archive.path.name}: {name}", "section")
     except InputError:
         raise
     except ValueError:
         raise InputError(f"{archive.path.name}: entry {name!r} is no JSON; nothing was written") from None
 
 
-def checked_contents(archive: Archive, folder: Path, profile: str) -> dict[str, bytes]:
-    """The pack's scores, once all that will be read as results and as the record of the run is of its form."""
+def checked_records(archive: Archive, folder: Path, profile: str) -> dict[Path, str]:
+    """`{path: why}` of the records in `folder` whose data are not of their section's type, as another version's may be.
+
+    Each is read once. `InputError` where one is no section's record, or of another profile.
+    """
+    unfit = {}
+    for name in section_entries(archive):
+        path = folder / name
+        found = parsed_record(archive, name, path.read_bytes())
+        if found["provenance"]["profile"] != profile:
+            raise InputError(f"{archive.path.name}: {name} is of another profile than {profile}; nothing was written")
+        try:
+            io.validate_section(found["section"], found["data"], path.name)
+        except InputError as error:
+            unfit[path] = str(error)
+    return unfit
+
+
+def checked_contents(archive: Archive, folder: Path) -> dict[str, bytes]:
+    """The pack's scores, once they and the record of the run are of their form."""
     where = archive.path.name
-    for name in archive.names:
-        if name.startswith("results/data/sections/"):
-            record = read(archive, name)
-            if record["provenance"]["profile"] != profile:
-                raise InputError(f"{where}: {name} is of another profile than {profile}; nothing was written")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         foreign = {path for noted in manifest["notebooks"].values() for path in noted["files"]} - {*archive.names}
@@ -185,13 +204,8 @@ def checked_contents(archive: Archive, folder: Path, profile: str) -> dict[str, 
     return kept
 
 
-def leave_out_unfit(folder: Path) -> None:
-    """Takes away the results whose data are not of their section's type, as those of another version may be.
-
-    They are named, a line each, and count as not measured; everything that stays is of its form.
-    """
-    for path in sorted((folder / "results" / "data" / "sections").glob("*.json")):
-        why = io.unfit(path)
-        if why:
-            path.unlink()
-            print(f"{path.stem}: left out, as not measured: {why}", file=sys.stderr)
+def leave_out(unfit: dict[Path, str]) -> None:
+    """Takes away the records of `checked_records`, which count as not measured, and names them, a line each."""
+    for path, why in unfit.items():
+        path.unlink()
+        print(f"{path.stem}: left out, as not measured: {why}", file=sys.stderr)
