@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT, MAKERS, gpt2, tokens
 
-from lib.engine import scoring
+from lib.engine import scoring, side_by_side
 from lib.engine.interventions import Plan
 from lib.engine.modes import MODES
 from lib.engine.reference import Reference
@@ -88,7 +88,7 @@ class Counted:
 
 
 def test_shared_layers_are_computed_once(store, monkeypatch):
-    monkeypatch.setattr(scoring, "MAX_WORKERS", 1)
+    monkeypatch.setattr(side_by_side, "MOST", 1)
     engine = evaluator(store, ids=tokens(1))
     counted = Counted(monkeypatch, engine)
     engine.score([Plan(), Plan.of("zero", [(2, 0)]), Plan.of("relu", [(2, 0)]), Plan.of("zero", [(1, 0)])], 1)
@@ -100,13 +100,13 @@ def test_workers_share_the_chunks_and_leave_no_trace(tmp_path, monkeypatch):
     before, means = torch.get_num_threads(), torch.zeros(3, 4, 8)
     scores = {}
     for n_workers in (1, 2, 5):
-        monkeypatch.setattr(scoring, "_workers", lambda _, n=n_workers: (n, 1))
+        monkeypatch.setattr(side_by_side, "workers", lambda _, n=n_workers: (n, 1))
         engine = evaluator(Store(tmp_path / str(n_workers)))
         scores[n_workers] = engine.score(PLANS, 3, means)
         engine.means(3)
         assert torch.get_num_threads() == before
     torch.set_num_threads(1)
-    monkeypatch.setattr(scoring, "_workers", lambda _: (1, 1))
+    monkeypatch.setattr(side_by_side, "workers", lambda _: (1, 1))
     alone = evaluator(Store(tmp_path / "alone")).score(PLANS, 3, means)
     torch.set_num_threads(before)
     for plan in PLANS:
@@ -115,7 +115,7 @@ def test_workers_share_the_chunks_and_leave_no_trace(tmp_path, monkeypatch):
 
 
 def test_stopping_early_stops_the_workers(store, monkeypatch):
-    monkeypatch.setattr(scoring, "_workers", lambda _: (2, 1))
+    monkeypatch.setattr(side_by_side, "workers", lambda _: (2, 1))
     engine = evaluator(store, ids=tokens(40))
     plans = [plan for plan in PLANS if not plan.needs_means]
     coming = engine.compute(engine.missing(plans, 40))

@@ -1,6 +1,7 @@
 """A plan beside the untouched model, token by token: how far its predictions have moved, not only how good they are."""
 
 from collections.abc import Iterator, Sequence
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lib.engine import side_by_side
 from lib.engine.elsewhere import Memory, Work
 from lib.engine.interventions import Plan
 from lib.engine.scoring import LOGITS_BLOCK, Evaluator, Job, received
@@ -23,24 +25,44 @@ class Compared(NamedTuple):
     agrees: np.ndarray
 
 
-@torch.inference_mode()
 def compare(
     engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = None
 ) -> Iterator[tuple[int, Plan, Compared]]:
     """Yields `(chunk, plan, Compared)` for every plan on every chunk of the engine's tokens."""
-    wanted = set(plans)
-    for chunk, row in enumerate(engine.tokens):
-        targets = row[1:].to(engine.arch.device, torch.long)
-        base: list[Tensor] = []
-        for plan, resid in engine.residuals(chunk, [Plan(), *plans], means):
-            blocks = _log_probabilities(engine, resid)
-            if not plan:
-                base = list(blocks)
-                blocks = iter(base)
-            if plan in wanted:
-                parts = zip(base, blocks, targets.split([len(own) for own in base]), strict=True)
-                figures = [torch.cat(side) for side in zip(*(_figures(*part) for part in parts), strict=True)]
-                yield chunk, plan, Compared(*(side.float().numpy(force=True) for side in figures))
+    own = list(dict.fromkeys(plans))
+    chunks = range(len(engine.tokens))
+
+    def work(chunk: int, stop: Event) -> np.ndarray:
+        return _compared(engine, chunk, own, means, stop)
+
+    for chunk, found in zip(chunks, side_by_side.run(work, chunks, engine.arch.device), strict=True):
+        for plan, figures in zip(own, found, strict=True):
+            yield chunk, plan, Compared(*figures)
+
+
+@torch.inference_mode()
+def _compared(engine: Evaluator, chunk: int, plans: Sequence[Plan], means: Tensor | None, stop: Event) -> np.ndarray:
+    """The figures of one chunk, float32 [n_plans, 3, T - 1].
+
+    The array is made before: small ones that stay would take the places of large ones that go.
+    """
+    targets = engine.tokens[chunk, 1:].to(engine.arch.device, torch.long)
+    found = np.empty((len(plans), len(Compared._fields), len(targets)), dtype=np.float32)
+    place = {plan: i for i, plan in enumerate(plans)}
+    base: list[Tensor] = []
+    for plan, resid in engine.residuals(chunk, [Plan(), *plans], means):
+        blocks = _log_probabilities(engine, resid)
+        if not plan:
+            base = list(blocks)
+            blocks = iter(base)
+        if plan in place:
+            parts = zip(base, blocks, targets.split([len(own) for own in base]), strict=True)
+            figures = [_figures(*part) for part in parts]
+            for row, side in zip(found[place[plan]], zip(*figures, strict=True), strict=True):
+                row[:] = torch.cat(side).float().numpy(force=True)
+        if stop.is_set():
+            break
+    return found
 
 
 def _log_probabilities(engine: Evaluator, resid: Tensor) -> Iterator[Tensor]:
@@ -58,18 +80,15 @@ def _figures(base: Tensor, own: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 def stacked(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = None) -> dict[Plan, Compared]:
     """`{plan: Compared}` with the chunks of each figure stacked, [n_chunks, T - 1]."""
-    rows: dict[Plan, dict[int, Compared]] = {plan: {} for plan in plans}
-    found = compare(engine, list(rows), means) if engine.elsewhere is None else _elsewhere(engine, list(rows), means)
-    for chunk, plan, own in found:
-        rows[plan][chunk] = own
-    chunks = range(len(engine.tokens))
-    return {
-        plan: Compared(*(np.stack(side) for side in zip(*(own[chunk] for chunk in chunks), strict=True)))
-        for plan, own in rows.items()
-    }
+    own = list(dict.fromkeys(plans))
+    n_chunks, n_ctx = engine.tokens.shape
+    rows = {plan: np.empty((len(Compared._fields), n_chunks, n_ctx - 1), dtype=np.float32) for plan in own}
+    for chunk, plan, found in (compare if engine.elsewhere is None else _elsewhere)(engine, own, means):
+        rows[plan][:, chunk] = found
+    return {plan: Compared(*sides) for plan, sides in rows.items()}
 
 
-def _elsewhere(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None) -> Iterator[tuple[int, Plan, Compared]]:
+def _elsewhere(engine: Evaluator, plans: list[Plan], means: Tensor | None) -> Iterator[tuple[int, Plan, Compared]]:
     """`compare` by the engine's other processes."""
     assert engine.elsewhere is not None
     jobs = [Job(plan.key(), chunk, plan.heads) for chunk in range(len(engine.tokens)) for plan in plans]

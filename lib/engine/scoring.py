@@ -11,10 +11,7 @@ are cores, each by a thread of its own: small products gain more from that than 
 """
 
 import copy
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.engine import dispatch
+from lib.engine import dispatch, side_by_side
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work, keep
@@ -40,7 +37,6 @@ from lib.store import Keeper, digest
 SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 LOGITS_BLOCK = 2**22  # logits held at once by one worker
-MAX_WORKERS = 8
 
 Edit = tuple[tuple[int, str], ...]  # (head, mode) of one layer
 
@@ -142,13 +138,9 @@ class Evaluator:
         return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.dtype).to(self.arch.device)
 
     def _run_here(self, jobs: list[Job], means: Tensor | None, bar: tqdm) -> Iterator[tuple[Job, np.ndarray]]:
-        n_workers, n_threads = _workers(self.arch.device)
-        tasks = _tasks(jobs, n_workers)
-        if n_workers == 1:
-            for task in tasks:
-                yield from self._run(task, means, bar)
-        else:
-            yield from self._run_all(tasks, means, bar, n_workers, n_threads)
+        tasks = _tasks(jobs, side_by_side.workers(self.arch.device)[0])
+        for done in side_by_side.run(lambda task, stop: self._run(task, means, bar, stop), tasks, self.arch.device):
+            yield from done
 
     def _run_elsewhere(
         self, jobs: list[Job], means: Tensor | None, bar: tqdm, elsewhere: Elsewhere
@@ -185,33 +177,21 @@ class Evaluator:
             arrays["means"] = means.double().numpy(force=True)
         return Work(kind, tuple(job.key for job in task), settings, arrays)
 
-    def _run_all(
-        self, tasks: Sequence[Sequence[Job]], means: Tensor | None, bar: tqdm, n_workers: int, n_threads: int
-    ) -> Iterator[tuple[Job, np.ndarray]]:
-        before, stop = torch.get_num_threads(), Event()
-        pool = _pool(n_workers, n_threads, os.getpid())
-        futures = [pool.submit(self._run, task, means, bar, stop) for task in tasks]
-        try:
-            for future in futures:
-                yield from future.result()
-        finally:
-            stop.set()
-            for future in futures:
-                future.cancel()
-            wait(futures)
-            torch.set_num_threads(before)
+    def _run(self, task: Sequence[Job], means: Tensor | None, bar: tqdm, stop: Event) -> list[tuple[Job, np.ndarray]]:
+        """`[(job, nll)]` of one chunk's jobs, each in the store as soon as it is there.
 
-    def _run(
-        self, task: Sequence[Job], means: Tensor | None, bar: tqdm, stop: Event | None = None
-    ) -> list[tuple[Job, np.ndarray]]:
-        """`[(job, nll)]` of one chunk's jobs, each in the store as soon as it is there."""
+        All of them lie in one array, made before: small arrays that stay would take the places of large ones that go.
+        """
         chunk, jobs = task[0].chunk, {Plan(job.heads): job for job in task}
-        done = []
+        found = np.empty((len(jobs), self.tokens.shape[1] - 1), dtype=np.float32)
+        done: list[tuple[Job, np.ndarray]] = []
         for plan, nll in self._walk_chunk(chunk, list(jobs), means):
-            self.store.put(jobs[plan].key, nll)
+            own = found[len(done)]
+            own[:] = nll
+            self.store.put(jobs[plan].key, own)
             bar.update(self.tokens.shape[1])
-            done.append((jobs[plan], nll))
-            if stop is not None and stop.is_set():
+            done.append((jobs[plan], own))
+            if stop.is_set():
                 break
         return done
 
@@ -387,22 +367,6 @@ def computed(model: PreTrainedModel, model_key: str, work: Work) -> dict[str, np
     for _ in engine._run_here(engine.missing(plans, 1, means), means, progress("", 0, "tok")):
         pass
     return memory.entries
-
-
-def _workers(device: torch.device) -> tuple[int, int]:
-    """(chunks worked on at once, threads for each): fixed by the machine, never by the work, which decides no bit."""
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    n_workers = min(n_threads, MAX_WORKERS)
-    return n_workers, n_threads // n_workers
-
-
-@lru_cache(maxsize=4)
-def _pool(n_workers: int, n_threads: int, process_id: int) -> ThreadPoolExecutor:
-    """Threads that last: the memory that the allocator and the matrix library keep for a thread is not freed with it.
-
-    A forked process inherits no threads, hence `process_id`.
-    """
-    return ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,))
 
 
 def _tasks(jobs: Iterable[Job], n_workers: int, least: int = 1) -> list[list[Job]]:
