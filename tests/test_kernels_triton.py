@@ -19,6 +19,7 @@ import triton_cases  # noqa: E402
 from kernels import compile as ahead_of_time  # noqa: E402
 from kernels import triton_attention  # noqa: E402
 from lib.errors import InputError  # noqa: E402
+from lib.timing.gpu_session import INTERPRETED  # noqa: E402
 
 HERE = Path(__file__).parent
 needs_gpu = pytest.mark.skipif(
@@ -29,18 +30,22 @@ needs_gpu = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def interpreter():
-    """Every case under `TRITON_INTERPRET=1`, in a process of its own that runs beside the compiling."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(HERE / "triton_cases.py")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    process.kill()
-    process.communicate()
+    """Every case in the interpreter: two processes of one thread each that share them and run beside the compiling."""
+    environment = os.environ | INTERPRETED | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(HERE / "triton_cases.py"), "--part", part, "2"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for part in "01"
+    ]
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +83,12 @@ def test_no_warp_moves_the_position_before_all_have_read_it():
 @pytest.fixture(scope="module")
 def interpreted(interpreter):
     """`{case: its failure, or None}`."""
-    output, complaints = interpreter.communicate()
-    assert interpreter.returncode == 0, complaints
-    return json.loads(output)
+    found = {}
+    for process in interpreter:
+        output, complaints = process.communicate()
+        assert process.returncode == 0, complaints
+        found |= json.loads(output)
+    return found
 
 
 @pytest.mark.parametrize("case", triton_cases.cases("cpu", interpreted=True))

@@ -305,19 +305,18 @@ def cases(device, interpreted):
 def main():
     """Prints `{case: its failure, or None}`; with --out it writes that after every case.
 
-    --part I N takes every N-th case from the I-th on; --only names cases; --few takes one of each kind.
+    --part I N takes every N-th case from the I-th on; --only names cases.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"))
     parser.add_argument("--only", nargs="+", default=[])
-    parser.add_argument("--few", action="store_true")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     interpreted = chosen.device == "cpu"
     assert interpreted == attention.INTERPRETED, "a CPU needs TRITON_INTERPRET=1, and a GPU must not have it"
     every = cases(chosen.device, interpreted)
-    names = chosen.only or list({name.split()[0]: name for name in reversed(every)}.values() if chosen.few else every)
+    names = chosen.only or list(every)
     failures = {}
     for name in names[chosen.part[0] :: chosen.part[1]]:
         try:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.stats import norm, t
@@ -145,12 +146,14 @@ def effective_number(sizes: np.ndarray) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
+@cache
 def student_over_normal(n: float) -> float:
     """How much wider than the normal law's a 95 % interval from `n` units has to be; at least one degree of freedom."""
     tail = (1 + LEVEL) / 2
     return float(t.ppf(tail, max(n - 1, 1.0)) / norm.ppf(tail))
 
 
+@cache
 def small_sample_level(n: int) -> float:
     """The level at which the percentiles of a mean's bootstrap over `n` values are 95 % intervals (Hesterberg 2015)."""
     if n < 2:

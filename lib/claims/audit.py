@@ -43,38 +43,41 @@ def audit(folder: str | Path) -> list[str]:
 
 def unlike(expected: Any, actual: Any, where: str) -> Iterator[str]:
     """Every place where `actual` is not exactly `expected`, one line each."""
+    if expected == actual:
+        return
     if isinstance(expected, Mapping) and isinstance(actual, Mapping):
         for key in dict.fromkeys([*expected, *actual]):
             yield from unlike(expected.get(key), actual.get(key), f"{where}.{key}")
     elif isinstance(expected, (list, tuple)) and isinstance(actual, list) and len(expected) == len(actual):
         for i, pair in enumerate(zip(expected, actual, strict=True)):
             yield from unlike(*pair, f"{where}[{i}]")
-    elif expected != actual:
+    else:
         yield f"{where} is {_short(actual)}; expected {_short(expected)}"
 
 
 def inconsistencies(measured: Data) -> list[str]:
     """Figures of a `Results` dict that do not follow from the figures they are computed from, one line each."""
-    found = []
-    for name, relations in _SECTIONS.items():
+    return list(contradictions(measured))
+
+
+def contradictions(measured: Data) -> Iterator[str]:
+    """`inconsistencies`, section by section in the dict's order, each looked at when what is before it was taken."""
+    for name in filter(_SECTIONS.__contains__, measured):
         try:
-            found += [
+            found = [
                 f"{where} is {_short(value)}; {rule} gives {_short(expected)}"
-                for where, value, expected, rule in (relations(measured) if name in measured else ())
+                for where, value, expected, rule in _SECTIONS[name](measured)
                 if not _same(value, expected)
             ]
         except (LookupError, TypeError, ValueError, ZeroDivisionError, StopIteration, InputError) as error:
-            found.append(f"{name} can't be checked: {type(error).__name__} {error}")
-    found += [
-        f"{where} is {_short(n)}; the condition is {condition}"
-        for where, condition, n in _conditions(measured, "")
-        if condition != ("baseline" if n == 0 else f"relu_{n}")
-    ]
-    return found + [
-        f"{where} is {_short(value)}; its interval is {_short(ends)}"
-        for where, value, ends in _with_intervals(measured, "")
-        if not _within(value, ends)
-    ]
+            found = [f"{name} can't be checked: {type(error).__name__} {error}"]
+        yield from found
+    for where, condition, n in _conditions(measured, ""):
+        if condition != ("baseline" if n == 0 else f"relu_{n}"):
+            yield f"{where} is {_short(n)}; the condition is {condition}"
+    for where, value, ends in _with_intervals(measured, ""):
+        if not _within(value, ends):
+            yield f"{where} is {_short(value)}; its interval is {_short(ends)}"
 
 
 def _same(value: Any, expected: Any) -> bool:
@@ -96,34 +99,36 @@ def _within(value: float, ends: list[float | None]) -> bool:
 
 
 def _with_intervals(data: Any, where: str) -> Iterator[tuple[str, float, list[float | None]]]:
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            ends = data.get(f"{key}_ci")
-            here = f"{where}.{key}" if where else key
+    for here, inside in _dicts(data, where):
+        for key in [end.removesuffix("_ci") for end in inside if end.endswith("_ci")]:
+            value, ends = inside.get(key), inside[f"{key}_ci"]
+            name = f"{here}.{key}" if here else key
             if isinstance(value, Mapping) and isinstance(ends, Mapping):
-                pairs: list[tuple[str, Any, Any]] = [(f"{here}[{k}]", value[k], ends.get(k)) for k in value]
+                pairs: list[tuple[str, Any, Any]] = [(f"{name}[{k}]", value[k], ends.get(k)) for k in value]
             elif isinstance(value, list) and isinstance(ends, list):
-                pairs = [(f"{here}[{i}]", *pair) for i, pair in enumerate(zip(value, ends, strict=False))]
+                pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(value, ends, strict=False))]
             else:
-                pairs = [(here, value, ends)]
-            for name, number, pair in pairs:
-                if _is_number(number) and _is_interval(pair):
-                    yield name, number, pair
-            yield from _with_intervals(value, here)
-    elif isinstance(data, list):
-        for i, value in enumerate(data):
-            yield from _with_intervals(value, f"{where}[{i}]")
+                pairs = [(name, value, ends)]
+            yield from ((at, number, pair) for at, number, pair in pairs if _is_number(number) and _is_interval(pair))
 
 
 def _conditions(data: Any, where: str) -> Iterator[tuple[str, str, int]]:
-    if isinstance(data, Mapping):
-        if "condition" in data and "n_linearized" in data:
-            yield f"{where}.n_linearized", data["condition"], data["n_linearized"]
+    for here, inside in _dicts(data, where):
+        if "condition" in inside and "n_linearized" in inside:
+            yield f"{here}.n_linearized", inside["condition"], inside["n_linearized"]
+
+
+def _dicts(data: Any, where: str) -> Iterator[tuple[str, dict]]:
+    """Every dict inside, with its path, each before those inside it."""
+    if isinstance(data, dict):
+        yield where, data
         for key, value in data.items():
-            yield from _conditions(value, f"{where}.{key}" if where else key)
+            if isinstance(value, (dict, list)):
+                yield from _dicts(value, f"{where}.{key}" if where else key)
     elif isinstance(data, list):
         for i, value in enumerate(data):
-            yield from _conditions(value, f"{where}[{i}]")
+            if isinstance(value, (dict, list)):
+                yield from _dicts(value, f"{where}[{i}]")
 
 
 def _is_number(value: Any) -> bool:
