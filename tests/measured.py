@@ -1,6 +1,7 @@
 """A small run's results that follow from each other, made from drawn scores by the functions that a real run uses."""
 
 import numpy as np
+from copies import copies
 
 from lib.analysis import (
     beyond,
@@ -46,6 +47,7 @@ class Scores:
         return (self.base + sum(added)).astype(np.float32) if added else self.base
 
 
+@copies
 def build():
     """`{section: data}`, as `lib.results.load` gives it."""
     scores = Scores()

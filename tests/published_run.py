@@ -3,14 +3,16 @@
 import copy
 
 import synthetic
+from copies import copies
 
 from lib.results.published import published
 from lib.results.query import Index, Where, parse
 
 
+@copies
 def build():
     """`{section: data}`: the synthetic run with every published figure at its place, and what follows from them."""
-    found = copy.deepcopy(synthetic.results(model_name="gpt2", is_gpt2_small=True))
+    found = synthetic.results(model_name="gpt2", is_gpt2_small=True)
     del found["conclusions"]
     found["V2"]["top10"] = [found["V2"]["top10"][0] | {"layer": None}]
     for figure in published()["figures"]:
