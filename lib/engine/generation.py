@@ -24,7 +24,7 @@ from lib.errors import InputError
 from lib.model.adapters import Decoder, adapter
 from lib.progress import progress
 
-CACHE_BYTES = 15 * 2**25  # keys and values held at once
+CACHE_BYTES = 10 * 2**25  # keys and values held at once
 PREFILL_TOKENS = 1024  # prompt tokens in one forward pass
 SCORED_LOGITS = 2**22  # logits held at once
 

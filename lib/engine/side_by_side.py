@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from lib.engine.allocator import give_back
+
 MOST = 8
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -24,9 +26,16 @@ def workers(device: torch.device) -> tuple[int, int]:
 def run(work: Callable[[Task, Event], Result], tasks: Sequence[Task], device: torch.device) -> Iterator[Result]:
     """Yields `work(task, stop)` of all tasks, in their order; `stop` is set where nobody waits for the rest any more.
 
-    Each piece has its share of this process's threads. One that raises ends the others, and raises here.
+    Each piece has its share of this process's threads. One that raises ends the others, and raises here. The memory
+    that they have freed goes back to the system when all have ended.
     """
-    n, n_threads = workers(device)
+    try:
+        yield from _results(work, tasks, *workers(device))
+    finally:
+        give_back()
+
+
+def _results(work: Callable[[Task, Event], Result], tasks: Sequence[Task], n: int, n_threads: int) -> Iterator[Result]:
     if n == 1:
         for task in tasks:
             yield work(task, Event())

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 
+from lib.engine.allocator import give_back
 from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.elsewhere import Elsewhere, Memory, Settings, Work, shown
 from lib.engine.generation import continuation_nll, generate
@@ -70,6 +71,7 @@ class Judge:
         else:
             for i in missing:
                 found[keys[i]] = here(i)
+                give_back()
                 self.store.put(keys[i], found[keys[i]])
         return [found[key] for key in keys]
 
