@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from lib.errors import InputError
+from lib.errors import KEPT, InputError
 from lib.layout import build_root
 from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
@@ -382,4 +382,4 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         where = error.filename or build_root()
-        sys.exit(f"error: {where} can't be written ({error.strerror or error}); what is finished is kept")
+        sys.exit(f"error: {where} can't be written ({error.strerror or error}); {KEPT}")
