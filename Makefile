@@ -102,7 +102,7 @@ recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/reco
 reasoner: $(READY) ## train the reasoner of R2 again (about twenty minutes on 2 cores)
 	@$(RUN) -m lib.pipeline train reasoner $(PARAMS)
 
-torture: $(READY) ## kills, full disks, damage, bad and hostile input (20 minutes; SHORT=1: two); build/torture.json
+torture: $(READY) ## kills, full disks, damage, bad and hostile input (an hour; SHORT=1: minutes); build/torture.json
 	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" $(RUN) -m torture $(if $(SEED),--seed $(SEED)) $(if $(SHORT),--short) \
 	  $(if $(GO_ON),--go-on) --only="$$ONLY"
 
