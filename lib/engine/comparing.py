@@ -88,7 +88,7 @@ def stacked(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None = Non
     return {plan: Compared(*sides) for plan, sides in rows.items()}
 
 
-def _elsewhere(engine: Evaluator, plans: list[Plan], means: Tensor | None) -> Iterator[tuple[int, Plan, Compared]]:
+def _elsewhere(engine: Evaluator, plans: Sequence[Plan], means: Tensor | None) -> Iterator[tuple[int, Plan, Compared]]:
     """`compare` by the engine's other processes."""
     assert engine.elsewhere is not None
     jobs = [Job(plan.key(), chunk, plan.heads) for chunk in range(len(engine.tokens)) for plan in plans]

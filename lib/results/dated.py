@@ -76,8 +76,7 @@ def latest(kind: str, folder: Path = FOLDER) -> dict[str, Any] | None:
 
 
 def of_model(kind: str, fingerprint: str) -> tuple[dict[str, Any], Any] | None:
-    """`(record, what a section says of it)`: the newest of that kind, a study of chunks; None where it is of another
-    model."""
+    """`(record, what a section says of it)` of the newest study of chunks of that kind; None for another model's."""
     record = latest(kind)
     if record is None or record["provenance"]["model"]["fingerprint"] != fingerprint:
         return None

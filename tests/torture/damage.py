@@ -1,11 +1,14 @@
 """Single bits flipped in each kind of file: named by the next run, and what follows is what an undamaged run gives."""
 
 import shutil
+from collections.abc import Container
 from functools import partial
 from pathlib import Path
 from random import Random
 from subprocess import CompletedProcess
 
+from lib import ledger
+from lib.layout import used_keys
 from torture.bench import WHOLE_REPORT, Bench, Outcome, Task, left, named, one_line, unlike
 
 # Each kind of file of a finished run, and what the next run says of a flip in it.
@@ -48,14 +51,11 @@ def flipped(name: str, bench: Bench) -> str | None:
     build = bench.fresh("damaged") / "build"
     shutil.copytree(bench.build, build)
     pattern, says = KINDS[name]
-    if name == "store":
-        measured_again(build)
-        done = bench.run(bench.words(), build)
-        if done.returncode:
-            return f"an undamaged one failed: {done.stderr[-300:]}"
-        read = {line.split()[0] for line in (build / "smoke/keys/V1.txt").read_text(encoding="utf-8").splitlines()}
     found = [path for path in sorted(build.glob(pattern)) if path.stat().st_size]
-    path = bench.draw.choice([path for path in found if name != "store" or path.stem in read])
+    if name == "store":
+        read = keys_read(bench, build)
+        found = [path for path in found if path.stem in read]
+    path = bench.draw.choice(found)
     bench.about[""] = flip(path, bench.draw)
     if name == "store":
         measured_again(build)
@@ -64,6 +64,15 @@ def flipped(name: str, bench: Bench) -> str | None:
     if not wrong and says not in done.stdout + done.stderr:
         wrong = f"was not noticed: {done.stdout[-200:]}"
     return wrong and f"{wrong} ({bench.about['']})"
+
+
+def keys_read(bench: Bench, build: Path) -> Container[str]:
+    """The keys of the store's entries that V1 reads when it is measured again. Raises `RuntimeError` where it fails."""
+    measured_again(build)
+    done = bench.run(bench.words(), build)
+    if done.returncode:
+        raise RuntimeError(f"an undamaged one failed: {done.stderr[-300:]}")
+    return ledger.read(used_keys(build / "smoke", "V1"))
 
 
 def measured_again(build: Path) -> None:
