@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import time
+from types import SimpleNamespace
 
 import measured
 import nbformat
@@ -220,10 +221,9 @@ class TestFreshness:
             return [section, figure] if task == "measure" else [figure]
 
         monkeypatch.setattr(commands, "execute", execute)
-        monkeypatch.setattr(kernels, "start", lambda task, **environment: None)
-        monkeypatch.setattr(commands, "start", lambda task: None)
-        monkeypatch.setattr(commands, "answering", lambda kernel, task: None)
-        monkeypatch.setattr(kernels, "answering", lambda kernel, task: None)
+        kernel = SimpleNamespace(stop=lambda: None, emptied=lambda: True)
+        monkeypatch.setattr(kernels, "start", lambda task, **environment: kernel)
+        monkeypatch.setattr(kernels, "answering", lambda kernel, task: kernel)
         monkeypatch.setattr(freshness, "digests", lambda names: {n: self.modules.get(n, "as it was") for n in names})
         self.write = notebooks
         draws = {"drawing": "from report import prose\ndata = run.data"}
@@ -428,6 +428,26 @@ class TestExecution:
         for cells in (whole.cells, again.cells):
             cells[4].outputs.clear()
         assert whole == again
+
+    def test_a_kernel_draws_one_notebook_after_another(self, notebooks, build, monkeypatch):
+        """None of them finds a name or a figure of the one before; where one fails, the next has another kernel."""
+        monkeypatch.setattr(commands, "DRAWN_AT_ONCE", 1)
+        drawn = "import os\nprint(os.getpid(), 'left' in globals())\nleft = 1\nrun.draw('{}')"
+        for name in "abcd":
+            notebooks(name)
+        commands.run_notebooks("smoke", None, {})
+        for name in "abcd":
+            notebooks(name, drawing=drawn.format(name) if name != "c" else "1 / 0")
+        assert "c: cell" in refused(commands.run_notebooks, "smoke", None, {})
+        folder = build / "smoke"
+        said = {}
+        for name in "abd":
+            cells = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4).cells
+            said[name], found = cells[-1].outputs[0].text.split()
+            assert found == "False"
+        assert said["a"] == said["b"] != said["d"]
+        files = json.loads((folder / "manifest.json").read_text())["notebooks"]
+        assert [path for path in files["b"]["files"] if "figures" in path] == ["results/figures/b.png"]
 
     def test_a_redraw_goes_without_what_does_not_fit(self, notebooks, build, monkeypatch, capsys):
         """Another version's results, and a section that cannot be drawn without them, are named; the others drawn."""

@@ -27,7 +27,7 @@ from lib.params import RULES, near, resolve_for_model
 from lib.pipeline import children, estimate, notebooks, workers
 from lib.pipeline.execution import execute
 from lib.pipeline.freshness import Profile
-from lib.pipeline.kernels import Kernel, Kernels, answering, start
+from lib.pipeline.kernels import DrawingKernels, Kernel, Kernels, start
 from lib.pipeline.locking import locked
 from lib.pipeline.measuring import WITHOUT
 from lib.pipeline.notebooks import Notebook, closure, discover
@@ -218,7 +218,14 @@ def one_waits(profile: Profile, left: Sequence[Notebook], *running: Notebook) ->
 def begin(profile: Profile, nb: Notebook, kernel: Kernel, pool: ThreadPoolExecutor) -> Measuring:
     depends = {"measuring": profile.measuring(nb), "drawing": profile.drawing(nb)}
     measured = Event()
-    ended = pool.submit(execute, profile, nb, kernel, "measure", measured.set)
+
+    def run() -> list[Path]:
+        try:
+            return execute(profile, nb, kernel, "measure", measured.set)
+        finally:
+            kernel.stop()
+
+    ended = pool.submit(run)
     ended.add_done_callback(lambda _: measured.set())
     return Measuring(nb, kernel, measured, ended, depends, time.time())
 
@@ -241,13 +248,15 @@ def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> dict[Notebook, str
     depends = {nb: {"drawing": profile.drawing(nb)} for nb in todo}
 
     def draw(nb: Notebook) -> list[Path]:
-        print(f"{nb.name:12} redraw: {todo[nb]}", flush=True)
+        print(f"{nb.name:12} redraw: {todo[nb]}\n", end="", flush=True)  # one write, for several threads
         started = time.time()
-        written = execute(profile, nb, answering(start("redraw"), "redraw"), "redraw")
+        with kernels.one() as kernel:
+            written = execute(profile, nb, kernel, "redraw")
         profile.took(nb.name, "redraw", time.time() - started)
         return written
 
-    with ThreadPoolExecutor(min(DRAWN_AT_ONCE, 1 + (os.cpu_count() or 1))) as pool:
+    n_kernels = min(DRAWN_AT_ONCE, 1 + (os.cpu_count() or 1))
+    with closing(DrawingKernels()) as kernels, ThreadPoolExecutor(n_kernels) as pool:
         drawing = {pool.submit(draw, nb): nb for nb in todo}
         for done in as_completed(drawing):
             nb = drawing[done]

@@ -75,8 +75,6 @@ def execute(
     except Exception as error:
         what = kernel.end() or f"its kernel stopped ({type(error).__name__}: {first_line(error)})"
         raise InputError(f"{nb.name}: {what}{as_far_as_it_ran(running)}; {KEPT}") from None
-    finally:
-        kernel.stop()
     executed = nbformat.read(running, as_version=4)
     for i, cell in enumerate(executed.cells):
         if cell.cell_type != "code" or not cell.source.strip():

@@ -5,6 +5,7 @@ import hashlib
 import platform
 import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def inputs(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_digest(section: Path) -> str:
+    """The digest of a section's results, whatever their provenance. Raises `InputError` where they can't be read."""
+    return _data_digest(section, file_digest(section) if section.is_file() else None)
+
+
+@lru_cache(maxsize=256)
+def _data_digest(section: Path, content: str | None) -> str:
+    return sha(io.read_json(section, "section")["data"])
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -110,14 +121,13 @@ class Profile:
             "parameters": self.parameters(nb),
             "modules": digests(nb.measuring),
             "packages": packages(),
-            "needs": {name: sha(io.read_json(self.section(name), "section")["data"]) for name in nb.needs},
+            "needs": {name: data_digest(self.section(name)) for name in nb.needs},
             "inputs": inputs(self.values, nb.parameters),
         }
 
     def drawing(self, nb: Notebook) -> dict[str, Any]:
         """What the executed notebook and its figures depend on, beside its own results."""
-        standing = [name for name in nb.needs if name not in self.lost]
-        needs = {name: sha(io.read_json(self.section(name), "section")["data"]) for name in standing}
+        needs = {name: data_digest(self.section(name)) for name in nb.needs if name not in self.lost}
         return {"cells": nb.drawn, "modules": digests(nb.drawing), "packages": packages(), "needs": needs}
 
     def todo(self, nb: Notebook) -> tuple[str, str] | None:

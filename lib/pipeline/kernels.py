@@ -8,7 +8,8 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ PREFIX = "experiment10-kernel-"
 LONGEST = 60  # characters of a folder in which sockets can still be named everywhere
 TRIES = 3
 READY_WITHIN = 120  # seconds
+EMPTIED_WITHIN = 10
 
 
 @dataclass
@@ -39,6 +41,25 @@ class Kernel:
         self.process.wait()
         run_sync(self.manager.cleanup_resources)()
         self.resources.close()
+
+    def emptied(self) -> bool:
+        """Takes away the figures and the names of the notebook that it has run; whether it answers."""
+        from jupyter_core.utils import run_sync
+
+        async def emptied() -> bool:
+            reply = await client.execute("%reset -f", silent=True, reply=True, timeout=EMPTIED_WITHIN)
+            return bool(reply["content"]["status"] == "ok")
+
+        for path in self.figures.iterdir():
+            path.unlink()
+        client = self.manager.client()
+        client.start_channels()
+        try:
+            return run_sync(emptied)()
+        except (RuntimeError, TimeoutError):
+            return False
+        finally:
+            client.stop_channels()
 
     def end(self) -> str | None:
         """How a kernel that has died came to its end, in words, with the likely cause."""
@@ -79,6 +100,35 @@ class Kernels:
         if self.spare is not None:
             self.spare.stop()
             self.spare = None
+
+
+class DrawingKernels:
+    """Kernels that draw one notebook after another, each without the names of the one before."""
+
+    def __init__(self) -> None:
+        self.free: list[Kernel] = []
+
+    @contextmanager
+    def one(self) -> Iterator[Kernel]:
+        """A kernel for one notebook: one that is free, or else a new one. It does not outlive a failure."""
+        try:
+            kernel = self.free.pop()
+        except IndexError:
+            kernel = answering(start("redraw"), "redraw")
+        try:
+            yield kernel
+            emptied = kernel.emptied()
+        except BaseException:
+            kernel.stop()
+            raise
+        if emptied:
+            self.free.append(kernel)
+        else:
+            kernel.stop()
+
+    def close(self) -> None:
+        while self.free:
+            self.free.pop().stop()
 
 
 def answering(kernel: Kernel, task: str) -> Kernel:
