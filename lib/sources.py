@@ -34,9 +34,9 @@ def reached(modules: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def imports(tree: ast.AST, package: str = "") -> Iterator[str]:
-    """The project's modules that a syntax tree imports; `package` is where its relative imports start."""
-    for node in ast.walk(tree):
+def imports(nodes: Iterable[ast.AST], package: str = "") -> Iterator[str]:
+    """The project's modules that a syntax tree's nodes import; `package` is where its relative imports start."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _own(alias.name)
@@ -98,24 +98,25 @@ def _parsed(name: str, path: Path, mtime: int, size: int) -> Source:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{path.relative_to(ROOT)}: does not parse ({error})") from None
-    _drop_docstrings(tree)
+    nodes = list(ast.walk(tree))
+    if not any(isinstance(node, ast.Name) and node.id == "__doc__" for node in nodes):
+        nodes = _without_docstrings(nodes)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     data = sorted(word for word in words if DATA_NAME.fullmatch(word) and word.strip("*."))
     digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return Source(tuple(imports(tree, package)), digest, tuple(data), path.parent)
+    return Source(tuple(imports(nodes, package)), digest, tuple(data), path.parent)
 
 
-def _drop_docstrings(tree: ast.Module) -> None:
-    """Takes away what only readers see; a module that prints its own `__doc__` keeps them."""
-    nodes = list(ast.walk(tree))
-    if any(isinstance(node, ast.Name) and node.id == "__doc__" for node in nodes):
-        return
+def _without_docstrings(nodes: Iterable[ast.AST]) -> list[ast.AST]:
+    """Takes away what only readers see from the tree that has these nodes; those that are left."""
+    gone: set[ast.AST] = set()
     for node in nodes:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if ast.get_docstring(node, clean=False) is not None:
-            del node.body[0]
+            gone.update(ast.walk(node.body.pop(0)))
+    return [node for node in nodes if node not in gone]
 
 
 def _digest(name: str) -> str:
@@ -130,9 +131,9 @@ def _data(names: Iterable[str], folder: Path) -> list[Path]:
     """The named files in a folder, Python's own apart; of a folder in it, all files."""
     found: set[Path] = set()
     for name in names:
-        for path in folder.glob(name):
+        for path in folder.glob(name) if "*" in name else [folder / name]:
             if path.is_file():
                 found.add(path)
-            elif not (path / "__init__.py").is_file():
+            elif path.is_dir() and not (path / "__init__.py").is_file():
                 found |= {inner for inner in path.rglob("*") if inner.is_file()}
     return sorted(path for path in found if path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts)

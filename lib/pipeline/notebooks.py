@@ -101,7 +101,7 @@ def measuring_and_drawing(
                 f"{path.name}: cell {cells.index(cell)} draws from {min(lent & used)!r}, a measuring cell's name;"
                 " pass it through run.finish({…}) and read it from run.data"
             )
-    imported = {cell.id: set(imports(trees[cell.id])) for cell in code}
+    imported = {cell.id: set(imports(ast.walk(trees[cell.id]))) for cell in code}
     drawn_only = sorted(n for cell in measuring for n in imported[cell.id] if n.split(".")[0] == "report")
     if drawn_only:
         raise InputError(f"{path.name}: a measuring cell imports {drawn_only[0]}, allowed: in a drawing cell")
