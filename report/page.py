@@ -81,7 +81,11 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
 
 
 class PageExporter(HTMLExporter):
-    """nbconvert's, without its last pass: that parses the whole page anew, for pictures that have no description."""
+    """nbconvert's, without its preprocessors, which would copy the document three times and change nothing, and
+    without its last pass: that parses the whole page anew, for pictures that have no description."""
+
+    def _preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+        return nb, resources
 
     def from_notebook_node(self, nb: NotebookNode, resources: Any = None, **kw: Any) -> Any:
         resources = self._init_resources(resources)
@@ -275,7 +279,7 @@ def font_face(text: str) -> str:
     options.name_IDs = [1, 2]
     options.recalc_timestamp = False
     subsetter = Subsetter(options)
-    subsetter.populate(unicodes=sorted({ord(c) for c in text + EXTRA_GLYPHS if ord(c) > 0x1F}))
+    subsetter.populate(unicodes=sorted(ord(c) for c in set(text + EXTRA_GLYPHS) if ord(c) > 0x1F))
     subsetter.subset(font)
     font.flavor = "woff"
     buffer = io.BytesIO()
