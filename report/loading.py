@@ -20,15 +20,23 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SLOWNESS = 4
 LOADS, SWITCHES = 3, 6
 
-# Runs before the page's own scripts; a chart counts from the frame in which its drawing has a size.
+# Runs before the page's own scripts; a chart counts from the frame in which its drawing has a size. The browser says so
+# when it has laid the page out: asking for the size would have it lay the page out once more, in a task of its own.
 OBSERVE = """
 window.loading = {shift: 0, chart: null};
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.loading.shift += entry.value;
 }).observe({type: 'layout-shift', buffered: true});
+const sizes = new ResizeObserver((entries) => {
+  if (entries.some((entry) => entry.contentRect.height > 0)) {
+    window.loading.chart = performance.now();
+    sizes.disconnect();
+  }
+});
 (function look() {
-  const drawn = [...document.querySelectorAll('.plot svg')].some((svg) => svg.getBoundingClientRect().height > 0);
-  if (drawn) window.loading.chart = performance.now(); else requestAnimationFrame(look);
+  if (window.loading.chart !== null) return;
+  for (const drawing of document.querySelectorAll('.plot svg')) sizes.observe(drawing);
+  requestAnimationFrame(look);
 })();
 """
 SWITCH = """() => new Promise((resolve) => {
@@ -97,13 +105,15 @@ def measure(page_file: Path) -> Loading | None:
             page.wait_for_timeout(800)
 
         shifts, charts, tasks = [], [], []
-        for _ in range(LOADS):
+        for left in reversed(range(LOADS)):
             page = chromium.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
             page.add_init_script(OBSERVE)
             tasks.append(max(main_thread(chromium, page, load)))
             seen = page.evaluate("window.loading")
             shifts.append(seen["shift"])
             charts.append(seen["chart"])
+            if left:
+                page.close()
         switches = [sum(main_thread(chromium, page, lambda page: page.evaluate(SWITCH))) for _ in range(SWITCHES)]
         stops = page.evaluate(TAB_STOPS)
     return {
