@@ -203,22 +203,16 @@ def labelled(image: str, caption: int, label: str) -> Piece:
 
 
 def lowered(spec: dict[str, Any], narrow: bool) -> dict[str, Any]:
-    """The chart drawn anew for the book, its letters as large as on the page: lower, and about as wide as a column
-    where it is `narrow`, with what stands around its marks."""
+    """The chart drawn anew for the book, its letters as large as on the page: lower, and as wide as a column where it
+    is `narrow`, with what stands around its marks."""
     spec = copy.deepcopy(spec)
     for panel in spec.get("concat", [spec]):
         panel["height"] = max(min(panel["height"], LOW), HEIGHT * panel["height"])
     if narrow:
         stacked = {"top": {"direction": "vertical", "anchor": "start", "margin": 4}}
         spec["config"]["legend"] |= {"columns": 2, "labelLimit": COLUMN // 2, "layout": stacked}
-        around = width_of(spec) - spec["width"]
-        spec["width"] = max(COLUMN // 2, COLUMN - around)
+        spec |= {"width": COLUMN, "autosize": {"type": "fit-x", "contains": "padding"}}
     return spec
-
-
-def width_of(spec: dict[str, Any]) -> float:
-    """The whole width of a chart's drawing, in pixels."""
-    return float(re.findall(r'^<svg[^>]*? width="([\d.]+)"', render.svg(spec))[0])
 
 
 def is_long(output: NotebookNode) -> bool:
