@@ -9,6 +9,7 @@ import pytest
 from synthetic import HOSTILE, all_charts, results
 
 from lib.errors import InputError
+from report.book import COLUMN, lowered
 from report.charts import charts, render, style
 
 CHARTS = all_charts()
@@ -170,3 +171,20 @@ def test_png_is_on_white_and_holds_japanese_glyphs():
     assert render.png(spec).startswith(b"\x89PNG")
     assert render.png(spec) != render.png(blank)
     assert render.on_white(spec)["background"] == "white"
+
+
+def test_a_zoomed_line_ends_beyond_the_picture_and_its_data_stay():
+    """What lies farther off is not drawn; the axis reaches as far, and the data are all there to be downloaded."""
+    far = [{"n": 10 * n, "ratio": ratio} for n, ratio in enumerate([1.0, 2.0, 50.0, 500.0, 5000.0])]
+    spec = charts.cumulative({"relu": far}, None, [], "linearized heads").to_dict()
+    assert json.dumps(spec).count('"ratio": 5000.0') >= 1
+    text = render.svg(spec)
+    lines = re.findall(r'<path d="(M[^"]*)"[^>]* stroke-width="2"', text)
+    assert [line.count(",") for line in lines] == [3]
+    assert {"0", "40"} <= set(re.findall(r"<text[^>]*>(\d+)</text>", text))
+
+
+def test_a_narrow_figure_is_as_wide_as_a_column_of_the_book():
+    spec = render.localise(CHARTS["curves"], "en")
+    assert lowered(spec, narrow=True)["height"] < spec["height"]
+    assert re.search(rf'^<svg[^>]* width="{COLUMN}"', render.svg(lowered(spec, narrow=True)))

@@ -201,7 +201,8 @@ def cumulative(
     rows = [r for key, points in curves.items() for r in curve_rows(key, points, MEASURED)]
     ghosts = [r for key, points in (published or {}).items() for r in curve_rows(key, points, PUBLISHED)]
     keys = list(dict.fromkeys([*curves, *(published or {})]))
-    x = alt.X("n:Q", title=what, scale=alt.Scale(nice=False, padding=10))
+    counts = [r["n"] for r in rows + ghosts]
+    x = alt.X("n:Q", title=what, scale=alt.Scale(domain=[min(counts), max(counts)], nice=False, padding=10))
     top = max(r["ratio"] for r in rows)
     zoomed = top > ZOOM
     within = reach_of(rows + ghosts, "ratio")
@@ -221,7 +222,10 @@ def cumulative(
         tip("ppl:Q", "PPL", ".6f"),
         *interval_tips(".6f"),
     ]
-    layers = [threshold_lines(thresholds, "y"), *curve_layers(rows, ghosts, x, y, colour, tips, clip=zoomed)]
+    layers = [
+        threshold_lines(thresholds, "y"),
+        *curve_layers(rows, ghosts, x, y, colour, tips, top=ZOOM if zoomed else None),
+    ]
     for i, end in enumerate(beyond(rows, ZOOM) if zoomed else []):
         label = chart_of([end]).mark_text(align="left", baseline="top", fontSize=11, fontWeight="bold")
         layers.append(label.encode(x=alt.value(12), y=alt.value(4 + 14 * i), text="label:N", color=colour))
@@ -527,7 +531,7 @@ def opening(rows: Rows, limits: Sequence[float] = LIMITS[:2]) -> Chart:
     x = alt.X("n:Q", title="heads on ReLU", scale=alt.Scale(domain=domain, nice=False))
     scale = alt.Scale(domain=[min(0, *(p["lo"] or 0 for p in points)), top - 1], nice=False, clamp=False)
     y = alt.Y("cost:Q", title="PPL above the baseline", scale=scale, axis=alt.Axis(format="+.0%", tickCount=6))
-    base = chart_of(points).encode(x=x)
+    base = chart_of(points).transform_filter(f"datum.n <= {domain[1]}").encode(x=x)
     tips = [tip("n:Q", "heads on ReLU"), tip("cost:Q", "PPL above the baseline", "+.4%"), *interval_tips("+.4%")]
     limit = chart_of([{"level": v - 1, "name": f"+{v - 1:.0%}"} for v in limits]).encode(
         y=alt.Y("level:Q", scale=scale)

@@ -214,23 +214,49 @@ def shapes_like(colour: alt.Color) -> alt.Shape:
 
 
 def curve_layers(
-    rows: Rows, ghosts: Rows, x: alt.X, y: alt.Y, colour: alt.Color, tips: list[alt.Tooltip], clip: bool = False
+    rows: Rows,
+    ghosts: Rows,
+    x: alt.X,
+    y: alt.Y,
+    colour: alt.Color,
+    tips: list[alt.Tooltip],
+    clip: bool = False,
+    top: float | None = None,
 ) -> list[alt.Chart]:
-    """Lines with points and, where there are intervals, bands; dashed published lines with hollow points."""
+    """Lines with points and, where there are intervals, bands; dashed published lines with hollow points.
+
+    top: the value at which a zoomed picture ends. Each line is drawn up to its first point beyond it: what lies farther
+    off would be drawn outside and cut away, which takes most of a picture's time.
+    """
+    clip = clip or top is not None
+
+    def drawn(rows: Rows) -> alt.Chart:
+        chart = chart_of(rows)
+        if top is None:
+            return chart
+        chart = chart.transform_window(
+            before=f"lag({_field(y)})", groupby=["condition", "source"], sort=[alt.SortField(_field(x))]
+        )
+        return chart.transform_filter(f"!isValid(datum.before) || datum.before <= {top}")
+
     layers = []
     banded = [r for r in rows if r.get("lo") is not None]
     if banded:
-        band = chart_of(banded).mark_area(opacity=0.18, clip=clip)
+        band = drawn(banded).mark_area(opacity=0.18, clip=clip)
         layers.append(band.encode(x=x, y=alt.Y("lo:Q", scale=_part(y, "scale")), y2="hi:Q", color=colour))
     dash = {"strokeDash": dash_of([MEASURED, PUBLISHED])} if ghosts else {}
     if ghosts:
-        ghost = chart_of(ghosts).encode(x=x, y=y, color=colour, tooltip=tips)
+        ghost = drawn(ghosts).encode(x=x, y=y, color=colour, tooltip=tips)
         layers.append(ghost.mark_line(strokeWidth=1.5, opacity=0.7, clip=clip).encode(**dash))
         layers.append(ghost.mark_point(filled=False, size=26, opacity=0.7, shape=PUBLISHED_SHAPE, clip=clip))
-    own = chart_of(rows).encode(x=x, y=y, color=colour, tooltip=tips)
+    own = drawn(rows).encode(x=x, y=y, color=colour, tooltip=tips)
     layers.append(own.mark_line(strokeWidth=2, clip=clip).encode(**dash))
     layers.append(own.mark_point(filled=True, size=46, opacity=1, clip=clip).encode(shape=shapes_like(colour)))
     return layers
+
+
+def _field(encoding: alt.X | alt.Y) -> str:
+    return str(encoding.shorthand).split(":")[0]
 
 
 def beyond(rows: Rows, top: float) -> list[dict[str, Any]]:
