@@ -63,6 +63,7 @@ def execute(
             stderr_file=sys.stderr,
             log_output=False,
             km=kernel.manager,
+            request_save_on_cell_execute=task == "measure",  # what a redraw has drawn before a failure is soon drawn
             on_cell_executed=after_cell,
         )
         drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
