@@ -12,13 +12,14 @@ from torture.bench import ROOT, Bench, Task, left, named, one_line, unlike, unpr
 
 SPACES = "名前に 空白 と日本語"
 ROOMS = ("lib", "kernels", "report", "notebooks", "params", "requirements.txt", "constraints.txt", "CITATION.cff")
+NO_HOME = "/dev/null/home"  # which nobody can make, root included
 LOCALE = ("tr_TR", "ISO-8859-9")  # where a capital i is none
 
 
 def tasks(short: bool) -> dict[str, Task]:
     found: dict[str, Task] = {
         "no-git": no_git,
-        "no-home": partial(compare, HOME="/nowhere/at/all", XDG_CACHE_HOME="", HF_HOME=""),
+        "no-home": partial(compare, HOME=NO_HOME, XDG_CACHE_HOME="", HF_HOME=""),
         "no-network": no_network,
         "locale-c": partial(compare, LC_ALL="C", LANG="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii"),
         "locale-and-zone": other_locale,
@@ -98,9 +99,9 @@ def no_rights(bench: Bench) -> str | None:
     """A user who may not write into the build folder is told so in one line that names it; with rights it runs."""
     build = bench.fresh("closed")
     build.chmod(0o555)
-    refused = one_line(bench.run([*unprivileged(), *bench.words()], build, HOME="/nowhere"), f"{build}/")
+    refused = one_line(bench.run([*unprivileged(), *bench.words()], build, HOME=NO_HOME), f"{build}/")
     if refused:
         return refused
     build.chmod(0o755)
-    done = bench.run([*unprivileged(), *bench.words()], build, HOME="/nowhere")
+    done = bench.run([*unprivileged(), *bench.words()], build, HOME=NO_HOME)
     return unlike(left(build), bench.whole) if not done.returncode else f"failed: {done.stderr[-300:]}"
