@@ -37,8 +37,8 @@ notebooks/%: $(READY) FORCE ## run one notebook and what it needs: make notebook
 dry-run: $(READY) ## say what `make report` would run, and why
 	@$(RUN) -m lib.pipeline dry-run --profile="$$PROFILE" $(PARAMS)
 
-test: $(READY) ## the tests
-	@$(RUN) -m pytest
+test: $(READY) ## the tests (JOBS=2: as many files at once)
+	@$(RUN) -m pytest $(if $(JOBS),-n $(JOBS) --dist loadfile)
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@cd notebooks && exec ../$(PY) -m jupyterlab
@@ -102,7 +102,7 @@ recovery: $(READY) ## R4: train on after the replacement, arm by arm; build/reco
 reasoner: $(READY) ## train the reasoner of R2 again (about twenty minutes on 2 cores)
 	@$(RUN) -m lib.pipeline train reasoner $(PARAMS)
 
-torture: $(READY) ## kills, full disks, damage, bad and hostile input (an hour; SHORT=1: minutes); build/torture.json
+torture: $(READY) ## kills, full disks, damage, bad and hostile input (half an hour to an hour; SHORT=1: minutes); build/torture.json
 	@PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}" $(RUN) -m torture $(if $(SEED),--seed $(SEED)) $(if $(SHORT),--short) \
 	  $(if $(GO_ON),--go-on) --only="$$ONLY"
 

@@ -12,6 +12,9 @@ import pytest
 # Read where transformers and datasets are imported, so these imports come later: no test reaches for the network.
 CACHE = tempfile.TemporaryDirectory()
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHE.name}
+# Where several files are tested at once, a thread that waits for another leaves its core to others.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # `make test` hands its own settings on, which would change what a `make` run by a test prints.
 for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(name, None)
