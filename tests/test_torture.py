@@ -1,6 +1,7 @@
 """What `make torture` itself rests on: its lists are what they say, and its judges can tell a failure."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from torture import bench, damage, hostile, inputs, packs, running
 from torture.bench import DATA, Trial
 
 from lib.errors import InputError
+from lib.layout import DATED
 from lib.results import dated
 
 MADE_ALIVE = (0, 2, 3, 5, 12, 18, 19)  # strings that do something in a page that takes them as they are
@@ -29,6 +31,19 @@ def test_there_are_enough_bad_inputs_each_with_a_line_to_expect():
     assert all(case["says"] and case["kind"] in inputs.MAKERS for case in found)
     assert len({json.dumps({**case, "id": ""}, sort_keys=True) for case in found}) == len(found)
     assert len(set(json.loads((DATA / "hostile.json").read_text(encoding="utf-8")))) == 20
+
+
+def test_the_kept_record_is_of_a_whole_run_in_which_all_held():
+    record = dated.latest("torture", DATED)
+    assert record and not record["provenance"]["dirty"] and not record["short"]
+    assert record["missing"] == [] and len(record["rounds"]) == 1
+    assert [trial for trial in record["trials"] if not trial["held"]] == []
+    tried = {kind: counts["tried"] for kind, counts in record["counts"].items()}
+    assert tried["kills"] == 30 and tried["inputs"] >= 250 and set(tried) == set(running.KINDS)
+    outputs = {"page", "downloads", "book", "playground", "pack"}
+    names = {trial["name"] for trial in record["trials"] if trial["kind"] == "hostile"}
+    assert {f"{i:02}-{output}" for i in range(20) for output in outputs} <= names
+    assert not re.search(r"/(tmp|home|root|work)/", json.dumps(record))
 
 
 def test_the_table_names_the_command_of_each_failure():

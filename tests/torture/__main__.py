@@ -1,6 +1,6 @@
 """`make torture`: everything tried from one seed; `build/torture.json` says what held.
 
-make torture                        about an hour on two slow cores
+make torture                        half an hour to an hour on two cores
 make torture SHORT=1                some minutes
 make torture SEED=7 ONLY=kills      one kind, or one trial of it as kind/name; several with commas
 make torture SEED=7 GO_ON=1         what an earlier run of this seed and commit has not come to
