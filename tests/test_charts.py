@@ -184,6 +184,17 @@ def test_a_zoomed_line_ends_beyond_the_picture_and_its_data_stay():
     assert {"0", "40"} <= set(re.findall(r"<text[^>]*>(\d+)</text>", text))
 
 
+def test_a_zoomed_line_that_comes_back_is_drawn_whole():
+    """And a band whose lower edge stays in the picture, whatever its line does."""
+    ratios = [1.0, 50.0, 500.0, 50.0, 2.0, 1.5]
+    rows = [{"n": 10 * n, "ratio": r, "ratio_ci": [1.0, 2 * r]} for n, r in enumerate(ratios)]
+    text = render.svg(charts.cumulative({"relu": rows}, None, [], "linearized heads").to_dict())
+    (line,) = re.findall(r'<path d="(M[^"]*)"[^>]* stroke-width="2"', text)
+    (band,) = re.findall(r'<path d="(M[^"]*)"[^>]* opacity="0.18"', text)
+    assert line.count(",") == 5  # all but the one whose neighbours lie beyond the picture too
+    assert band.count(",") == 2 * len(rows)
+
+
 def test_a_narrow_figure_is_as_wide_as_a_column_of_the_book():
     spec = render.localise(CHARTS["curves"], "en")
     assert lowered(spec, narrow=True)["height"] < spec["height"]

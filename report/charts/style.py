@@ -225,31 +225,35 @@ def curve_layers(
 ) -> list[alt.Chart]:
     """Lines with points and, where there are intervals, bands; dashed published lines with hollow points.
 
-    top: the value at which a zoomed picture ends. Each line is drawn up to its first point beyond it: what lies farther
-    off would be drawn outside and cut away, which takes most of a picture's time.
+    top: the value at which a zoomed picture ends. Points beyond it whose neighbours lie beyond it too are not drawn:
+    nothing of them would be left when the picture is cut, and to cut it takes the longer the farther off they lie.
     """
     clip = clip or top is not None
 
-    def drawn(rows: Rows) -> alt.Chart:
+    def drawn(rows: Rows, field: str) -> alt.Chart:
         chart = chart_of(rows)
         if top is None:
             return chart
         chart = chart.transform_window(
-            before=f"lag({_field(y)})", groupby=["condition", "source"], sort=[alt.SortField(_field(x))]
+            before=f"lag({field})",
+            after=f"lead({field})",
+            groupby=["condition", "source"],
+            sort=[alt.SortField(_field(x))],
         )
-        return chart.transform_filter(f"!isValid(datum.before) || datum.before <= {top}")
+        within = [f"isValid(datum.{name}) && datum.{name} <= {top}" for name in (field, "before", "after")]
+        return chart.transform_filter(" || ".join(within))
 
     layers = []
     banded = [r for r in rows if r.get("lo") is not None]
     if banded:
-        band = drawn(banded).mark_area(opacity=0.18, clip=clip)
+        band = drawn(banded, "lo").mark_area(opacity=0.18, clip=clip)
         layers.append(band.encode(x=x, y=alt.Y("lo:Q", scale=_part(y, "scale")), y2="hi:Q", color=colour))
     dash = {"strokeDash": dash_of([MEASURED, PUBLISHED])} if ghosts else {}
     if ghosts:
-        ghost = drawn(ghosts).encode(x=x, y=y, color=colour, tooltip=tips)
+        ghost = drawn(ghosts, _field(y)).encode(x=x, y=y, color=colour, tooltip=tips)
         layers.append(ghost.mark_line(strokeWidth=1.5, opacity=0.7, clip=clip).encode(**dash))
         layers.append(ghost.mark_point(filled=False, size=26, opacity=0.7, shape=PUBLISHED_SHAPE, clip=clip))
-    own = drawn(rows).encode(x=x, y=y, color=colour, tooltip=tips)
+    own = drawn(rows, _field(y)).encode(x=x, y=y, color=colour, tooltip=tips)
     layers.append(own.mark_line(strokeWidth=2, clip=clip).encode(**dash))
     layers.append(own.mark_point(filled=True, size=46, opacity=1, clip=clip).encode(shape=shapes_like(colour)))
     return layers
