@@ -37,7 +37,7 @@ def execute(
     target = profile.executed(nb)
     before = profile.data_files()
     written: list[Path] = []
-    running = profile.folder / "failed" / f".{target.name}"  # written by papermill in place, after every cell
+    running = profile.folder / "failed" / f".{target.name}"  # written by papermill in place
     running.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(nb.path, as_version=4)
     whole = list(source.cells)
@@ -63,7 +63,7 @@ def execute(
             stderr_file=sys.stderr,
             log_output=False,
             km=kernel.manager,
-            request_save_on_cell_execute=task == "measure",  # what a redraw has drawn before a failure is soon drawn
+            request_save_on_cell_execute=task == "measure",  # after every cell; a redraw's cells are soon run again
             on_cell_executed=after_cell,
         )
         drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}

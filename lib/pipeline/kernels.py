@@ -46,18 +46,22 @@ class Kernel:
         """Takes away the figures and the names of the notebook that it has run; whether it answers."""
         from jupyter_core.utils import run_sync
 
-        async def emptied() -> bool:
+        async def reset() -> bool:
             reply = await client.execute("%reset -f", silent=True, reply=True, timeout=EMPTIED_WITHIN)
             return bool(reply["content"]["status"] == "ok")
 
         for path in self.figures.iterdir():
             path.unlink()
+        with suppress(RuntimeError, TimeoutError), self.client() as client:
+            return run_sync(reset)()
+        return False
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
         client = self.manager.client()
         client.start_channels()
         try:
-            return run_sync(emptied)()
-        except (RuntimeError, TimeoutError):
-            return False
+            yield client
         finally:
             client.stop_channels()
 
@@ -194,15 +198,10 @@ def answers(kernel: Kernel) -> bool:
     """Whether a kernel replies; one that has died does not."""
     from jupyter_core.utils import run_sync
 
-    client = kernel.manager.client()
-    client.start_channels()
-    try:
+    with suppress(RuntimeError), kernel.client() as client:
         run_sync(client.wait_for_ready)(timeout=READY_WITHIN)
-    except RuntimeError:
-        return False
-    finally:
-        client.stop_channels()
-    return True
+        return True
+    return False
 
 
 def transport() -> str:
