@@ -1,4 +1,5 @@
-// Causal attention for CPUs, compiled on the machine that runs it: row-normalised ReLU, and softmax.
+// Causal attention for CPUs, compiled on the machine that runs it: row-normalised ReLU, and softmax. And what comes
+// last in a pass, the likelihood of tokens under rows of logits.
 //
 // A block of query rows lies across the lanes of vector registers, so that scores, sums and maxima of a row never
 // leave their lane: for a block of keys, scores = k qᵀ with k broadcast, then the weights, then zᵀ += vᵀ w with v
@@ -9,12 +10,15 @@
 // The bits of a row depend on its own q and on the k and v that it sees: not on threads, batch, heads or strides.
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <thread>
 #include <vector>
+
+#define APART __attribute__((noinline))  // a loop of its own: it needs all of the registers
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
 #define MATRIX_UNIT 1
@@ -39,6 +43,7 @@ constexpr int ROWS = WIDE * LANES;      // query rows of a block
 constexpr int KEYS = 64;                // keys of a block
 constexpr int TASK_ROWS = 8 * ROWS;     // query rows of a task
 constexpr float CLAMP = 1e-8f;
+constexpr float BOUND = 60.0f;          // scores up to here need no maximum taken off: sums stay in range
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t Int __attribute__((vector_size(4 * LANES)));
@@ -69,26 +74,26 @@ inline uint16_t rounded(float x) {  // to the nearest bfloat16, ties to even
     return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// exp(x) for x <= 0, to about one unit in the last place; 0 below -87, NaN for NaN.
+// exp(x) for -87 <= x <= 87, to about one unit in the last place; NaN for NaN.
 inline Vec exponential(Vec x) {
-    const Vec least = filled(-87.0f);
-    Int live = ~(x < least);
-    Vec y = live ? x : least;
-    Vec t = y * 1.44269504f;
-    Int n = __builtin_convertvector(t - 0.5f, Int);  // towards 0: the nearest of a negative number
-    Vec whole = __builtin_convertvector(n, Vec);
-    Vec r = y - whole * 0.693359375f;
+    const Vec shift = filled(12582912.0f);  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    const Vec shifted = x * 1.44269504f + shift;
+    const Vec whole = shifted - shift;
+    Vec r = x - whole * 0.693359375f;
     r = r + whole * 2.12194440e-4f;
-    Vec p = filled(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    Vec power = (Vec)((n + 127) << 23);
-    return live ? p * power : Vec{};
+    Vec p = filled(1.38436467e-3f);
+    p = p * r + 8.37416109e-3f;
+    p = p * r + 4.16680016e-2f;
+    p = p * r + 1.66664317e-1f;
+    p = p * r + 4.9999994e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return (Vec)((Int)p + ((Int)shifted << 23));
 }
+
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }  // b where one of them is NaN
+
+inline Vec exponential_of_negative(Vec x) { return exponential(larger(filled(-87.0f), x)); }
 
 // Row `row` of a matrix in float32, padded with zeros to D.
 template <int D>
@@ -107,7 +112,7 @@ inline void pack(float *to, const void *from, int64_t at, int64_t step, int64_t 
 
 // scores [n_keys, ROWS] = k qᵀ of up to KEYS keys, of which `last` is the last one that may be read.
 template <int D>
-inline void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, int64_t n_keys, int64_t last) {
+APART void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, int64_t n_keys, int64_t last) {
     for (int64_t j = 0; j < n_keys; j += KEYS_AT_ONCE) {
         const float *key[KEYS_AT_ONCE];
         for (int t = 0; t < KEYS_AT_ONCE; t++) {
@@ -131,7 +136,7 @@ inline void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, 
 
 // zᵀ [D, ROWS] += vᵀ w of one block of keys.
 template <int D>
-inline void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_keys) {
+APART void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_keys) {
     for (int c = 0; c < D; c += KEYS_AT_ONCE) {
         Vec acc[KEYS_AT_ONCE][WIDE] = {};
         for (int64_t j = 0; j < n_keys; j++)
@@ -148,9 +153,48 @@ inline void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_key
     }
 }
 
+// Scores of a block of n keys become weights, `form` of the score and the row's peak; those past `unmasked` are 0 where a
+// row does not see the key.
+template <class Form, class Visible>
+inline void weigh(Form form, Vec *weights, Vec *sum, const Vec *peak, int64_t n, int64_t unmasked, Visible visible) {
+    for (int64_t j = 0; j < unmasked; j++)
+        for (int w = 0; w < WIDE; w++) {
+            const Vec weight = form(weights[j * WIDE + w], peak[w]);
+            weights[j * WIDE + w] = weight;
+            sum[w] += weight;
+        }
+    for (int64_t j = unmasked > 0 ? unmasked : 0; j < n; j++)
+        for (int w = 0; w < WIDE; w++) {
+            const Vec weight = visible(j, w) ? form(weights[j * WIDE + w], peak[w]) : Vec{};
+            weights[j * WIDE + w] = weight;
+            sum[w] += weight;
+        }
+}
+
+// The keys and values of one head in float32, rows padded with zeros to D, as far as they have been packed.
+template <int D>
+struct Keys {
+    std::vector<float> k, v, longest;  // longest: the largest |k|^2 up to each key
+    int64_t own = -1, n = 0;
+
+    explicit Keys(int64_t n_visible) : k(n_visible * D), v(n_visible * D), longest(n_visible) {}
+
+    void pack_up_to(int64_t end, const Call &call, int64_t batch, int64_t kv) {
+        if (own != batch * call.n_head + kv) own = batch * call.n_head + kv, n = 0;
+        const int64_t *s = call.strides[1], *t = call.strides[2];
+        for (; n < end; n++) {
+            float *key = k.data() + n * D, size = 0;
+            pack<D>(key, call.k, batch * s[0] + kv * s[1] + n * s[2], s[3], call.d_head, call.half);
+            pack<D>(v.data() + n * D, call.v, batch * t[0] + kv * t[1] + n * t[2], t[3], call.d_head, call.half);
+            for (int c = 0; c < D; c++) size += key[c] * key[c];
+            longest[n] = n > 0 && longest[n - 1] > size ? longest[n - 1] : size;
+        }
+    }
+};
+
 // One block of query rows, `first_row` the first, against the packed keys and values.
 template <int D>
-void block(const Call &call, int64_t batch, int64_t head, int64_t first_row, const float *k, const float *v) {
+void block(const Call &call, int64_t batch, int64_t head, int64_t first_row, const Keys<D> &keys) {
     alignas(64) Vec q[D * WIDE], z[D * WIDE] = {}, weights[KEYS * WIDE];
     alignas(64) float row[D], lanes[ROWS];
     const int64_t n_rows = call.n_queries - first_row < ROWS ? call.n_queries - first_row : ROWS;
@@ -165,52 +209,53 @@ void block(const Call &call, int64_t batch, int64_t head, int64_t first_row, con
             std::memset(row, 0, sizeof row);
         for (int c = 0; c < D; c++) turned[c * ROWS + i] = row[c];
     }
+    // A bounded row has its weights in range without its maximum taken off: |q| |k| says so, of the keys that it sees.
     Vec total[WIDE] = {}, peak[WIDE];
-    Int place[WIDE];
+    Int place[WIDE], bounded[WIDE];
+    const float most_allowed = BOUND / call.scale * (BOUND / call.scale);
+    bool all_bounded = true;
     for (int w = 0; w < WIDE; w++) {
-        peak[w] = filled(-1e30f);
-        for (int i = 0; i < LANES; i++) place[w][i] = w * LANES + i;
+        Vec size = {};
+        for (int c = 0; c < D; c++) size += q[c * WIDE + w] * q[c * WIDE + w];
+        for (int i = 0; i < LANES; i++) {
+            const int64_t last = offset + w * LANES + i;
+            place[w][i] = w * LANES + i;
+            bounded[w][i] = size[i] * keys.longest[last < n_keys ? last : n_keys - 1] <= most_allowed ? -1 : 0;
+            all_bounded &= bounded[w][i] != 0;
+        }
+        peak[w] = bounded[w] ? Vec{} : filled(-1e30f);
     }
     for (int64_t first = 0; first < n_keys; first += KEYS) {
         const int64_t n = n_keys - first < KEYS ? n_keys - first : KEYS;
-        scores_of<D>(weights, k, q, first, n, n_keys - 1);
+        scores_of<D>(weights, keys.k.data(), q, first, n, n_keys - 1);
         const int64_t unmasked = offset + 1 - first < n ? offset + 1 - first : n;
+        const auto visible = [&](int64_t j, int w) { return place[w] >= int32_t(first + j - offset); };
         Vec sum[WIDE] = {};
-        if (call.softmax) {
-            Vec most[WIDE], shrink[WIDE];
+        if (call.softmax && all_bounded) {
+            const auto weight = [&](Vec s, Vec) { return exponential(s * call.scale); };
+            weigh(weight, weights, sum, peak, n, unmasked, visible);
+        } else if (call.softmax) {
+            Vec most[WIDE];
             for (int w = 0; w < WIDE; w++) most[w] = peak[w];
             for (int64_t j = 0; j < n; j++)
                 for (int w = 0; w < WIDE; w++) {
-                    Vec s = weights[j * WIDE + w] * call.scale;
-                    if (j >= unmasked) s = place[w] >= int32_t(first + j - offset) ? s : filled(-1e30f);
-                    weights[j * WIDE + w] = s;
-                    most[w] = s > most[w] ? s : most[w];
+                    const Vec s = weights[j * WIDE + w] * call.scale;
+                    const Int taken = j < unmasked ? ~bounded[w] : ~bounded[w] & visible(j, w);
+                    most[w] = larger(taken ? s : most[w], most[w]);
                 }
             for (int w = 0; w < WIDE; w++) {
-                shrink[w] = exponential(peak[w] - most[w]);
+                const Vec shrink = exponential_of_negative(peak[w] - most[w]);
                 peak[w] = most[w];
+                total[w] *= shrink;
+                for (int c = 0; c < D; c++) z[c * WIDE + w] *= shrink;
             }
-            for (int64_t j = 0; j < n; j++)
-                for (int w = 0; w < WIDE; w++) {
-                    Vec p = exponential(weights[j * WIDE + w] - most[w]);
-                    weights[j * WIDE + w] = p;
-                    sum[w] += p;
-                }
-            for (int w = 0; w < WIDE; w++) total[w] *= shrink[w];
-            for (int c = 0; c < D; c++)
-                for (int w = 0; w < WIDE; w++) z[c * WIDE + w] *= shrink[w];
+            const auto weight = [&](Vec s, Vec most) { return exponential_of_negative(s * call.scale - most); };
+            weigh(weight, weights, sum, peak, n, unmasked, visible);
         } else {
-            for (int64_t j = 0; j < n; j++)
-                for (int w = 0; w < WIDE; w++) {
-                    Vec s = weights[j * WIDE + w];
-                    s = Vec{} > s ? Vec{} : s;  // NaN stays
-                    if (j >= unmasked) s = place[w] >= int32_t(first + j - offset) ? s : Vec{};
-                    weights[j * WIDE + w] = s;
-                    sum[w] += s;
-                }
+            weigh([](Vec s, Vec) { return larger(Vec{}, s); }, weights, sum, peak, n, unmasked, visible);
         }
         for (int w = 0; w < WIDE; w++) total[w] += sum[w];
-        add_values<D>(z, weights, v + first * D, n);
+        add_values<D>(z, weights, keys.v.data() + first * D, n);
     }
     for (int w = 0; w < WIDE; w++) {
         Vec l = total[w];
@@ -410,25 +455,44 @@ void matrix_work(const Call &call, std::atomic<int64_t> &next) {
 
 #endif
 
-// Tasks are strips of query rows of one head, the longest first; threads take the next one until none is left.
+// Tasks are strips of query rows of one head, the longest first; threads take the next one until none is left, and keep
+// the keys and values that they packed last.
 template <int D>
 void work(const Call &call, std::atomic<int64_t> &next) {
     const int64_t n_pairs = call.n_batch * call.n_head;
     const int64_t n_strips = (call.n_queries + TASK_ROWS - 1) / TASK_ROWS;
-    std::vector<float> k(call.n_visible * D), v(call.n_visible * D);
+    Keys<D> keys(call.n_visible);
     for (int64_t task; (task = next++) < n_pairs * n_strips;) {
-        const int64_t batch = task % n_pairs / call.n_head, head = task % call.n_head;
-        const int64_t start = (n_strips - 1 - task / n_pairs) * TASK_ROWS;
+        const int64_t pair = task / n_strips, batch = pair / call.n_head, head = pair % call.n_head;
+        const int64_t start = (n_strips - 1 - task % n_strips) * TASK_ROWS;
         const int64_t end = start + TASK_ROWS < call.n_queries ? start + TASK_ROWS : call.n_queries;
-        const int64_t n_keys = call.n_visible - call.n_queries + end;
-        for (int64_t j = 0; j < n_keys; j++) {
-            const int64_t *s = call.strides[1], *t = call.strides[2];
-            const int64_t kv = head / call.group;
-            pack<D>(k.data() + j * D, call.k, batch * s[0] + kv * s[1] + j * s[2], s[3], call.d_head, call.half);
-            pack<D>(v.data() + j * D, call.v, batch * t[0] + kv * t[1] + j * t[2], t[3], call.d_head, call.half);
-        }
-        for (int64_t row = start; row < end; row += ROWS) block<D>(call, batch, head, row, k.data(), v.data());
+        keys.pack_up_to(call.n_visible - call.n_queries + end, call, batch, head / call.group);
+        for (int64_t row = start; row < end; row += ROWS) block<D>(call, batch, head, row, keys);
     }
+}
+
+// -log softmax(row)[target] of n logits, NaN where one of them is NaN or infinite.
+float nll_of(const float *row, int64_t n, int64_t target) {
+    const auto taken = [&](int64_t j) {
+        Vec x = filled(-INFINITY);
+        if (n - j >= LANES) std::memcpy(&x, row + j, sizeof x);
+        else std::memcpy(&x, row + j, 4 * (n - j));
+        return x;
+    };
+    Vec most[WIDE], sum[WIDE] = {};
+    for (int w = 0; w < WIDE; w++) most[w] = filled(-INFINITY);
+    for (int64_t j = 0; j < n; j += ROWS)
+        for (int w = 0; w < WIDE && j + w * LANES < n; w++) most[w] = larger(taken(j + w * LANES), most[w]);
+    float peak = most[0][0];
+    for (int w = 0; w < WIDE; w++)
+        for (int i = 0; i < LANES; i++) peak = most[w][i] > peak ? most[w][i] : peak;
+    const Vec top = filled(peak);
+    for (int64_t j = 0; j < n; j += ROWS)
+        for (int w = 0; w < WIDE && j + w * LANES < n; w++) sum[w] += exponential_of_negative(taken(j + w * LANES) - top);
+    double total = 0;
+    for (int w = 0; w < WIDE; w++)
+        for (int i = 0; i < LANES; i++) total += sum[w][i];
+    return float(std::log(total) + peak - row[target]);
 }
 
 using Work = void (*)(const Call &, std::atomic<int64_t> &);
@@ -486,4 +550,15 @@ extern "C" int attention(const void *q, const void *k, const void *v, void *z, c
     const Work work = chosen(call);
     if (!work) return 1;
     return run(work, call, n_threads) ? 0 : 2;
+}
+
+// nll [n_rows] of logits [n_rows, n_vocab], rows `step` apart, at targets [n_rows].
+extern "C" void token_nll(const float *logits, int64_t step, const int64_t *targets, float *nll, int64_t n_rows,
+                          int64_t n_vocab, int64_t n_threads) {
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(n_threads) if (n_threads > 1)
+#else
+    (void)n_threads;
+#endif
+    for (int64_t i = 0; i < n_rows; i++) nll[i] = nll_of(logits + i * step, n_vocab, targets[i]);
 }

@@ -1,4 +1,6 @@
-"""Causal attention for CPUs by `cpu_native.cpp`, compiled here where there is a C++ compiler; never required.
+"""Causal attention and the likelihood of tokens by `cpu_native.cpp`, compiled where there is a C++ compiler.
+
+Never required: where there is none, other code computes the same.
 
 The library is kept in the user's cache by a digest of what made it: the source, the compiler, its flags and the
 processor. Each form is held against `naive` before its first use in a process; one that disagrees is not used.
@@ -19,6 +21,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import by_head, cpu, naive
@@ -85,6 +88,39 @@ def softmax_attention(
 mixed_attention = by_head.mixed("native", relu_attention)
 
 
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], float32 [n], of logits [n, vocab_size] and targets [n], natural logarithm.
+
+    A row's bits depend on that row alone. What the library does not take (gradients, another device, a target that is
+    not in the vocabulary) is PyTorch's to compute, or to refuse.
+    """
+    logits = logits.float()
+    if not _takes(logits, targets):
+        return F.cross_entropy(logits, targets, reduction="none")
+    library = _library()
+    assert library is not None, "`_takes` asks first"
+    logits, targets = logits if logits.stride(1) == 1 else logits.contiguous(), targets.contiguous()
+    nll = torch.empty(len(targets))
+    n_threads = torch.get_num_threads() if logits.numel() >= THREADED_WORK else 1
+    pointers = (x.data_ptr() for x in (targets, nll))
+    library.token_nll(logits.data_ptr(), logits.stride(0), *pointers, *logits.shape, n_threads)
+    return nll
+
+
+def _takes(logits: Tensor, targets: Tensor) -> bool:
+    return (
+        logits.device.type == targets.device.type == "cpu"
+        and targets.dtype == torch.int64
+        and logits.ndim == 2
+        and targets.shape == logits.shape[:1]
+        and logits.numel() > 0
+        and 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]
+        and not (torch.is_grad_enabled() and logits.requires_grad)
+        and available()
+        and _nll_agrees()
+    )
+
+
 def suits(q: Tensor, form: str) -> bool:
     """Whether the library takes q [B, H, T, d], and its `form` (relu or softmax) agrees with `naive` here."""
     return (
@@ -142,6 +178,22 @@ def _agrees(form: str, dtype: torch.dtype, d_head: int) -> bool:
 
 
 @cache
+def _nll_agrees() -> bool:
+    """Whether the library's likelihoods are those of float64, on rows with a ragged end."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(7, 1003, generator=generator)
+    targets, nll = torch.arange(0, 1003, 150), torch.full((7,), float("nan"))
+    library = _library()
+    assert library is not None, "`available` asks first"
+    library.token_nll(logits.data_ptr(), logits.stride(0), targets.data_ptr(), nll.data_ptr(), *logits.shape, 1)
+    error = naive.relative_error(nll, F.cross_entropy(logits.double(), targets, reduction="none"))
+    if error <= naive.tolerance(torch.float32):
+        return True
+    print(f"native likelihoods are off by {error:.1e}: PyTorch computes them instead", file=sys.stderr)
+    return False
+
+
+@cache
 def _library() -> ctypes.CDLL | None:
     """The library, loaded; None where none can be compiled."""
     names = filter(None, (os.environ.get("CXX"), *COMPILERS))
@@ -151,13 +203,15 @@ def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"native attention does not compile ({first_line(error)}): PyTorch computes it", file=sys.stderr)
+        print(f"the native library does not compile ({first_line(error)}): PyTorch computes it", file=sys.stderr)
         return None
     pointer = ctypes.c_void_p
     library.attention.argtypes = [
         *(pointer, pointer, pointer, pointer, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64)),
         *(ctypes.c_float, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
     ]
+    library.token_nll.argtypes = [pointer, ctypes.c_int64, pointer, pointer, *3 * (ctypes.c_int64,)]
+    library.token_nll.restype = None
     return library
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from kernel_checks import LENGTHS, close, inputs, strided
 
 from kernels import cpu, naive, native
@@ -224,6 +225,76 @@ def test_what_was_compiled_is_kept(fresh, monkeypatch):
     monkeypatch.setattr(native, "_compile", lambda *x: pytest.fail("compiled again"))
     assert native.available()
     assert list(fresh.rglob("*.so")) == [made]
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_a_row_that_needs_its_maximum_taken_off_moves_no_other(scale):
+    """Small scores have none taken off: beside a row of huge ones, before or behind it, they keep their bits."""
+    q, k, v = inputs((1, 1, 150, 12))
+    before = native.softmax_attention(q, k, v, scale=scale)
+    for huge in (0, 31, 64, 149):
+        q_there = q.clone()
+        q_there[0, 0, huge] *= 1e3
+        z = native.softmax_attention(q_there, k, v, scale=scale)
+        others = torch.arange(150) != huge
+        assert torch.equal(z[0, 0, others], before[0, 0, others])
+        check("softmax", z, q_there, k, v, scale=scale)
+    k_there = k.clone()
+    k_there[0, 0, 100] *= 1e3
+    assert torch.equal(native.softmax_attention(q, k_there, v, scale=scale)[0, 0, :100], before[0, 0, :100])
+
+
+def drawn_logits(n_rows, n_vocab, factor=5.0):
+    generator = torch.Generator().manual_seed(n_vocab)
+    targets = torch.randint(0, n_vocab, (n_rows,), generator=generator)
+    return factor * torch.randn(n_rows, n_vocab, generator=generator), targets
+
+
+@pytest.mark.parametrize("n_vocab", [1, 3, 15, 16, 17, 63, 64, 65, 97, 4096, 50257])
+@pytest.mark.parametrize("factor", [1e-3, 5.0, 300.0])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_likelihoods(n_vocab, factor, offset):
+    logits, targets = drawn_logits(9, n_vocab, factor)
+    logits += offset
+    wanted = F.cross_entropy(logits.double(), targets, reduction="none")
+    found = native.token_nll(logits, targets)
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().max() <= naive.tolerance(torch.float32) * max(1.0, float(wanted.max()))
+
+
+def test_a_likelihood_s_bits_are_its_row_s_alone():
+    logits, targets = drawn_logits(300, 5000)
+    whole = native.token_nll(logits, targets)
+    wide = torch.full((300, 5003), float("nan"))
+    wide[:, 2:-1] = logits
+    assert torch.equal(native.token_nll(wide[:, 2:-1], targets), whole)
+    assert torch.equal(native.token_nll(logits.T.contiguous().T, targets), whole)
+    assert torch.equal(
+        torch.cat([native.token_nll(logits[i : i + 7], targets[i : i + 7]) for i in range(0, 300, 7)]), whole
+    )
+    half = logits.bfloat16()
+    assert torch.equal(native.token_nll(half, targets), native.token_nll(half.float(), targets))
+
+
+def test_likelihoods_of_what_is_not_finite():
+    logits, targets = drawn_logits(5, 100)
+    logits[0, 99], logits[1, 3], logits[2, 3], logits[3, 4] = (float(x) for x in ("nan", "inf", "-inf", "nan"))
+    targets[2] = 3
+    nll = native.token_nll(logits, targets)
+    assert nll[:2].isnan().all() and nll[2] == torch.inf and nll[3].isnan() and nll[4].isfinite()
+
+
+@pytest.mark.parametrize("target", [-1, 100])
+def test_a_target_outside_of_the_vocabulary_is_refused(target):
+    with pytest.raises(IndexError, match="out of bounds"):
+        native.token_nll(torch.zeros(2, 100), torch.tensor([0, target]))
+
+
+def test_likelihoods_with_gradients_are_pytorch_s():
+    logits, targets = drawn_logits(4, 50)
+    logits.requires_grad_()
+    native.token_nll(logits, targets).sum().backward()
+    assert logits.grad is not None
 
 
 @pytest.fixture

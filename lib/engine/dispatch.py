@@ -93,6 +93,13 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, backend:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped).to(dtype)
 
 
+def token_nll(logits: Tensor, targets: Tensor, *, backend: str) -> Tensor:
+    """-log softmax(logits)[target], float32 [n], of logits [n, vocab_size] and targets [n]; `backend` is resolved."""
+    if computes_softmax(backend):
+        return _module(backend).token_nll(logits, targets)
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
 def _kernels(backend: str, *inputs: Tensor) -> ModuleType:
     """The module of the backend that `resolve` names for these inputs."""
     return _module(resolve(backend, inputs[0].device, _want_gradients(*inputs)))

@@ -223,7 +223,7 @@ class _Decoder:
             chosen = _choose(own, temperature, draws[:, step])
             tokens[texts, step:] = chosen[:, None]
             if scored:
-                nll[texts, step] = F.cross_entropy(own.float(), chosen, reduction="none")
+                nll[texts, step] = dispatch.token_nll(own, chosen, backend=self.backend)
             bar.update(len(chosen))
             going = ~torch.isin(chosen, last)
             some_ended = bool(ends) and not going.all()
@@ -241,7 +241,7 @@ class _Decoder:
     def judge(self, sequences: Tensor, n_scored: int) -> Tensor:
         n_prompt = sequences.shape[1] - n_scored
         cache, row_of, logits = self.prefill(sequences[:, :n_prompt], sequences.shape[1])
-        first = F.cross_entropy(logits[row_of].float(), sequences[:, n_prompt], reduction="none")
+        first = dispatch.token_nll(logits[row_of], sequences[:, n_prompt], backend=self.backend)
         if n_scored == 1:
             return first[:, None]
         cache.spread(row_of)
@@ -249,7 +249,7 @@ class _Decoder:
         targets = sequences[:, n_prompt + 1 :].flatten()
         step = max(1, SCORED_LOGITS // self.arch.vocab_size)
         rest = [
-            F.cross_entropy(self.logits(hidden[at : at + step]).float(), targets[at : at + step], reduction="none")
+            dispatch.token_nll(self.logits(hidden[at : at + step]), targets[at : at + step], backend=self.backend)
             for at in range(0, len(targets), step)
         ]
         return torch.cat([first[:, None], torch.cat(rest).view(len(sequences), -1)], dim=1)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm import tqdm
@@ -340,8 +339,8 @@ class Evaluator:
         step = max(1, LOGITS_BLOCK // self.arch.vocab_size)
         blocks = []
         for start in range(0, len(targets), step):
-            logits = self.arch.logits(hidden[start : start + step]).float()
-            blocks.append(F.cross_entropy(logits, targets[start : start + step], reduction="none"))
+            logits = self.arch.logits(hidden[start : start + step])
+            blocks.append(dispatch.token_nll(logits, targets[start : start + step], backend=self.backend))
         return torch.cat(blocks).numpy(force=True)
 
 
