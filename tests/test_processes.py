@@ -266,3 +266,45 @@ def test_a_notebook_run_by_hand_waits_for_the_pipeline(notebook, tmp_path, monke
     (tmp_path / "go").touch()
     assert second.communicate(timeout=120)[0] == "mine\n"
     first.communicate(timeout=120)
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+def test_kernels_are_forked_from_one_process_and_lead_their_own_groups(monkeypatch):
+    monkeypatch.setattr(kernels, "GPUS", ())
+    monkeypatch.setattr(kernels, "heights", {0})
+    first, second = kernels.start("redraw"), kernels.start("redraw")
+    try:
+        pids = [kernel.process.pid for kernel in (first, second)]
+        assert parent_of(pids[0]) == parent_of(pids[1]) != os.getpid()
+        assert [os.getpgid(pid) for pid in pids] == pids
+        assert kernels.answers(first) and kernels.answers(second)
+    finally:
+        first.stop()
+        assert is_running(pids[1])
+        second.stop()
+    assert not any(map(is_running, pids))
+    assert max(kernels.heights) > 2**26
+
+
+def test_where_a_gpu_is_kernels_are_processes_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernels, "GPUS", (str(tmp_path),))
+    assert kernels.prepare("redraw") == {}
+    kernel = kernels.start("redraw")
+    try:
+        assert isinstance(kernel.process, subprocess.Popen)
+        assert kernels.answers(kernel)
+    finally:
+        kernel.stop()
+
+
+@pytest.mark.parametrize(("cores", "given", "found"), [(2, None, "0"), (16, None, None), (2, "100", "100")])
+def test_threads_that_wait_sleep_on_few_cores(monkeypatch, cores, given, found):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    if given:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    assert children.environment().get("GOMP_SPINCOUNT") == found

@@ -29,6 +29,12 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def outlive() -> None:
+    """Takes `die_with` back."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+
+
 def leave_out_iris() -> None:
     """Keeps jsonschema from building a grammar for IRIs when it is imported, a second long: no schema here has any."""
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]

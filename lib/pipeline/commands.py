@@ -84,7 +84,7 @@ def plan(
 ) -> Plan:
     """`(profile, wanted, todo)`: the notebooks in question, and `{name: (task, why)}` of what has to be done now.
 
-    Everything that can be refused without running a notebook is refused here; the first of `kernels` starts meanwhile.
+    Everything that can be refused without running a notebook is refused here; `kernels` import ahead meanwhile.
     """
     sections = discover()
     profile = Profile(profile_name, overrides)
@@ -98,7 +98,7 @@ def plan(
             todo[nb.name] = found
     if any(task == "measure" for task, _ in todo.values()):
         if kernels and not profile.values["workers"]:
-            kernels.start_ahead(**{workers.VARIABLE: "0"})
+            kernels.import_ahead(**{workers.VARIABLE: "0"})
         check_model(profile.values, profile.overrides)
     return profile, wanted, todo
 

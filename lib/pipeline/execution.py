@@ -46,6 +46,7 @@ def execute(
     last = [cell.id for cell in source.cells if notebooks.measures(cell)][-1:]
 
     def after_cell(cell: NotebookNode, execute_reply: Any, **_: Any) -> None:
+        kernel.note_memory()
         if [cell.id] == last and execute_reply["content"]["status"] == "ok":
             written.extend(path for path, mark in profile.data_files().items() if before.get(path) != mark)
             measured()

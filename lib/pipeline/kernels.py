@@ -1,6 +1,7 @@
 """Kernels for notebooks: over sockets in a private folder, with this interpreter, ending with the pipeline."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,15 +17,18 @@ from typing import Any
 
 from lib.pipeline import children, notebooks
 
+DRAWING = ("lib.analysis.head_effects", "report.charts.charts", "report.prose")
 PRELOADED = {
-    "measure": "lib.engine.generation, lib.engine.scoring, report.charts.charts, report.prose",
-    "redraw": "lib.pipeline.run, report.charts.charts, report.prose",
+    "measure": ("lib.pipeline.run", "lib.engine.generation", "lib.engine.scoring", *DRAWING),
+    "redraw": ("lib.pipeline.run", *DRAWING),
 }
+GPUS = ("/dev/nvidiactl", "/dev/kfd")  # NVIDIA's and AMD's: what their drivers know does not outlive a fork
 PREFIX = "experiment10-kernel-"
 LONGEST = 60  # characters of a folder in which sockets can still be named everywhere
 TRIES = 3
 READY_WITHIN = 120  # seconds
 EMPTIED_WITHIN = 10
+heights = {0}  # bytes of memory that kernels have taken
 
 
 @dataclass
@@ -34,9 +38,17 @@ class Kernel:
     resources: ExitStack
     figures: Path  # where figures wait until all are drawn
 
+    def note_memory(self) -> None:
+        """Keeps what it has taken at its height, for `peak`: a forked kernel is not this process's own child."""
+        with suppress(OSError):
+            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+            if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+                heights.add(int(found[1]) * 1024)
+
     def stop(self) -> None:
         from jupyter_core.utils import run_sync
 
+        self.note_memory()
         children.kill(self.process.pid)
         self.process.wait()
         run_sync(self.manager.cleanup_resources)()
@@ -85,8 +97,8 @@ class Kernel:
 class Kernels:
     """Kernels for one notebook after another, the next one started ahead.
 
-    Starting one and importing what all sections import takes a core some seconds, which a section that computes can
-    spare; one that measures times can when it has measured them.
+    Starting one takes a core half a second, and some more where it has to import what all sections import, which a
+    section that computes can spare; one that measures times can when it has measured them.
     """
 
     def __init__(self) -> None:
@@ -96,6 +108,11 @@ class Kernels:
     def take(self) -> Kernel:
         kernel, self.spare = self.spare or start("measure"), None
         return answering(kernel, "measure")
+
+    def import_ahead(self, **environment: str) -> None:
+        """Has imported what all of them do, while something else is done: by the first, where they are not forked."""
+        if not prepare("measure"):
+            self.start_ahead(**environment)
 
     def start_ahead(self, **environment: str) -> None:
         self.spare = self.spare or start("measure", **environment)
@@ -111,6 +128,7 @@ class DrawingKernels:
 
     def __init__(self) -> None:
         self.free: list[Kernel] = []
+        prepare("redraw")
 
     @contextmanager
     def one(self) -> Iterator[Kernel]:
@@ -155,13 +173,16 @@ def start(task: str | None = None, **environment: str) -> Kernel:
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_core.utils import run_sync
 
+    forked = prepare(task)
+
     class OwnKernelSpec(KernelSpecManager):
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            words = ("ipykernel_launcher", "-f", "{connection_file}")
             return KernelSpec(
-                argv=children.command("ipykernel_launcher", "-f", "{connection_file}"),
+                argv=list(words) if forked else children.command(*words),
                 display_name=kernel_name,
                 language="python",
-                metadata={"supported_encryption": ["curve"]},
+                metadata={"supported_encryption": ["curve"]} | forked,
             )
 
     with ExitStack() as resources:
@@ -181,7 +202,8 @@ def start(task: str | None = None, **environment: str) -> Kernel:
         environment |= {"EXPERIMENT10_PIPELINE": "0", "PYTHONHASHSEED": "0"}
         environment["EXPERIMENT10_TERMINAL"] = str(int(sys.stderr.isatty()))
         environment["EXPERIMENT10_FIGURES"] = str(figures)
-        arguments = [f"--IPKernelApp.exec_lines=import lib.pipeline.sampling, {PRELOADED[task]}"] if task else []
+        imported = ", ".join(("lib.pipeline.sampling", *PRELOADED[task])) if task else ""
+        arguments = [f"--IPKernelApp.exec_lines=import {imported}; lib.pipeline.sampling.begin()"] if task else []
         run_sync(manager.start_kernel)(
             cwd=str(notebooks.NOTEBOOKS),
             env=children.environment(**environment),
@@ -192,6 +214,19 @@ def start(task: str | None = None, **environment: str) -> Kernel:
         process = provisioner.process
         children.processes.add(process.pid)
         return Kernel(manager, process, resources.pop_all(), figures)
+
+
+def prepare(task: str | None) -> dict[str, Any]:
+    """Has what kernels for a `task` import imported once, ahead of them; what their spec says for them to be forked.
+
+    Nothing where they can't be forked.
+    """
+    if task is None or sys.platform != "linux" or any(map(os.path.exists, GPUS)):
+        return {}
+    from lib.pipeline import forking
+
+    forking.prepare(" ".join(PRELOADED[task]), children.environment(PYTHONHASHSEED="0"))
+    return {"kernel_provisioner": {"provisioner_name": forking.PROVISIONER}}
 
 
 def answers(kernel: Kernel) -> bool:
@@ -226,8 +261,9 @@ def remove_leftovers() -> None:
 
 
 def peak() -> int:
-    """Bytes of memory that the largest child of this process took at its height."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Bytes of memory that the largest child of this process, or kernel, took at its height."""
+    own = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(own, *heights)
 
 
 def machine_memory() -> int:

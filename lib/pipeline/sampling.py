@@ -1,6 +1,6 @@
 """Where a kernel's time goes: what its threads are at, looked at a hundred times a second while a notebook runs.
 
-A kernel that is started with `EXPERIMENT10_SAMPLES` set to a folder imports this module and adds there, a few times a
+A kernel that is started with `EXPERIMENT10_SAMPLES` set to a folder begins with `begin()` and adds there, a few times a
 second, a line to `<process>.jsonl`: a `Slice`. `python -m lib.pipeline.profiling` makes a table of them.
 """
 
@@ -102,10 +102,7 @@ def read(folder: Path) -> list[Slice]:
     return [Slice(*json.loads(line)) for line in lines if line.endswith("\n")]
 
 
-def start() -> None:
-    folder = Path(os.environ[FOLDER])
-    threading.Thread(target=sample, args=(folder / f"{os.getpid()}.jsonl",), daemon=True).start()
-
-
-if FOLDER in os.environ:
-    start()
+def begin() -> None:
+    """Where it is asked for, a thread looks at the others from now on."""
+    if folder := os.environ.get(FOLDER):
+        threading.Thread(target=sample, args=(Path(folder) / f"{os.getpid()}.jsonl",), daemon=True).start()
