@@ -21,6 +21,7 @@ from lib.analysis.bootstrap import Resampler
 from lib.analysis.perplexity import ratio
 import numpy as np
 scores = np.random.default_rng(0).random((64, 127), dtype=np.float32)
+sampling.begin()
 sampling.enter("V9")
 end = time.monotonic() + 2
 while time.monotonic() < end:

@@ -58,16 +58,23 @@ class Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         self._process = multiprocessing.get_context("forkserver").Process(
-            target=run, args=(list(words), dict(environment), folder)
+            target=run, args=(server, list(words), dict(environment), folder)
         )
         self._process.start()
         self._lock = Lock()  # its exit status can be read once
         assert self._process.pid is not None
         self.pid = self._process.pid
         deadline = time.monotonic() + LEADS_WITHIN
-        while self.poll() is None and os.getpgid(self.pid) != self.pid and time.monotonic() < deadline:
+        while self.poll() is None and not self._leads() and time.monotonic() < deadline:
             time.sleep(0.001)
+
+    def _leads(self) -> bool:
+        try:
+            return os.getpgid(self.pid) == self.pid
+        except ProcessLookupError:
+            return False
 
     def poll(self) -> int | None:
         with self._lock:
@@ -91,10 +98,10 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def run(words: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
-    """In the forked process: what `python -m lib.pipeline.child PID MODULE …` does in a new one."""
+def run(server: int, words: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+    """In the process that `server` has forked: what `python -m lib.pipeline.child PID MODULE …` does in a new one."""
     os.setsid()
-    die_with(os.getppid())
+    die_with(server)
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]  # the server ends with the last
     multiprocessing.set_start_method(None, force=True)  # a kernel's own processes start as anywhere
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -102,5 +109,5 @@ def run(words: Sequence[str], environment: Mapping[str, str], folder: str) -> No
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:] = [place for place in sys.path if place not in ("", str(Path(folder)))]
-    sys.argv = [*words, f"--IPKernelApp.parent_handle={os.getppid()}"]
+    sys.argv = [*words, f"--IPKernelApp.parent_handle={server}"]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
