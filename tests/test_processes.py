@@ -299,12 +299,3 @@ def test_where_a_gpu_is_kernels_are_processes_of_their_own(monkeypatch, tmp_path
         assert kernels.answers(kernel)
     finally:
         kernel.stop()
-
-
-@pytest.mark.parametrize(("cores", "given", "found"), [(2, None, "0"), (16, None, None), (2, "100", "100")])
-def test_threads_that_wait_sleep_on_few_cores(monkeypatch, cores, given, found):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    if given:
-        monkeypatch.setenv("GOMP_SPINCOUNT", given)
-    assert children.environment().get("GOMP_SPINCOUNT") == found

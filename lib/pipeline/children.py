@@ -14,7 +14,6 @@ from typing import NoReturn
 from lib.errors import STOPPED, InputError
 from lib.layout import ROOT
 
-FEW_CORES = 4
 processes: set[int] = set()  # ids of running children, each the leader of its own group
 folders: set[str] = set()  # what goes with them
 
@@ -25,15 +24,9 @@ def command(module: str, *words: object) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, in which children find the project's own modules and speak UTF-8 in any locale.
-
-    On few cores OpenMP's threads sleep when they wait for each other: one that turns around meanwhile takes its core
-    from the process beside, which draws, and two threads that share a core wait for each other's turn.
-    """
+    """This process's environment, in which children find the project's own modules and speak UTF-8 in any locale."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    waiting = {"GOMP_SPINCOUNT": "0"} if (os.cpu_count() or 1) <= FEW_CORES else {}
-    own = {"PYTHONPATH": path, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
-    return waiting | os.environ | own | more
+    return os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"} | more
 
 
 @contextlib.contextmanager
