@@ -153,8 +153,8 @@ APART void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_keys
     }
 }
 
-// Scores of a block of n keys become weights, `form` of the score and the row's peak; those past `unmasked` are 0 where a
-// row does not see the key.
+// Scores of a block of n keys become weights, `form` of the score and the row's peak; those past `unmasked` are 0 where
+// a row does not see the key.
 template <class Form, class Visible>
 inline void weigh(Form form, Vec *weights, Vec *sum, const Vec *peak, int64_t n, int64_t unmasked, Visible visible) {
     for (int64_t j = 0; j < unmasked; j++)
@@ -471,7 +471,7 @@ void work(const Call &call, std::atomic<int64_t> &next) {
     }
 }
 
-// -log softmax(row)[target] of n logits, NaN where one of them is NaN or infinite.
+// -log softmax(row)[target] of n logits, NaN where one of them is NaN or plus infinity.
 float nll_of(const float *row, int64_t n, int64_t target) {
     const auto taken = [&](int64_t j) {
         Vec x = filled(-INFINITY);
@@ -488,7 +488,8 @@ float nll_of(const float *row, int64_t n, int64_t target) {
         for (int i = 0; i < LANES; i++) peak = most[w][i] > peak ? most[w][i] : peak;
     const Vec top = filled(peak);
     for (int64_t j = 0; j < n; j += ROWS)
-        for (int w = 0; w < WIDE && j + w * LANES < n; w++) sum[w] += exponential_of_negative(taken(j + w * LANES) - top);
+        for (int w = 0; w < WIDE && j + w * LANES < n; w++)
+            sum[w] += exponential_of_negative(taken(j + w * LANES) - top);
     double total = 0;
     for (int w = 0; w < WIDE; w++)
         for (int i = 0; i < LANES; i++) total += sum[w][i];

@@ -97,11 +97,14 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.float()
     if not _takes(logits, targets):
         return F.cross_entropy(logits, targets, reduction="none")
-    library = _library()
-    assert library is not None, "`_takes` asks first"
-    logits, targets = logits if logits.stride(1) == 1 else logits.contiguous(), targets.contiguous()
-    nll = torch.empty(len(targets))
+    return _nll(logits if logits.stride(1) == 1 else logits.contiguous(), targets.contiguous())
+
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    nll = torch.full((len(targets),), float("nan"))
     n_threads = torch.get_num_threads() if logits.numel() >= THREADED_WORK else 1
+    library = _library()
+    assert library is not None, "`_takes` and `_nll_agrees` ask first"
     pointers = (x.data_ptr() for x in (targets, nll))
     library.token_nll(logits.data_ptr(), logits.stride(0), *pointers, *logits.shape, n_threads)
     return nll
@@ -182,11 +185,8 @@ def _nll_agrees() -> bool:
     """Whether the library's likelihoods are those of float64, on rows with a ragged end."""
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(7, 1003, generator=generator)
-    targets, nll = torch.arange(0, 1003, 150), torch.full((7,), float("nan"))
-    library = _library()
-    assert library is not None, "`available` asks first"
-    library.token_nll(logits.data_ptr(), logits.stride(0), targets.data_ptr(), nll.data_ptr(), *logits.shape, 1)
-    error = naive.relative_error(nll, F.cross_entropy(logits.double(), targets, reduction="none"))
+    targets = torch.arange(0, 1003, 150)
+    error = naive.relative_error(_nll(logits, targets), F.cross_entropy(logits.double(), targets, reduction="none"))
     if error <= naive.tolerance(torch.float32):
         return True
     print(f"native likelihoods are off by {error:.1e}: PyTorch computes them instead", file=sys.stderr)

@@ -68,6 +68,15 @@ def system() -> dict:
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 
+def peak_memory(process_id: int) -> int | None:
+    """Peak resident bytes of a running process by Linux's account; None where there is none."""
+    try:
+        with open(f"/proc/{process_id}/status", encoding="utf-8") as file:
+            return next((1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM")), None)
+    except OSError:
+        return None
+
+
 def device_name(device: str) -> str:
     """The GPU's name; for a CPU the processor's, with its widest vector unit as PyTorch sees it."""
     import torch

@@ -299,3 +299,9 @@ def test_where_a_gpu_is_kernels_are_processes_of_their_own(monkeypatch, tmp_path
         assert kernels.answers(kernel)
     finally:
         kernel.stop()
+
+
+def test_what_a_redraw_imports_ahead_does_not_import_torch():
+    imports = ", ".join(kernels.PRELOADED["redraw"])
+    code = f"import sys, {imports}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"

@@ -25,19 +25,21 @@ from lib.pipeline.child import die_with
 
 PROVISIONER = "experiment10-forked"
 LEADS_WITHIN = 30  # seconds
+_preparing = Lock()  # kernels are started from several threads, and the environment is all of theirs
 
 
 def prepare(imports: str, environment: Mapping[str, str]) -> None:
     """Has the fork server started, if none runs yet, to import the modules that `imports` names, in `environment`."""
     multiprocessing.set_forkserver_preload(["lib.pipeline.imported_ahead"])
     wanted = {**environment, "EXPERIMENT10_IMPORTS": imports, "EXPERIMENT10_PARENT": str(os.getpid())}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with _preparing:
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
     KernelProvisionerFactory.instance().provisioners[PROVISIONER] = EntryPoint(
         PROVISIONER, f"{__name__}:ForkedProvisioner", KernelProvisionerFactory.GROUP_NAME
     )

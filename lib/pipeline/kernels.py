@@ -1,7 +1,6 @@
 """Kernels for notebooks: over sockets in a private folder, with this interpreter, ending with the pipeline."""
 
 import os
-import re
 import resource
 import shutil
 import signal
@@ -15,11 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib import machine
 from lib.pipeline import children, notebooks
 
-DRAWING = ("lib.analysis.head_effects", "report.charts.charts", "report.prose")
+DRAWING = ("report.charts.charts", "report.prose")
 PRELOADED = {
-    "measure": ("lib.pipeline.run", "lib.engine.generation", "lib.engine.scoring", *DRAWING),
+    "measure": (
+        "lib.pipeline.run",
+        "lib.engine.generation",
+        "lib.engine.scoring",
+        "lib.analysis.head_effects",
+        *DRAWING,
+    ),
     "redraw": ("lib.pipeline.run", *DRAWING),
 }
 GPUS = ("/dev/nvidiactl", "/dev/kfd")  # NVIDIA's and AMD's: what their drivers know does not outlive a fork
@@ -40,10 +46,7 @@ class Kernel:
 
     def note_memory(self) -> None:
         """Keeps what it has taken at its height, for `peak`: a forked kernel is not this process's own child."""
-        with suppress(OSError):
-            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-            if found := re.search(r"VmHWM:\s+(\d+) kB", status):
-                heights.add(int(found[1]) * 1024)
+        heights.add(machine.peak_memory(self.process.pid) or 0)
 
     def stop(self) -> None:
         from jupyter_core.utils import run_sync

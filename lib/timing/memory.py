@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from lib import machine
 from lib.engine import comparing
 from lib.engine.generation import CACHE_BYTES, continuation_nll, generate
 from lib.engine.importance import head_importance
@@ -95,11 +96,8 @@ def show(row: Mapping[str, Any]) -> None:
 
 def own_peak() -> int:
     """Peak resident bytes of this process; on Linux of its own memory, `ru_maxrss` begins with its parent's."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return 1024 * next(
-            int(line.split()[1]) for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line
-        )
+    if (found := machine.peak_memory(os.getpid())) is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
 
