@@ -80,9 +80,16 @@ def write(document: Document, files: list[dict[str, Any]], playground: str = "")
     return with_assets(html, specs, sizes(document), provenance.about(document), document.ladders)
 
 
+class Uncopied(NotebookNode):
+    """A notebook that `copy.deepcopy` leaves as it is."""
+
+    def __deepcopy__(self, memo: Any) -> "Uncopied":
+        return self
+
+
 class PageExporter(HTMLExporter):
-    """nbconvert's, without its preprocessors, which would copy the document three times and change nothing, and
-    without its last pass: that parses the whole page anew, for pictures that have no description."""
+    """nbconvert's, without its preprocessors, which would copy the document and change nothing, and without its last
+    pass: that parses the whole page anew, for pictures that have no description."""
 
     def _preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
         return nb, resources
@@ -92,7 +99,7 @@ class PageExporter(HTMLExporter):
         widgets = WidgetsDataTypeFilter(notebook_metadata=self._nb_metadata, parent=self, resources=resources)
         self.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python", parent=self))
         self.register_filter("filter_data_type", widgets)
-        return TemplateExporter.from_notebook_node(self, nb, resources, **kw)
+        return TemplateExporter.from_notebook_node(self, Uncopied(nb), resources, **kw)
 
 
 def answered(document: Document) -> dict[str, Any]:

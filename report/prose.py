@@ -220,11 +220,12 @@ def figure(
 
     if os.environ.get(ONLY, name) != name:
         return
+    drawn = chart if isinstance(chart, dict) else chart.to_dict()
     captions, alts = {"ja": caption_ja, "en": caption_en}, {"ja": alt_ja, "en": alt_en}
     check_pair(captions)
     check_pair(alts)
     for lang in LANGUAGES:
-        spec = render.localise(chart, lang, strings)
+        spec = render.localise(drawn, lang, strings)
         png = render.png(spec)
         with replacing(figure_path(name, lang)) as partial:
             partial.write_bytes(png)

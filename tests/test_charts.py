@@ -1,11 +1,13 @@
 """Every figure draws, in both languages, without a word left in the other one."""
 
+import io
 import json
 import re
 from itertools import combinations
 
 import numpy as np
 import pytest
+from PIL import Image
 from synthetic import HOSTILE, all_charts, results
 
 from lib.errors import InputError
@@ -168,9 +170,11 @@ def test_signs_zeros_and_missing_intervals_are_drawn(change):
 def test_png_is_on_white_and_holds_japanese_glyphs():
     spec = render.localise(CHARTS["baseline"], "ja")
     blank = render.localise(CHARTS["baseline"], "en")
-    assert render.png(spec).startswith(b"\x89PNG")
+    drawn = Image.open(io.BytesIO(render.png(spec)))
+    assert drawn.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+    sides = re.findall(r' (?:width|height)="(.+?)"', render.svg(spec))[:2]
+    assert drawn.size == tuple(2 * float(side) for side in sides)
     assert render.png(spec) != render.png(blank)
-    assert render.on_white(spec)["background"] == "white"
 
 
 def test_a_zoomed_line_ends_beyond_the_picture_and_its_data_stay():
