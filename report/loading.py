@@ -127,13 +127,15 @@ def measure(page_file: Path) -> Loading | None:
 
 
 def main_thread(chromium: Any, page: Any, action: Callable[[Any], object]) -> list[float]:
-    """Milliseconds that each task of the page's main thread took of that thread's time while `action` ran."""
-    chromium.start_tracing(page=page, categories=["toplevel"])
+    """Milliseconds that each task of the page's main thread took of that thread's time while `action` ran.
+
+    The page leaves a mark that tells its thread: the browser may have other pages, of its own.
+    """
+    chromium.start_tracing(page=page, categories=["toplevel", "blink.user_timing"])
     action(page)
+    page.evaluate("() => { performance.mark('measured here') }")
     events = json.loads(chromium.stop_tracing())["traceEvents"]
-    main = {
-        (e["pid"], e["tid"]) for e in events if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"
-    }
+    main = {(e["pid"], e["tid"]) for e in events if e["name"] == "measured here"}
     tasks = [e for e in events if e["name"].endswith("RunTask") and (e["pid"], e["tid"]) in main]
     return [event.get("tdur", 0) / 1000 for event in tasks]
 
