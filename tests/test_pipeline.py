@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lib import files
 from lib.errors import InputError
 from lib.params import OF_THE_RUN, RULES
-from lib.pipeline import commands, estimate, freshness, kernels, run, setup
+from lib.pipeline import commands, estimate, execution, freshness, kernels, run, setup
 from lib.pipeline import notebooks as reader
 from lib.pipeline.freshness import SEAL
 from lib.results import io
@@ -207,21 +207,25 @@ class TestFreshness:
         """`(task, name)` of what has run; `values` says what each section measures, `modules` what its code is."""
         self.ran, self.values, self.modules = [], {"a": 1, "b": 1, "c": 1}, {}
 
-        def execute(profile, nb, kernel, task, stands=int):
-            self.ran.append((task, nb.name))
+        def measure(profile, nb, kernel):
+            self.ran.append(("measure", nb.name))
             record = {"section": nb.name, "parameters": {}, "provenance": measured.PROVENANCE}
             section = profile.section(nb.name)
-            if task == "measure":
-                io.write_json(section, record | {"data": {"value": self.values[nb.name]}}, "section")
+            io.write_json(section, record | {"data": {"value": self.values[nb.name]}}, "section")
+            return execution.Measured([], [section])
+
+        def draw(profile, nb, kernel, done=None):
+            if done is None:
+                self.ran.append(("redraw", nb.name))
             figure = profile.folder / "results" / "figures" / f"{nb.name}.png"
             for path in (figure, profile.executed(nb)):
                 with files.replacing(path) as partial:
                     partial.write_text("drawn")
-            stands()
-            return [section, figure] if task == "measure" else [figure]
+            return [*(done.written if done else []), figure]
 
-        monkeypatch.setattr(commands, "execute", execute)
-        kernel = SimpleNamespace(stop=lambda: None, emptied=lambda: True)
+        monkeypatch.setattr(execution, "measure", measure)
+        monkeypatch.setattr(execution, "draw", draw)
+        kernel = SimpleNamespace(stop=lambda: None, emptied=lambda: True, process=SimpleNamespace(pid=0))
         monkeypatch.setattr(kernels, "start", lambda task, **environment: kernel)
         monkeypatch.setattr(kernels, "answering", lambda kernel, task: kernel)
         monkeypatch.setattr(freshness, "digests", lambda names: {n: self.modules.get(n, "as it was") for n in names})
@@ -586,7 +590,7 @@ class TestBadInput:
 
     @pytest.fixture(autouse=True)
     def no_kernel(self, monkeypatch):
-        monkeypatch.setattr(commands, "execute", lambda *args: pytest.fail("a notebook was started"))
+        monkeypatch.setattr(execution, "measure", lambda *args: pytest.fail("a notebook was started"))
 
     @pytest.mark.parametrize(
         ("words", "said"),

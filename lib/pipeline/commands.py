@@ -24,8 +24,7 @@ from lib.errors import KEPT, InputError
 from lib.layout import build_root
 from lib.machine import check_packages
 from lib.params import RULES, near, resolve_for_model
-from lib.pipeline import children, estimate, notebooks, workers
-from lib.pipeline.execution import execute
+from lib.pipeline import children, estimate, execution, notebooks, workers
 from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import DrawingKernels, Kernel, Kernels, start
 from lib.pipeline.locking import locked
@@ -151,7 +150,7 @@ class Measuring:
     """A notebook that runs: `measured` is set when its results stand or it has failed; `ended` gives what it wrote."""
 
     notebook: Notebook
-    kernel: Kernel
+    process_id: int
     measured: Event
     ended: Future[list[Path]]
     depends: dict[str, Any]
@@ -162,11 +161,12 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
     """Runs those notebooks that have to be measured, after what they need; returns how many.
 
     One starts when the one before it has measured and still draws; one that measures times has the machine to itself.
+    All are drawn by one kernel, or by two where drawing falls behind: a kernel's first drawing takes it a second.
     """
     left = list(wanted)
     before: Measuring | None = None
     n_measured = 0
-    with ThreadPoolExecutor(2) as pool:
+    with closing(DrawingKernels()) as drawing, ThreadPoolExecutor(2) as pool:
         while left:
             nb = next_of(left, before is not None)
             left.remove(nb)
@@ -177,7 +177,7 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
                 finish(profile, before)
                 before = None
             print(f"{nb.name:12} measure: {why}", flush=True)
-            now = begin(profile, nb, kernels.take(), pool)
+            now = begin(profile, nb, kernels.take(), drawing, pool)
             n_measured += 1
             if not nb.measures_times and one_waits(profile, left, nb):
                 kernels.start_ahead()
@@ -185,7 +185,8 @@ def measure(profile: Profile, wanted: Sequence[Notebook], kernels: Kernels) -> i
                 if before:
                     finish(profile, before)
             except InputError:
-                children.kill(now.kernel.process.pid)
+                if not now.measured.is_set():
+                    children.kill(now.process_id)
                 raise
             now.measured.wait()
             if now.ended.done():
@@ -215,19 +216,24 @@ def one_waits(profile: Profile, left: Sequence[Notebook], *running: Notebook) ->
     return any((profile.todo(nb) or ("",))[0] == "measure" for nb in ready_of(left, *running))
 
 
-def begin(profile: Profile, nb: Notebook, kernel: Kernel, pool: ThreadPoolExecutor) -> Measuring:
+def begin(
+    profile: Profile, nb: Notebook, kernel: Kernel, drawing: DrawingKernels, pool: ThreadPoolExecutor
+) -> Measuring:
     depends = {"measuring": profile.measuring(nb), "drawing": profile.drawing(nb)}
     measured = Event()
 
     def run() -> list[Path]:
         try:
-            return execute(profile, nb, kernel, "measure", measured.set)
+            done = execution.measure(profile, nb, kernel)
         finally:
             kernel.stop()
+        measured.set()
+        with drawing.one() as another:
+            return execution.draw(profile, nb, another, done)
 
     ended = pool.submit(run)
     ended.add_done_callback(lambda _: measured.set())
-    return Measuring(nb, kernel, measured, ended, depends, time.time())
+    return Measuring(nb, kernel.process.pid, measured, ended, depends, time.time())
 
 
 def finish(profile: Profile, now: Measuring) -> None:
@@ -251,7 +257,7 @@ def redraw(profile: Profile, todo: Mapping[Notebook, str]) -> dict[Notebook, str
         print(f"{nb.name:12} redraw: {todo[nb]}\n", end="", flush=True)  # one write, for several threads
         started = time.time()
         with kernels.one() as kernel:
-            written = execute(profile, nb, kernel, "redraw")
+            written = execution.draw(profile, nb, kernel)
         profile.took(nb.name, "redraw", time.time() - started)
         return written
 

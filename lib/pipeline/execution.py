@@ -1,12 +1,13 @@
-"""Runs one notebook in a kernel; its executed copy appears only when every cell has run."""
+"""Runs one notebook: its measuring cells in one kernel, its drawing cells in another; its executed copy appears only
+when every cell has run."""
 
 import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
@@ -18,39 +19,79 @@ from lib.pipeline.freshness import Profile
 from lib.pipeline.kernels import Kernel
 
 
-def execute(
+class Measured(NamedTuple):
+    """A notebook's measuring cells as they have run, and the files that they wrote under `results/`."""
+
+    cells: list[NotebookNode]
+    written: list[Path]
+
+
+def measure(profile: Profile, nb: notebooks.Notebook, kernel: Kernel) -> Measured:
+    """Runs a notebook as far as it measures.
+
+    Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
+    """
+    before = profile.data_files()
+    whole = nbformat.read(nb.path, as_version=4).cells
+    last = max(i for i, cell in enumerate(whole) if notebooks.measures(cell))
+    cells = run(profile, nb, kernel, whole, whole[: last + 1], save=True)
+    written = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
+    if profile.section(nb.name) not in written:
+        remains = as_far_as_it_ran(unfinished(profile, nb))
+        raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results{remains}")
+    return Measured(cells, written)
+
+
+def draw(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, measured: Measured | None = None) -> list[Path]:
+    """Runs a notebook's drawing cells, and puts it together with its `measured` cells, or with those that stand.
+
+    Returns the files written under `results/`; figures are put there when all of them are drawn. Raises `InputError`
+    as `measure` does, and where a cell draws and measures.
+    """
+    target = profile.executed(nb)
+    before = profile.data_files()
+    whole = nbformat.read(nb.path, as_version=4).cells
+    cells = run(profile, nb, kernel, whole, [cell for cell in whole if not notebooks.measures(cell)], save=False)
+    drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
+    if measured is None:
+        astray = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
+        if astray:
+            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(astray[0])}; tag it measure")
+        measured = Measured(nbformat.read(target, as_version=4).cells, [])
+    executed = nbformat.read(unfinished(profile, nb), as_version=4)
+    executed.cells = with_measuring_cells(cells, whole, measured.cells)
+    written = list(measured.written)
+    for name, content in drawn.items():
+        written.append(profile.figures / name)
+        with replacing(written[-1]) as partial:
+            partial.write_bytes(content)
+    with replacing(target) as partial:
+        nbformat.write(tidy(executed), partial)
+    unfinished(profile, nb).unlink()
+    return written
+
+
+def unfinished(profile: Profile, nb: notebooks.Notebook) -> Path:
+    """Where papermill writes a notebook while it runs."""
+    return profile.folder / "failed" / f".{nb.name}.ipynb"
+
+
+def run(
     profile: Profile,
     nb: notebooks.Notebook,
     kernel: Kernel,
-    task: str = "measure",
-    measured: Callable[[], object] = int,
-) -> list[Path]:
-    """Runs one notebook, or for a redraw its drawing cells; its executed copy appears only when every cell has run.
-
-    `measured` is called when the last measuring cell has run: another notebook may measure from then on. Returns the
-    files that this one wrote under `results/`; figures are put there when all of them are drawn.
-    Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
-    """
+    whole: Sequence[NotebookNode],
+    cells: Sequence[NotebookNode],
+    save: bool,
+) -> list[NotebookNode]:
+    """Those `cells` of the `whole` notebook that are to run, as they have run; `save`: written down after each one."""
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it tells of is told here, in one line
-    target = profile.executed(nb)
-    before = profile.data_files()
-    written: list[Path] = []
-    running = profile.folder / "failed" / f".{target.name}"  # written by papermill in place
+    running = unfinished(profile, nb)
     running.parent.mkdir(parents=True, exist_ok=True)
     source = nbformat.read(nb.path, as_version=4)
-    whole = list(source.cells)
-    if task == "redraw":
-        source.cells = [cell for cell in whole if not notebooks.measures(cell)]
-    last = [cell.id for cell in source.cells if notebooks.measures(cell)][-1:]
-
-    def after_cell(cell: NotebookNode, execute_reply: Any, **_: Any) -> None:
-        kernel.note_memory()
-        if [cell.id] == last and execute_reply["content"]["status"] == "ok":
-            written.extend(path for path, mark in profile.data_files().items() if before.get(path) != mark)
-            measured()
-
+    source.cells = list(cells)
     try:
         papermill.execute_notebook(
             source,
@@ -64,15 +105,15 @@ def execute(
             stderr_file=sys.stderr,
             log_output=False,
             km=kernel.manager,
-            request_save_on_cell_execute=task == "measure",  # after every cell; a redraw's cells are soon run again
-            on_cell_executed=after_cell,
+            request_save_on_cell_execute=save,
+            on_cell_executed=lambda **_: kernel.note_memory(),
         )
-        drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
     except papermill.PapermillExecutionError as error:
+        number = number_in(whole, cells, error.cell_index)
         remains = as_far_as_it_ran(running)
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
-        what = f"cell {error.cell_index}: {error.ename}: {(error.evalue.splitlines() or [''])[0]}"
+        what = f"cell {number}: {error.ename}: {(error.evalue.splitlines() or [''])[0]}"
         raise InputError(f"{nb.name}: {what}{remains}") from None
     except Exception as error:
         what = kernel.end() or f"its kernel stopped ({type(error).__name__}: {first_line(error)})"
@@ -82,22 +123,16 @@ def execute(
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
-            raise InputError(f"{nb.name}: cell {i} did not run to its end{as_far_as_it_ran(running)}")
-    if task == "measure" and profile.section(nb.name) not in written:
-        raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results{as_far_as_it_ran(running)}")
-    if task == "redraw":
-        astray = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
-        if astray:
-            raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(astray[0])}; tag it measure")
-        executed.cells = with_measuring_cells(executed.cells, whole, nbformat.read(target, as_version=4).cells)
-    for name, content in drawn.items():
-        written.append(profile.figures / name)
-        with replacing(written[-1]) as partial:
-            partial.write_bytes(content)
-    with replacing(target) as partial:
-        nbformat.write(tidy(executed), partial)
-    running.unlink()
-    return written
+            number = number_in(whole, cells, i)
+            raise InputError(f"{nb.name}: cell {number} did not run to its end{as_far_as_it_ran(running)}")
+    return list(executed.cells)
+
+
+def number_in(whole: Sequence[NotebookNode], cells: Sequence[NotebookNode], number: int) -> int:
+    """The number in the whole notebook of cell `number` of those that ran; papermill's own cell is one of either."""
+    parameters = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    injected = int(number > parameters)
+    return [cell.id for cell in whole].index(cells[number - injected].id) + injected
 
 
 def as_far_as_it_ran(running: Path) -> str:

@@ -131,7 +131,6 @@ class DrawingKernels:
 
     def __init__(self) -> None:
         self.free: list[Kernel] = []
-        prepare("redraw")
 
     @contextmanager
     def one(self) -> Iterator[Kernel]:
