@@ -121,8 +121,15 @@ def test_a_refusal_that_is_none_is_seen(tmp_path):
         assert "was not refused" in inputs.refused(["lib.pipeline", "list"], "error")
 
 
+@pytest.fixture
+def browser():
+    """The torture's own, which ends here: other files' tests in this process have theirs."""
+    yield
+    hostile.end_browser()
+
+
 @pytest.mark.skipif(hostile.CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)")
-def test_a_string_that_comes_to_life_is_seen(tmp_path):
+def test_a_string_that_comes_to_life_is_seen(browser, tmp_path):
     path = tmp_path / "page.html"
     for i, text in enumerate(hostile.strings()):
         if i in MADE_ALIVE:

@@ -173,13 +173,26 @@ def words(text: str) -> str:
 
 
 @cache
-def browser() -> Any:
-    """A browser of this process, which ends with it."""
+def driver() -> Any:
+    """Playwright in this process, which can have one at a time: until `end_browser`, or the process' end."""
     from playwright.sync_api import sync_playwright
 
+    return sync_playwright().start()
+
+
+@cache
+def browser() -> Any:
     if CHROMIUM is None:
         raise RuntimeError("no Chromium on this machine")
-    return sync_playwright().start().chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    return driver().chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+def end_browser() -> None:
+    if browser.cache_info().currsize:
+        browser().close()
+        driver().stop()
+        browser.cache_clear()
+        driver.cache_clear()
 
 
 @contextlib.contextmanager
