@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import ROOT
 
 from lib.analysis import flops
 from lib.errors import InputError
-from lib.pipeline import children, profiling, sampling
+from lib.pipeline import children, kernels, profiling, sampling
 
 BUSY = """
 import time
@@ -66,7 +67,18 @@ def test_a_stack_belongs_to_the_innermost_room_of_the_project():
     assert sampling.room_of(None) is None
 
 
-def test_a_kernel_that_only_starts_is_at_nothing():
+def test_a_kernel_that_waits_is_at_nothing(tmp_path):
+    """As the one that draws does between two sections."""
+    kernel = kernels.answering(kernels.start("redraw", **{sampling.FOLDER: str(tmp_path)}), "redraw")
+    try:
+        assert kernel.emptied()
+        asked = time.perf_counter()
+        time.sleep(2)
+    finally:
+        kernel.stop()
+    after = [own for own in sampling.read(tmp_path) if own.began > asked]
+    assert sum(sum(own.rooms.values()) for own in after) < 0.3
+    assert list(tmp_path.glob("*.jsonl"))
     assert sampling.at_work({}, 1) == {}
 
 

@@ -32,6 +32,7 @@ ROOMS = {
     "lib/claims": "statistics",
     "report": "drawing",
 }
+ABOUT = tuple(f"lib/pipeline/{name}" for name in ("sampling", "child", "forking"))  # an idle kernel's own frames
 WAITING = ("threading.py", "concurrent/futures/_base.py", "concurrent/futures/thread.py", "queue.py")
 section = STARTING
 
@@ -57,7 +58,7 @@ def room_of(frame: FrameType | None) -> str | None:
         path = frame.f_code.co_filename
         if path.startswith(str(ROOT)):
             place = path[len(str(ROOT)) + 1 :]
-            if not place.startswith((".venv", "lib/pipeline/sampling", "lib/pipeline/child")):
+            if not place.startswith((".venv", *ABOUT)):
                 return next((room for start, room in ROOMS.items() if place.startswith(start)), "other")
         elif "ipykernel_" in path or path.startswith("<ipython"):
             return "other"
