@@ -171,10 +171,10 @@ def sizes(document: Document) -> str:
         for output in cell.get("outputs", []):
             if output.metadata.report.kind == "figure":
                 meta = output.metadata.report
-                (size,) = re.findall(r'^<svg[^>]*? viewBox="0 0 ([\d.]+) ([\d.]+)"', meta.drawing)
+                width, height = render.size(meta.drawing)
                 rules.append(
                     f'[data-chart="{meta.chart}"]:not([data-drawn])'
-                    f"{{width:min(100%,{size[0]}px);aspect-ratio:{size[0]}/{size[1]}}}\n"
+                    f"{{width:min(100%,{width}px);aspect-ratio:{width}/{height}}}\n"
                 )
     return "".join(rules)
 

@@ -220,7 +220,7 @@ def figure(
 
     if os.environ.get(ONLY, name) != name:
         return
-    drawn = chart if isinstance(chart, dict) else chart.to_dict()
+    drawn = render.specification(chart)
     captions, alts = {"ja": caption_ja, "en": caption_en}, {"ja": alt_ja, "en": alt_en}
     check_pair(captions)
     check_pair(alts)

@@ -225,7 +225,7 @@ class TestFreshness:
 
         monkeypatch.setattr(execution, "measure", measure)
         monkeypatch.setattr(execution, "draw", draw)
-        kernel = SimpleNamespace(stop=lambda: None, emptied=lambda: True, process=SimpleNamespace(pid=0))
+        kernel = SimpleNamespace(stop=lambda: None, emptied=lambda: True, process=SimpleNamespace(pid=2**30))
         monkeypatch.setattr(kernels, "start", lambda task, **environment: kernel)
         monkeypatch.setattr(kernels, "answering", lambda kernel, task: kernel)
         monkeypatch.setattr(freshness, "digests", lambda names: {n: self.modules.get(n, "as it was") for n in names})

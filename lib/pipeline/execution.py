@@ -5,9 +5,9 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
@@ -32,14 +32,14 @@ def measure(profile: Profile, nb: notebooks.Notebook, kernel: Kernel) -> Measure
     Raises `InputError` in one line for a failed cell; the notebook as far as it ran is kept under `failed/`.
     """
     before = profile.data_files()
-    whole = nbformat.read(nb.path, as_version=4).cells
-    last = max(i for i, cell in enumerate(whole) if notebooks.measures(cell))
-    cells = run(profile, nb, kernel, whole, whole[: last + 1], save=True)
-    written = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
+    whole = nbformat.read(nb.path, as_version=4)
+    last = max(i for i, cell in enumerate(whole.cells) if notebooks.measures(cell))
+    executed = run(profile, nb, kernel, whole, whole.cells[: last + 1], save=True)
+    written = written_since(before, profile)
     if profile.section(nb.name) not in written:
         remains = as_far_as_it_ran(unfinished(profile, nb))
         raise InputError(f"{nb.name}: ended without run.finish(…), so it has no results{remains}")
-    return Measured(cells, written)
+    return Measured(executed.cells, written)
 
 
 def draw(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, measured: Measured | None = None) -> list[Path]:
@@ -50,16 +50,16 @@ def draw(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, measured: Mea
     """
     target = profile.executed(nb)
     before = profile.data_files()
-    whole = nbformat.read(nb.path, as_version=4).cells
-    cells = run(profile, nb, kernel, whole, [cell for cell in whole if not notebooks.measures(cell)], save=False)
+    whole = nbformat.read(nb.path, as_version=4)
+    drawing = [cell for cell in whole.cells if not notebooks.measures(cell)]
+    executed = run(profile, nb, kernel, whole, drawing, save=False)
     drawn = {path.name: path.read_bytes() for path in sorted(kernel.figures.iterdir())}
     if measured is None:
-        astray = [path for path, mark in profile.data_files().items() if before.get(path) != mark]
+        astray = written_since(before, profile)
         if astray:
             raise InputError(f"{nb.name}: a drawing cell wrote {os.path.relpath(astray[0])}; tag it measure")
         measured = Measured(nbformat.read(target, as_version=4).cells, [])
-    executed = nbformat.read(unfinished(profile, nb), as_version=4)
-    executed.cells = with_measuring_cells(cells, whole, measured.cells)
+    executed.cells = with_measuring_cells(executed.cells, whole.cells, measured.cells)
     written = list(measured.written)
     for name, content in drawn.items():
         written.append(profile.figures / name)
@@ -71,6 +71,11 @@ def draw(profile: Profile, nb: notebooks.Notebook, kernel: Kernel, measured: Mea
     return written
 
 
+def written_since(before: Mapping[Path, Any], profile: Profile) -> list[Path]:
+    """The results, but for figures, that are not as they were in `before`, a `Profile.data_files`."""
+    return [path for path, mark in profile.data_files().items() if before.get(path) != mark]
+
+
 def unfinished(profile: Profile, nb: notebooks.Notebook) -> Path:
     """Where papermill writes a notebook while it runs."""
     return profile.folder / "failed" / f".{nb.name}.ipynb"
@@ -80,21 +85,19 @@ def run(
     profile: Profile,
     nb: notebooks.Notebook,
     kernel: Kernel,
-    whole: Sequence[NotebookNode],
+    whole: NotebookNode,
     cells: Sequence[NotebookNode],
     save: bool,
-) -> list[NotebookNode]:
-    """Those `cells` of the `whole` notebook that are to run, as they have run; `save`: written down after each one."""
+) -> NotebookNode:
+    """The `whole` notebook with those `cells` alone, as they have run; `save`: written down after each one."""
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it tells of is told here, in one line
     running = unfinished(profile, nb)
     running.parent.mkdir(parents=True, exist_ok=True)
-    source = nbformat.read(nb.path, as_version=4)
-    source.cells = list(cells)
     try:
         papermill.execute_notebook(
-            source,
+            NotebookNode(whole | {"cells": list(cells)}),
             str(running),
             parameters=profile.parameters(nb),
             kernel_name="python3",
@@ -109,7 +112,7 @@ def run(
             on_cell_executed=lambda **_: kernel.note_memory(),
         )
     except papermill.PapermillExecutionError as error:
-        number = number_in(whole, cells, error.cell_index)
+        number = number_in(whole.cells, cells, error.cell_index)
         remains = as_far_as_it_ran(running)
         if error.ename == "InputError":
             raise InputError(f"{nb.name}: {error.evalue}") from None
@@ -123,9 +126,9 @@ def run(
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
-            number = number_in(whole, cells, i)
+            number = number_in(whole.cells, cells, i)
             raise InputError(f"{nb.name}: cell {number} did not run to its end{as_far_as_it_ran(running)}")
-    return list(executed.cells)
+    return executed
 
 
 def number_in(whole: Sequence[NotebookNode], cells: Sequence[NotebookNode], number: int) -> int:

@@ -134,25 +134,29 @@ PATTERNS = [
 ]
 _UNTRANSLATED = re.compile(r"^(PPL|ReLU|L1|SDPA|[+A-Z]?\d[\d.,×x%]*|L\d+H\d+.*)$")
 _SHOWN = {"title", "text", "label"}
-_SIZE = re.compile(r'<svg [^>]*\bwidth="([\d.]+)" height="([\d.]+)"')
+_SIZE = re.compile(r'<svg[^>]*? viewBox="0 0 ([\d.]+) ([\d.]+)"')
 _PAGE = (
     '#set page(width: {width}pt, height: {height}pt, margin: 0pt, fill: white)\n#place(image("chart.svg", width: 100%))'
 )
 
 
+def specification(chart: Any) -> dict[str, Any]:
+    """An Altair chart, checked, as what it is drawn from; a dict is that already."""
+    spec: dict[str, Any] = chart if isinstance(chart, dict) else chart.to_dict()
+    return spec
+
+
 def localise(chart: Any, lang: str, strings: dict[str, str] | None = None) -> dict[str, Any]:
     """The chart's specification with every title, legend entry and label in `lang`; `strings` adds translations."""
-    spec = copy.deepcopy(chart if isinstance(chart, dict) else chart.to_dict())
+    spec = copy.deepcopy(specification(chart))
     return spec if lang == "en" else _localised(spec, JAPANESE | (strings or {}), None)
 
 
 def png(spec: dict[str, Any], scale: float = 2.0) -> bytes:
     """PNG bytes of a specification, on white, `scale` pixels to a unit of the chart's."""
     drawing = svg(spec)
-    size = _SIZE.search(drawing)
-    if size is None:
-        raise InputError(f"a chart's drawing tells no size: {drawing[:80]}")
-    page = _PAGE.format(width=size[1], height=size[2])
+    width, height = size(drawing)
+    page = _PAGE.format(width=width, height=height)
     files = {"main": page.encode(), "chart.svg": drawing.encode()}
     painted: bytes = _painter().compile(files, format="png", ppi=72 * scale)
     return painted
@@ -178,6 +182,14 @@ def _svg(spec: str) -> str:
 def _hundredths(number: re.Match[str]) -> str:
     """A length in an SVG's tag, whose unit is a pixel, to two digits."""
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def size(drawing: str) -> tuple[str, str]:
+    """Width and height of an SVG of `svg`, in the chart's units. Raises `InputError` where it tells none."""
+    found = _SIZE.match(drawing)
+    if found is None:
+        raise InputError(f"a chart's drawing tells no size: {drawing[:80]}")
+    return found[1], found[2]
 
 
 def undescribed(spec: dict[str, Any]) -> dict[str, Any]:
