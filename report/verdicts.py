@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from lib.claims import rules
 from lib.claims.judging import FAILS, HOLDS, NOT_MEASURED, OPEN, judged
-from lib.results.sections import Asked, Bilingual, Verdict
+from lib.results.sections.terms import Asked, Bilingual, Verdict
 from report import prose
 
 UNMEASURED = ("この点は測っていない。", "This was not measured.")

@@ -375,7 +375,9 @@ def test_a_head_that_is_pointed_at_lights_up_in_every_figure(visit):
 def test_every_entry_of_the_contents_leads_to_its_heading(visit, lang):
     """Sections out of view have not been laid out; a jump into them arrives all the same."""
     page = visit(f"?lang={lang}")
-    for link in page.locator(f".toc.{lang} a").all():
+    links = page.locator(f".toc.{lang} a")
+    links.last.wait_for()
+    for link in links.all():
         page.evaluate("scrollTo(0, 0)")
         link.click()
         page.wait_for_timeout(120)

@@ -7,5 +7,6 @@
   const asked = known(new URLSearchParams(location.search).get("lang")) || known((/^#(?:lang=)?(ja|en)$/.exec(location.hash) || [])[1]);
   root.lang = root.dataset.lang = asked || known(remembered("lang")) || (/^ja\b/.test(navigator.language) ? "ja" : "en");
   const theme = remembered("theme");
+  requestAnimationFrame(() => setTimeout(() => { root.dataset.painted = ""; }));
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
 })();

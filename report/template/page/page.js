@@ -54,9 +54,10 @@
   // A section out of view has not been laid out, and asking where something in it stands would do it: so the section is
   // asked first, and a heading only where its section is in view.
   function followContents() {
-    const entries = [...document.querySelectorAll(".toc a")].map((link) => {
+    const entries = { ja: [], en: [] };
+    const listed = (lang) => [...document.querySelectorAll(`.toc.${lang} a`)].map((link) => {
       const heading = document.getElementById(link.hash.slice(1));
-      return { link, heading, section: heading.closest("section, footer"), lang: link.closest("[lang]").lang };
+      return { link, heading, section: heading.closest("section, footer") };
     });
     const passed = ({ heading, section }, line) => {
       const place = section.getBoundingClientRect();
@@ -65,9 +66,10 @@
     let waiting = false, current = null;
     const update = () => {
       waiting = false;
-      const shown = entries.filter((entry) => entry.lang === root.dataset.lang);
+      const lang = root.dataset.lang;
+      const shown = entries[lang].length ? entries[lang] : (entries[lang] = listed(lang));
       const found = shown.findLast((entry) => passed(entry, innerHeight / 4)) || shown[0];
-      if (found === current) return;
+      if (!found || found === current) return;
       if (current) current.link.removeAttribute("aria-current");
       current = found;
       current.link.setAttribute("aria-current", "true");
@@ -78,7 +80,8 @@
     addEventListener("scroll", ask, { passive: true });
     addEventListener("resize", ask);
     new MutationObserver(ask).observe(root, { attributes: true, attributeFilter: ["data-lang"] });
-    ask();
+    const unfolded = new MutationObserver(ask);
+    document.querySelectorAll(".toc details").forEach((list) => unfolded.observe(list, { childList: true }));
   }
 
   document.querySelectorAll("[data-set-lang]").forEach((b) => b.addEventListener("click", () => setLanguage(b.dataset.setLang, true)));

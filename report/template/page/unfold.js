@@ -1,6 +1,7 @@
 "use strict";
-// Drawings, tables and code stand in the page as text, in `noscript`: reading all as markup at once would hold the page
-// up. They become elements when they come near or are asked for, and by and by when the browser has nothing else to do.
+// Contents, drawings, tables and code stand in the page as text, in `noscript`: reading all as markup at once would hold
+// the page up. They become elements after the first frame, when they come near or are asked for, and by and by when the
+// browser has nothing else to do.
 (() => {
   const folded = (root) => [...root.querySelectorAll("noscript")];
   function unfold(root) {
@@ -30,7 +31,7 @@
 
   const later = window.requestIdleCallback || ((work) => setTimeout(work, 50));
   const rest = () => {
-    const [next] = folded(document.querySelector("main"));
+    const [next] = folded(document.body);
     if (!next) return;
     unfold(next.parentElement);
     later(rest);
