@@ -17,7 +17,7 @@ from typing import Any
 from lib.claims import rules
 from lib.errors import InputError
 from lib.results import diff, io
-from lib.results.sections import JudgedClaim
+from lib.results.sections.conclusions import JudgedClaim
 
 NONE = "no rule"
 NEW = "Without a rule when the record was made."

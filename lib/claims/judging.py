@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lib.errors import InputError
-from lib.results.sections import Kind, LimitSet, Results, Verdict
+from lib.results.sections import Results
+from lib.results.sections.conclusions import Kind, LimitSet
+from lib.results.sections.terms import Verdict
 
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "fails"
@@ -75,7 +77,7 @@ def judged(claim: Claim, measured: Results, limits: Limits | None = None, varian
     except KeyError as key:
         raise InputError(
             f"claim {claim.id}: no {key} in {', '.join(claim.sections)}; measure anew with `make report`, "
-            "or compare the rule with lib/results/sections.py"
+            "or compare the rule with lib/results/sections/"
         ) from None
 
 

@@ -21,7 +21,7 @@ from lib.claims.judging import (
     known,
     less,
 )
-from lib.results.sections import Asked
+from lib.results.sections.terms import Asked
 
 
 @dataclass(frozen=True)

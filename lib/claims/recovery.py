@@ -24,7 +24,8 @@ from lib.claims.judging import (
     less,
     with_units,
 )
-from lib.results.sections import Results, Verdict
+from lib.results.sections import Results
+from lib.results.sections.terms import Verdict
 
 NOTHING = (0.0, 0.0)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from lib.claims import recovery, validation
 from lib.claims.judging import FAILS, HOLDS, NOT_MEASURED, OPEN, Claim, Finding, Limits, judged
-from lib.results.sections import Hypothesis, HypothesisVerdict, JudgedClaim, Reason, Results, Variant, Verdict
+from lib.results.sections import Results
+from lib.results.sections.conclusions import Hypothesis, HypothesisVerdict, JudgedClaim, Reason, Variant
+from lib.results.sections.terms import Verdict
 
 
 def evaluate(measured: Results) -> list[JudgedClaim]:

@@ -17,7 +17,8 @@ from lib.results import io
 from lib.results.diff import data_folder
 from lib.results.published import published
 from lib.results.query import NotThere, evaluate, lookup
-from lib.results.sections import Results, Scorecard, ScoreRow
+from lib.results.sections import Results
+from lib.results.sections.conclusions import Scorecard, ScoreRow
 
 COST_AS: dict[str | None, Callable[[float], float]] = {
     None: lambda ratio: ratio,

@@ -24,7 +24,8 @@ from lib.claims.judging import (
     shown,
     wilson,
 )
-from lib.results.sections import V4, Results
+from lib.results.sections import Results
+from lib.results.sections.validation import V4
 
 
 def _stable_ranking(m: Results, limits: Limits) -> Finding:

@@ -85,7 +85,7 @@ def of_model(kind: str, fingerprint: str) -> tuple[dict[str, Any], Any] | None:
 
 
 def about(record: dict[str, Any] | None, tokens: np.ndarray) -> dict[str, Any] | None:
-    """What a section says of the record that it shows, `sections.Kept`; None where there is none."""
+    """What a section says of the record that it shows, `sections.terms.Kept`; None where there is none."""
     if record is None:
         return None
     made = record["provenance"]

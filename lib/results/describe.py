@@ -18,7 +18,7 @@ def described() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "sections.json",
-        "title": "All sections' results; made from lib/results/sections.py by python -m lib.results.describe",
+        "title": "All sections' results; made from lib/results/sections/ by python -m lib.results.describe",
         **sections_of,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -58,7 +58,7 @@ def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         if all(part.keys() == {"type"} for part in parts):
             return {"type": [part["type"] for part in parts]}
         return {"anyOf": parts}
-    raise InputError(f"lib/results/sections.py: no schema for {hint}; use numbers, str, bool, list, dict, a TypedDict")
+    raise InputError(f"lib/results/sections/: no schema for {hint}; use numbers, str, bool, list, dict, a TypedDict")
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def validate(value: Any, name: str, where: str) -> None:
 def validate_section(section: str, data: Any, where: str) -> None:
     """Raises `InputError` where a section's data are not of its type; a section of the user's own may hold anything."""
     if section in schema("sections")["properties"]:
-        _validate(data, f"sections.json#/properties/{section}", f"{where}: data", "lib/results/sections.py")
+        _validate(data, f"sections.json#/properties/{section}", f"{where}: data", "lib/results/sections/")
 
 
 def _validate(value: Any, reference: str, where: str, source: str) -> None:
