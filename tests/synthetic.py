@@ -14,7 +14,7 @@ from lib.claims import rules, scorecard
 from lib.claims.judging import JUDGED_BY, VERDICTS
 from report import prose
 from report.assemble import assemble
-from report.charts import charts, open_questions
+from report.charts import kernels, open_questions, overview, recovery, validation
 
 HOSTILE = (
     '<img src=x onerror="window.fired=1"><script>window.fired=1</script>[x](javascript:window.fired=1)'
@@ -688,29 +688,31 @@ def question_charts():
 
 
 def all_charts():
-    """`{name: chart}`: every figure of `report.charts.charts` from these results, with published ghosts."""
+    """`{name: chart}`: every figure from these results, with published ghosts."""
     r = results()
     ph = r["phases"]
     curves = {k: ph[k]["cumulative"] for k in ("zero", "mean", "relu", "mix", "factored")}
     law = {"alpha": 1.37, "C": 2.35}
     return {
-        "zero_map": charts.head_map(ph["zero"]["heads"]),
-        "rank_law": charts.rank_law(ph["zero"]["heads"], ph["zero"]["rank_law"], law),
-        "layer_means": charts.layer_means(ph["zero"]["layer_means"], ph["mean"]["layer_means"], [0.415, *[0.013] * 11]),
-        "curves": charts.cumulative(curves, {"zero": [{"n": 0, "ratio": 1}, {"n": 70, "ratio": 8.2}]}),
-        "methods": charts.methods(
+        "opening": overview.opening(r["V4"]["cumulative"]),
+        "zero_map": validation.head_map(ph["zero"]["heads"]),
+        "rank_law": validation.rank_law(ph["zero"]["heads"], ph["zero"]["rank_law"], law),
+        "layer_means": validation.layer_means(
+            ph["zero"]["layer_means"], ph["mean"]["layer_means"], [0.415, *[0.013] * 11]
+        ),
+        "curves": validation.cumulative(curves, {"zero": [{"n": 0, "ratio": 1}, {"n": 70, "ratio": 8.2}]}),
+        "methods": validation.methods(
             {k: ph[k]["heads"] for k in ("relu", "l1", "identity")},
             {"relu": {"mean": 0.0039, "median": 0.0023}, "l1": {"mean": 0.0185, "median": 0.0089}},
         ),
-        "flops": charts.flops_saved(
+        "flops": validation.flops_saved(
             ph["flops_saved"], {"relu": ph["relu"]["cumulative"], "mix": ph["mix"]["cumulative"]}
         ),
-        "baseline": charts.baseline(r["V1"], {"ppl_2k": 24.27, "ppl_full": 31.04}),
-        "top_heads": charts.top_heads(
+        "baseline": validation.baseline(r["V1"], {"ppl_2k": 24.27, "ppl_full": 31.04}),
+        "top_heads": validation.top_heads(
             r["V2"]["top10"], [{"layer": 0, "head": 0, "delta_ppl_2k": 2.0, "delta_ppl_full": 2.1}]
         ),
-        "rank_slope": charts.rank_slope(r["V2"]["top10"]),
-        "zero_and_mean": charts.zero_and_mean(
+        "zero_and_mean": validation.zero_and_mean(
             r["V3"],
             {
                 "zero_delta_ppl_2k": 2.365,
@@ -719,17 +721,17 @@ def all_charts():
                 "mean_delta_ppl_full": 0.009,
             },
         ),
-        "ladder": charts.ladder(r["V4"], {"full": [{"n": 0, "ratio": 1}, {"n": 132, "ratio": 11.75}]}),
-        "speed": charts.generation_speed(hostile_rows(r["P1"]), [{"condition": "baseline", "tok_per_s": 17.3}]),
-        "refinement": charts.refinement(r["P2"], {"baseline": [2.44, 1.65, 1.42]}),
-        "degeneration": charts.degeneration(r["P2"]),
-        "best_of_n": charts.best_of_n(r["P3"], {"relu_30": [17.33, 12.35, 11.18, 8.68]}),
-        "equal_n": charts.equal_n(r["P3"]),
-        "context": charts.context_length(r["P4"], {"relu_30": [1.161, 1.113, 1.096, 1.122]}),
-        "kernel_speed": charts.speed_and_theory(
+        "ladder": validation.ladder(r["V4"], {"full": [{"n": 0, "ratio": 1}, {"n": 132, "ratio": 11.75}]}),
+        "speed": recovery.generation_speed(hostile_rows(r["P1"]), [{"condition": "baseline", "tok_per_s": 17.3}]),
+        "refinement": recovery.refinement(r["P2"], {"baseline": [2.44, 1.65, 1.42]}),
+        "degeneration": recovery.degeneration(r["P2"]),
+        "best_of_n": recovery.best_of_n(r["P3"], {"relu_30": [17.33, 12.35, 11.18, 8.68]}),
+        "equal_n": recovery.equal_n(r["P3"]),
+        "context": recovery.context_length(r["P4"], {"relu_30": [1.161, 1.113, 1.096, 1.122]}),
+        "kernel_speed": kernels.speed_and_theory(
             r["K"]["rows"], r["K"]["theory"], [{"n_linearized": 132, "speedup": 1.3}]
         ),
-        "elsewhere": charts.elsewhere(
+        "elsewhere": kernels.elsewhere(
             [
                 {"name": f"gpu_{n}", "device": "H200", "date": date, "ratio": n / 1e3, "ratio_ci": [n / 2e3, n / 500]}
                 for n in (1024, 2048)
@@ -737,7 +739,7 @@ def all_charts():
             ]
         ),
         **question_charts(),
-        "roofline": charts.roofline([{"name": "SDPA", "intensity": 40.0, "rate": 2e11}], 4e11, 2e10),
+        "roofline": kernels.roofline([{"name": "SDPA", "intensity": 40.0, "rate": 2e11}], 4e11, 2e10),
     }
 
 
@@ -754,7 +756,7 @@ SENTENCES = {
 FIGURES = {
     "phases": ["zero_map", "rank_law", "layer_means", "curves", "methods", "flops"],
     "V1": ["baseline"],
-    "V2": ["top_heads", "rank_slope"],
+    "V2": ["top_heads"],
     "V3": ["zero_and_mean"],
     "V4": ["ladder"],
     "P1": ["speed"],

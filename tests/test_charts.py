@@ -12,7 +12,7 @@ from synthetic import HOSTILE, all_charts, results
 
 from lib.errors import InputError
 from report.book import COLUMN, lowered
-from report.charts import charts, render, style
+from report.charts import render, style, validation
 
 CHARTS = all_charts()
 SHOWN = ("title", "text", "label")
@@ -58,7 +58,7 @@ def test_english_chart_has_no_japanese(name):
 
 
 def test_a_string_without_translation_stops():
-    chart = charts.baseline(results()["V1"]).to_dict() | {"title": "a new title"}
+    chart = validation.baseline(results()["V1"]).to_dict() | {"title": "a new title"}
     with pytest.raises(InputError, match="a new title"):
         render.localise(chart, "ja")
     assert render.localise(chart, "ja", {"a new title": "新しい題"})["title"] == "新しい題"
@@ -164,7 +164,7 @@ def test_published_conditions_take_the_place_of_this_models():
     ],
 )
 def test_signs_zeros_and_missing_intervals_are_drawn(change):
-    assert "NaN" not in render.svg(render.localise(charts.zero_and_mean(results()["V3"] | change), "ja"))
+    assert "NaN" not in render.svg(render.localise(validation.zero_and_mean(results()["V3"] | change), "ja"))
 
 
 def test_png_is_on_white_and_holds_japanese_glyphs():
@@ -180,7 +180,7 @@ def test_png_is_on_white_and_holds_japanese_glyphs():
 def test_a_zoomed_line_ends_beyond_the_picture_and_its_data_stay():
     """What lies farther off is not drawn; the axis reaches as far, and the data are all there to be downloaded."""
     far = [{"n": 10 * n, "ratio": ratio} for n, ratio in enumerate([1.0, 2.0, 50.0, 500.0, 5000.0])]
-    spec = charts.cumulative({"relu": far}, None, [], "linearized heads").to_dict()
+    spec = validation.cumulative({"relu": far}, None, [], "linearized heads").to_dict()
     assert json.dumps(spec).count('"ratio": 5000.0') >= 1
     text = render.svg(spec)
     lines = re.findall(r'<path d="(M[^"]*)"[^>]* stroke-width="2"', text)
@@ -192,7 +192,7 @@ def test_a_zoomed_line_that_comes_back_is_drawn_whole():
     """And a band whose lower edge stays in the picture, whatever its line does."""
     ratios = [1.0, 50.0, 500.0, 50.0, 2.0, 1.5]
     rows = [{"n": 10 * n, "ratio": r, "ratio_ci": [1.0, 2 * r]} for n, r in enumerate(ratios)]
-    text = render.svg(charts.cumulative({"relu": rows}, None, [], "linearized heads").to_dict())
+    text = render.svg(validation.cumulative({"relu": rows}, None, [], "linearized heads").to_dict())
     (line,) = re.findall(r'<path d="(M[^"]*)"[^>]* stroke-width="2"', text)
     (band,) = re.findall(r'<path d="(M[^"]*)"[^>]* opacity="0.18"', text)
     assert line.count(",") == 5  # all but the one whose neighbours lie beyond the picture too

@@ -10,7 +10,7 @@ from kernels import measured
 from lib.pipeline.notebooks import NOTEBOOKS
 from lib.timing import speedups
 from report import prose
-from report.charts import charts
+from report.charts import kernels as charts
 
 (CELL,) = (c.source for c in nbformat.read(NOTEBOOKS / "K.ipynb", as_version=4).cells if "K.elsewhere" in c.source)
 

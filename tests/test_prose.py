@@ -11,7 +11,7 @@ from synthetic import HOSTILE, results
 
 from lib.errors import InputError
 from report import markdown, prose
-from report.charts import charts
+from report.charts import validation
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -212,7 +212,7 @@ def test_bad_tables_stop(shown, arguments, complaint):
 
 
 def test_figure_leaves_a_picture_per_language_named_after_its_section(shown, tmp_path):
-    prose.figure("baseline", charts.baseline(results()["V1"]), "説明{n}", "caption {n}", "代替", "alternative", n=1)
+    prose.figure("baseline", validation.baseline(results()["V1"]), "説明{n}", "caption {n}", "代替", "alternative", n=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["exp10v_baseline_ja_tiny.png", "exp10v_baseline_tiny.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in tmp_path.iterdir())
     bundle, metadata = shown[1]

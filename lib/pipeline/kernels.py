@@ -17,7 +17,7 @@ from typing import Any
 from lib import machine
 from lib.pipeline import children, notebooks
 
-DRAWING = ("report.charts.charts", "report.prose")
+DRAWING = ("report.charts.validation", "report.prose")
 PRELOADED = {
     "measure": (
         "lib.pipeline.run",

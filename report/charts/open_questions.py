@@ -1,4 +1,4 @@
-"""Figures of Parts R and S: one function each, as in `report.charts.charts`."""
+"""Figures of Parts R and S: one function each, as `report.charts` says."""
 
 from collections.abc import Sequence
 
