@@ -1,5 +1,7 @@
 import json
-from typing import NotRequired, get_origin, get_type_hints
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import NotRequired, get_origin, get_type_hints, is_typeddict
 
 import measured
 import pytest
@@ -17,8 +19,10 @@ def test_the_schema_is_made_from_the_types():
 def test_every_key_of_a_type_is_in_the_schema_and_the_other_way_round():
     kept = io.schema("sections")
     assert set(kept["properties"]) == set(get_type_hints(sections.Results))
+    modules = [import_module(found.name) for found in iter_modules(sections.__path__, f"{sections.__name__}.")]
+    types = {name: kind for module in modules for name, kind in vars(module).items() if is_typeddict(kind)}
     for name, described in kept["$defs"].items():
-        hints = get_type_hints(getattr(sections, name), include_extras=True)
+        hints = get_type_hints(types[name], include_extras=True)
         assert set(described["properties"]) == set(hints), name
         always = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
         assert set(described["required"]) == always, name
