@@ -7,6 +7,8 @@
   const asked = known(new URLSearchParams(location.search).get("lang")) || known((/^#(?:lang=)?(ja|en)$/.exec(location.hash) || [])[1]);
   root.lang = root.dataset.lang = asked || known(remembered("lang")) || (/^ja\b/.test(navigator.language) ? "ja" : "en");
   const theme = remembered("theme");
-  requestAnimationFrame(() => setTimeout(() => { root.dataset.painted = ""; }));
+  const painted = () => { root.dataset.painted = ""; };
+  new PerformanceObserver((seen) => { if (seen.getEntriesByName("first-contentful-paint").length) painted(); }).observe({ type: "paint", buffered: true });
+  addEventListener("load", painted);
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
 })();
