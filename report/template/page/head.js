@@ -10,5 +10,6 @@
   const painted = () => { root.dataset.painted = ""; };
   new PerformanceObserver((seen) => { if (seen.getEntriesByName("first-contentful-paint").length) painted(); }).observe({ type: "paint", buffered: true });
   addEventListener("load", painted);
+  if (location.hash) painted();  // a place that is asked for is laid out at once
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
 })();
