@@ -15,7 +15,6 @@ Rows = Sequence[Row]
 
 WIDTH = 640
 PUBLISHED = "published (GPT-2 small)"
-PUBLISHED_LITERAL = repr(PUBLISHED)
 MEASURED = "measured"
 COLOURS = {
     "baseline": "#7a8290",
@@ -173,9 +172,18 @@ def ghost_opacity(solid: str, strength: float) -> Any:
     return alt.condition(f"datum.source == {solid!r}", alt.value(strength), alt.value(0.6))
 
 
+def measured_of(base: alt.Chart) -> alt.Chart:
+    """The rows that were measured, those of published figures taken out."""
+    return base.transform_filter(f"datum.source != {PUBLISHED!r}")
+
+
+def published_of(base: alt.Chart) -> alt.Chart:
+    return base.transform_filter(f"datum.source == {PUBLISHED!r}")
+
+
 def ghost_points(base: alt.Chart, sources: Sequence[str] = (PUBLISHED,)) -> alt.Chart:
     return (
-        base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
+        published_of(base)
         .mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9)
         .encode(color=alt.value(COLOURS["published"]), shape=shape_of(list(sources)))
     )
@@ -183,15 +191,13 @@ def ghost_points(base: alt.Chart, sources: Sequence[str] = (PUBLISHED,)) -> alt.
 
 def hollow_published(base: alt.Chart) -> alt.Chart:
     """The published ones of the rows as hollow diamonds without a legend, for the caption names them."""
-    ghosts = base.transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
-    return ghosts.mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9, shape=PUBLISHED_SHAPE).encode(
-        color=alt.value(COLOURS["published"])
-    )
+    ghosts = published_of(base).mark_point(filled=False, size=60, strokeWidth=1.6, opacity=0.9, shape=PUBLISHED_SHAPE)
+    return ghosts.encode(color=alt.value(COLOURS["published"]))
 
 
 def points_with_intervals(base: alt.Chart, x: alt.X, rows: Rows) -> list[alt.Chart]:
     """Filled points with rules for their intervals, and hollow published ones where `rows` hold any."""
-    measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+    measured = measured_of(base)
     intervals = measured.transform_filter("isValid(datum.lo)").mark_rule(strokeWidth=2, opacity=0.7)
     layers = [intervals.encode(x="lo:Q", x2="hi:Q")]
     sources = sources_of(rows)

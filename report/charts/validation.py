@@ -10,7 +10,6 @@ from report.charts.style import (
     MEASURED,
     NAMES,
     PUBLISHED,
-    PUBLISHED_LITERAL,
     ZOOM,
     Chart,
     Row,
@@ -31,9 +30,11 @@ from report.charts.style import (
     legend_values,
     lighting_up,
     log_scale,
+    measured_of,
     name_of,
     percent_axis,
     points_with_intervals,
+    published_of,
     ranked_name,
     ratio_ticks,
     reach_of,
@@ -166,7 +167,7 @@ def layer_means(
             tip("value:Q", "mean change of PPL", "+.6%"),
         ],
     )
-    own = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+    own = measured_of(base)
     zero_line = chart_of([{"level": 0}]).mark_rule(color=COLOURS["baseline"]).encode(y="level:Q")
     layers = [
         zero_line,
@@ -267,16 +268,14 @@ def methods(heads: Curves, published: Mapping[str, Row] | None = None) -> Chart:
         legend=alt.Legend(symbolFillColor=COLOURS["published"], symbolStrokeColor=COLOURS["published"]),
     )
     spots = (
-        chart_of(marks)
-        .transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+        measured_of(chart_of(marks))
         .mark_point(filled=True, size=110, yOffset=-22)
         .encode(x=x, y=y, shape=shape, color=colour_of(keys, field="method", legend=False), tooltip=statistic_tips())
     )
     layers = [ticks, spots]
     if published:
         layers.append(
-            chart_of(marks)
-            .transform_filter(f"datum.source == {PUBLISHED_LITERAL}")
+            published_of(chart_of(marks))
             .mark_point(filled=False, size=80, strokeWidth=1.5, yOffset=22)
             .encode(x=x, y=y, shape=shape, color=alt.value(COLOURS["published"]), tooltip=statistic_tips())
         )
@@ -437,7 +436,7 @@ def zero_and_mean(v3: Row, published: Row | None = None) -> Chart:
             *interval_tips("+.6%"),
         ],
     )
-    measured = base.transform_filter(f"datum.source != {PUBLISHED_LITERAL}")
+    measured = measured_of(base)
     layers = [
         measured.mark_point(filled=True, size=90, opacity=1).encode(x=x, shape=shapes_like(colour_of(["zero", "mean"])))
     ]

@@ -79,9 +79,10 @@
     const ask = () => { if (!waiting) { waiting = true; requestAnimationFrame(update); } };
     addEventListener("scroll", ask, { passive: true });
     addEventListener("resize", ask);
-    new MutationObserver(ask).observe(root, { attributes: true, attributeFilter: ["data-lang"] });
-    const unfolded = new MutationObserver(ask);
-    document.querySelectorAll(".toc details").forEach((list) => unfolded.observe(list, { childList: true }));
+    const changes = new MutationObserver(ask);  // another language, or a list that has unfolded
+    changes.observe(root, { attributes: true, attributeFilter: ["data-lang"] });
+    document.querySelectorAll(".toc details").forEach((list) => changes.observe(list, { childList: true }));
+    ask();
   }
 
   document.querySelectorAll("[data-set-lang]").forEach((b) => b.addEventListener("click", () => setLanguage(b.dataset.setLang, true)));
