@@ -743,6 +743,29 @@ def all_charts():
     }
 
 
+# About as much of it as a section has, for a page with figures and hardly any text says nothing about the layout.
+EXPLANATION = {
+    "ja": "\n\n".join(
+        [
+            "説明の文。同じ文書の同じ位置を、手を加えたモデルと加えないモデルの両方で採点し、その差だけを見る。"
+            "差の不確かさは、文書を単位とする再抽出から求める。`head`ごとの値は、そのあとで順に並べる。",
+            "ここで問うのは、**どのヘッド**を変えると何が失われるかである。"
+            "短い標本での順位は、長い標本での順位と同じとは限らない。そこで二つを並べて示し、食い違いも数える。",
+        ]
+        * 2
+    ),
+    "en": "\n\n".join(
+        [
+            "A sentence of **explanation** with `code`. The same positions of the same documents are scored with the "
+            "changed model and with the untouched one, and only the difference between the two is looked at. Its "
+            "uncertainty comes from drawing documents anew; the heads are put in order after that.",
+            "The question is what is lost when one head is changed. An order that was found on a short sample need "
+            "not be the order on a long one, so both are shown beside each other, and where they part is counted.",
+        ]
+        * 2
+    ),
+}
+
 SENTENCES = {
     "V1": (
         "PPLは{V1.ppl_full:.2f} {V1.ppl_full_ci:.1f}で、{fig:baseline}と{tab:baseline}に示す。{setup.model.name}",
@@ -833,8 +856,8 @@ def write_build(folder, monkeypatch, **options):
     for name, (ja, en) in TITLES.items():
         Run.section = name
         cells = [
-            text("ja", f"# {ja}\n\n説明の文。"),
-            text("en", f"# {en}\n\nA sentence of **explanation** with `code`."),
+            text("ja", f"# {ja}\n\n{EXPLANATION['ja']}"),
+            text("en", f"# {en}\n\n{EXPLANATION['en']}"),
             code(f'run = Run("{name}", globals())', tags=["parameters"]),
             code("run.finish(data)"),
         ]
