@@ -228,10 +228,10 @@ def table_piece(output: NotebookNode, lang: str, later: Later) -> Piece:
     number, note = later(plain_paragraphs(meta["caption"])), later(plain_paragraphs(meta["note"]))
     layout = Layout.of(content)
     long = layout.lines > LINES_IN_TEXT
-    placed = f"kind: table, {numbered(meta)}, placement: {'none' if long else 'auto'}"
+    opening = "#[" if long else "#float["
     return lambda texts: (
-        f"#[#show figure: set block(breakable: {str(long).lower()})\n"
-        f"#figure({placed}, {data_table(content, layout, texts[note])},"
+        f"{opening}#show figure: set block(breakable: {str(long).lower()})\n"
+        f"#figure(kind: table, {numbered(meta)}, {data_table(content, layout, texts[note])},"
         f" caption: [{texts[number]}])"
         f" <tab-{meta.name}-{lang}>]"
     )

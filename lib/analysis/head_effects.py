@@ -14,6 +14,7 @@ from lib.analysis.bootstrap import Interval, Resampler, interval
 from lib.analysis.perplexity import ppl
 from lib.engine.interventions import Plan
 from lib.errors import InputError
+from lib.results.sections.terms import LIMITS
 
 EXTRA_STEPS = (5, 15, 25, 35)
 
@@ -89,9 +90,6 @@ def curve(piles: Any, scores: Mapping[Plan, np.ndarray], resampler: Resampler) -
         "crossings": crossings(ns, ratios),
         "crossings_ci": crossings_ci(ns, draws),
     }
-
-
-LIMITS = (1.1, 1.5, 2.0)
 
 
 Head = tuple[int, int]

@@ -15,6 +15,7 @@ from lib.engine.comparing import stacked
 from lib.engine.importance import head_importance
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator
+from lib.results.sections.terms import LIMITS
 
 Head = tuple[int, int]
 ORDERS = ("abs_delta", "signed_delta", "kl", "gradient", "zero", "restore", "greedy")
@@ -146,7 +147,7 @@ def _crossings(ns: Sequence[int], logs: Sequence[Any]) -> dict[str, float]:
 
 def _crossings_ci(ns: Sequence[int], log_draws: Sequence[Any]) -> dict[str, Any]:
     found = {}
-    for limit in head_effects.LIMITS:
+    for limit in LIMITS:
         drawn = [head_effects.crossing_draws(ns, np.exp(own), limit) for own in log_draws]
         found[str(limit)] = interval(np.mean(drawn, axis=0))
     return found

@@ -10,8 +10,9 @@ import numpy as np
 from scipy import stats
 
 from lib.analysis import head_effects
+from lib.results.sections import terms
 
-LIMITS = (1.01, 1.02, 1.05, *head_effects.LIMITS)
+LIMITS = (1.01, 1.02, 1.05, *terms.LIMITS)
 LAST_SHARE = 0.1
 FIGURES = ("half", "1.01", "1.02", "1.05", "1.1", "1.5", "2.0", "layer_0_share", "alpha", "last_share", "log_ratio")
 

@@ -13,10 +13,11 @@ import numpy as np
 from scipy.stats import t
 
 from lib.analysis.bootstrap import LEVEL, Interval, Resampler, interval
-from lib.analysis.head_effects import LIMITS, Head, crossing_draws, crossings, crossings_ci, ladder, ranking
+from lib.analysis.head_effects import Head, crossing_draws, crossings, crossings_ci, ladder, ranking
 from lib.analysis.perplexity import ppl
 from lib.engine.interventions import Plan
 from lib.errors import InputError
+from lib.results.sections.terms import LIMITS
 
 Score = Callable[[Sequence[Plan], Sequence[int]], Mapping[Plan, np.ndarray]]
 

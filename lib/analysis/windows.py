@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from lib.analysis.bootstrap import DRAWS, Resampler, checked
-from lib.analysis.head_effects import LIMITS, crossings, crossings_ci, thresholds, thresholds_ci
+from lib.analysis.head_effects import crossings, crossings_ci, thresholds, thresholds_ci
 from lib.errors import InputError
+from lib.results.sections.terms import LIMITS
 
 Figure = tuple[np.ndarray, np.ndarray | None]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import altair as alt
 
+from lib.results.sections.terms import LIMITS
 from report.charts.style import (
     COLOURS,
-    LIMITS,
     WIDTH,
     Chart,
     Row,

@@ -8,7 +8,6 @@ import altair as alt
 
 from report.charts.render import FONT
 
-LIMITS = (1.1, 1.5, 2.0)  # of PPL over the baseline's
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 Row = dict[str, Any]
 Rows = Sequence[Row]

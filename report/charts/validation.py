@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 
+from lib.results.sections.terms import LIMITS
 from report.charts.style import (
     COLOURS,
-    LIMITS,
     MEASURED,
     NAMES,
     PUBLISHED,

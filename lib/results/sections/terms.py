@@ -17,10 +17,11 @@ Pair = Annotated[list[Count], Keep(minItems=2, maxItems=2)]
 Condition = Annotated[str, Keep(pattern="^(baseline|relu_\\d+)$")]
 SpeedCondition = Annotated[str, Keep(pattern="^(baseline|(relu|softmax)_\\d+)$")]
 Figures = Annotated[list[float | None], Keep(minItems=1)]
-LIMITS = Keep(propertyNames={"pattern": "^\\d+\\.\\d+$"}, required=["1.1", "1.5", "2.0"])
-Thresholds = Annotated[dict[str, Count], LIMITS]
-ThresholdIntervals = Annotated[dict[str, Interval], LIMITS]
-Crossings = Annotated[dict[str, float], LIMITS]
+LIMITS = (1.1, 1.5, 2.0)  # of PPL over the baseline's
+BY_LIMIT = Keep(propertyNames={"pattern": "^\\d+\\.\\d+$"}, required=[str(limit) for limit in LIMITS])
+Thresholds = Annotated[dict[str, Count], BY_LIMIT]
+ThresholdIntervals = Annotated[dict[str, Interval], BY_LIMIT]
+Crossings = Annotated[dict[str, float], BY_LIMIT]
 
 
 class Kept(TypedDict):
