@@ -20,9 +20,21 @@
 
 #define APART __attribute__((noinline))  // a loop of its own: it needs all of the registers
 
+// Keeps a vector in its register, where a compiler would read it from memory for each of its uses: a loop of products
+// waits for reads before it waits for multiplications.
+#if defined(__AVX__)
+#define HELD(x) asm("" : "+v"(x))
+#elif defined(__aarch64__)
+#define HELD(x) asm("" : "+w"(x))
+#else
+#define HELD(x)
+#endif
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
 #define MATRIX_UNIT 1
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -91,7 +103,15 @@ inline Vec exponential(Vec x) {
     return (Vec)((Int)p + ((Int)shifted << 23));
 }
 
-inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }  // b where one of them is NaN
+inline Vec larger(Vec a, Vec b) {  // b where one of them is NaN
+#if defined(__AVX512F__)
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
 
 inline Vec exponential_of_negative(Vec x) { return exponential(larger(filled(-87.0f), x)); }
 
@@ -110,23 +130,33 @@ inline void pack(float *to, const void *from, int64_t at, int64_t step, int64_t 
     for (; c < D; c++) to[c] = 0;
 }
 
-// scores [n_keys, ROWS] = k qᵀ of up to KEYS keys, of which `last` is the last one that may be read.
+// acc [KEYS_AT_ONCE, ROWS] = k qᵀ of keys `at` and on, of which `last` is the last one that may be read.
+template <int D>
+inline void score(Vec (&acc)[KEYS_AT_ONCE][WIDE], const float *k, const Vec *q, int64_t at, int64_t last) {
+    const float *key[KEYS_AT_ONCE];
+    for (int t = 0; t < KEYS_AT_ONCE; t++) key[t] = k + (at + t < last ? at + t : last) * D;
+    for (int c = 0; c < D; c++) {
+        Vec row[WIDE];
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; w++) {
+            row[w] = q[c * WIDE + w];
+            HELD(row[w]);
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < KEYS_AT_ONCE; t++) {
+            float x = key[t][c];
+#pragma GCC unroll 4
+            for (int w = 0; w < WIDE; w++) acc[t][w] += x * row[w];
+        }
+    }
+}
+
+// scores [n_keys, ROWS] = k qᵀ of up to KEYS keys.
 template <int D>
 APART void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, int64_t n_keys, int64_t last) {
     for (int64_t j = 0; j < n_keys; j += KEYS_AT_ONCE) {
-        const float *key[KEYS_AT_ONCE];
-        for (int t = 0; t < KEYS_AT_ONCE; t++) {
-            int64_t at = first + j + t;
-            key[t] = k + (at < last ? at : last) * D;
-        }
         Vec acc[KEYS_AT_ONCE][WIDE] = {};
-        for (int c = 0; c < D; c++)
-#pragma GCC unroll 4
-            for (int t = 0; t < KEYS_AT_ONCE; t++) {
-                float x = key[t][c];
-#pragma GCC unroll 4
-                for (int w = 0; w < WIDE; w++) acc[t][w] += x * q[c * WIDE + w];
-            }
+        score<D>(acc, k, q, first + j, last);
 #pragma GCC unroll 4
         for (int t = 0; t < KEYS_AT_ONCE; t++)
 #pragma GCC unroll 4
@@ -134,41 +164,62 @@ APART void scores_of(Vec *scores, const float *k, const Vec *q, int64_t first, i
     }
 }
 
+// weights [n_keys, ROWS], `form` of the scores of up to KEYS keys, and their sums; those past `unmasked` are 0 where a
+// row does not see the key.
+template <int D, class Form, class Visible>
+APART void weights_of(Form form, Vec *weights, Vec *sum, const float *k, const Vec *q, int64_t first, int64_t n_keys,
+                      int64_t last, int64_t unmasked, Visible visible) {
+    Vec total[WIDE] = {};
+    int64_t j = 0;
+    for (; j + KEYS_AT_ONCE <= unmasked; j += KEYS_AT_ONCE) {
+        Vec acc[KEYS_AT_ONCE][WIDE] = {};
+        score<D>(acc, k, q, first + j, last);
+#pragma GCC unroll 4
+        for (int t = 0; t < KEYS_AT_ONCE; t++)
+#pragma GCC unroll 4
+            for (int w = 0; w < WIDE; w++) {
+                const Vec weight = form(acc[t][w]);
+                weights[(j + t) * WIDE + w] = weight;
+                total[w] += weight;
+            }
+    }
+    for (; j < n_keys; j += KEYS_AT_ONCE) {
+        Vec acc[KEYS_AT_ONCE][WIDE] = {};
+        score<D>(acc, k, q, first + j, last);
+        for (int t = 0; t < KEYS_AT_ONCE && j + t < n_keys; t++)
+            for (int w = 0; w < WIDE; w++) {
+                const Vec weight = visible(j + t, w) ? form(acc[t][w]) : Vec{};
+                weights[(j + t) * WIDE + w] = weight;
+                total[w] += weight;
+            }
+    }
+    for (int w = 0; w < WIDE; w++) sum[w] = total[w];
+}
+
 // zᵀ [D, ROWS] += vᵀ w of one block of keys.
 template <int D>
 APART void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_keys) {
     for (int c = 0; c < D; c += KEYS_AT_ONCE) {
         Vec acc[KEYS_AT_ONCE][WIDE] = {};
-        for (int64_t j = 0; j < n_keys; j++)
+        for (int64_t j = 0; j < n_keys; j++) {
+            Vec row[WIDE];
+#pragma GCC unroll 4
+            for (int w = 0; w < WIDE; w++) {
+                row[w] = weights[j * WIDE + w];
+                HELD(row[w]);
+            }
 #pragma GCC unroll 4
             for (int t = 0; t < KEYS_AT_ONCE; t++) {
                 float x = v[j * D + c + t];
 #pragma GCC unroll 4
-                for (int w = 0; w < WIDE; w++) acc[t][w] += x * weights[j * WIDE + w];
+                for (int w = 0; w < WIDE; w++) acc[t][w] += x * row[w];
             }
+        }
 #pragma GCC unroll 4
         for (int t = 0; t < KEYS_AT_ONCE; t++)
 #pragma GCC unroll 4
             for (int w = 0; w < WIDE; w++) z[(c + t) * WIDE + w] += acc[t][w];
     }
-}
-
-// Scores of a block of n keys become weights, `form` of the score and the row's peak; those past `unmasked` are 0 where
-// a row does not see the key.
-template <class Form, class Visible>
-inline void weigh(Form form, Vec *weights, Vec *sum, const Vec *peak, int64_t n, int64_t unmasked, Visible visible) {
-    for (int64_t j = 0; j < unmasked; j++)
-        for (int w = 0; w < WIDE; w++) {
-            const Vec weight = form(weights[j * WIDE + w], peak[w]);
-            weights[j * WIDE + w] = weight;
-            sum[w] += weight;
-        }
-    for (int64_t j = unmasked > 0 ? unmasked : 0; j < n; j++)
-        for (int w = 0; w < WIDE; w++) {
-            const Vec weight = visible(j, w) ? form(weights[j * WIDE + w], peak[w]) : Vec{};
-            weights[j * WIDE + w] = weight;
-            sum[w] += weight;
-        }
 }
 
 // The keys and values of one head in float32, rows padded with zeros to D, as far as they have been packed.
@@ -227,14 +278,17 @@ void block(const Call &call, int64_t batch, int64_t head, int64_t first_row, con
     }
     for (int64_t first = 0; first < n_keys; first += KEYS) {
         const int64_t n = n_keys - first < KEYS ? n_keys - first : KEYS;
-        scores_of<D>(weights, keys.k.data(), q, first, n, n_keys - 1);
         const int64_t unmasked = offset + 1 - first < n ? offset + 1 - first : n;
         const auto visible = [&](int64_t j, int w) { return place[w] >= int32_t(first + j - offset); };
         Vec sum[WIDE] = {};
-        if (call.softmax && all_bounded) {
-            const auto weight = [&](Vec s, Vec) { return exponential(s * call.scale); };
-            weigh(weight, weights, sum, peak, n, unmasked, visible);
-        } else if (call.softmax) {
+        if (!call.softmax) {
+            const auto weight = [](Vec s) { return larger(Vec{}, s); };
+            weights_of<D>(weight, weights, sum, keys.k.data(), q, first, n, n_keys - 1, unmasked, visible);
+        } else if (all_bounded) {
+            const auto weight = [scale = call.scale](Vec s) { return exponential(s * scale); };
+            weights_of<D>(weight, weights, sum, keys.k.data(), q, first, n, n_keys - 1, unmasked, visible);
+        } else {
+            scores_of<D>(weights, keys.k.data(), q, first, n, n_keys - 1);
             Vec most[WIDE];
             for (int w = 0; w < WIDE; w++) most[w] = peak[w];
             for (int64_t j = 0; j < n; j++)
@@ -249,10 +303,12 @@ void block(const Call &call, int64_t batch, int64_t head, int64_t first_row, con
                 total[w] *= shrink;
                 for (int c = 0; c < D; c++) z[c * WIDE + w] *= shrink;
             }
-            const auto weight = [&](Vec s, Vec most) { return exponential_of_negative(s * call.scale - most); };
-            weigh(weight, weights, sum, peak, n, unmasked, visible);
-        } else {
-            weigh([](Vec s, Vec) { return larger(Vec{}, s); }, weights, sum, peak, n, unmasked, visible);
+            for (int64_t j = 0; j < n; j++)
+                for (int w = 0; w < WIDE; w++) {
+                    const Vec weight = exponential_of_negative(weights[j * WIDE + w] * call.scale - peak[w]);
+                    weights[j * WIDE + w] = visible(j, w) ? weight : Vec{};
+                    sum[w] += weights[j * WIDE + w];
+                }
         }
         for (int w = 0; w < WIDE; w++) total[w] += sum[w];
         add_values<D>(z, weights, keys.v.data() + first * D, n);

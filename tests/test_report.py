@@ -24,7 +24,7 @@ from lib.errors import InputError
 from report import book, citation, document, markdown, page, reproducibility, tables
 from report.assemble import assemble
 from report.results_view import view
-from report.words import LANGUAGES, PARTS, TITLE, WORDS
+from report.words import LANGUAGES, PARTS, TITLE, WORDS, word
 
 ROOT = Path(__file__).parent.parent
 
@@ -433,20 +433,23 @@ def test_the_book_numbers_as_the_page_does(built, lang, kind):
 @pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="pdftoppm (poppler-utils) is not installed")
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_no_page_of_the_book_has_a_hole(built, tmp_path, lang):
-    """No blank of a tenth of a page between the first and the last print of any page, cover and last page apart; of a
-    sixth where a part opens on the next page, for its two headings with two lines of text take as much."""
+    """No blank of a tenth of a page between the first and the last print of any page, the cover apart; nor at its foot,
+    except before a part, whose two headings with two lines of text need a sixth, before the appendix, and at the end.
+    """
     path = built / "report" / f"report.{lang}.pdf"
     subprocess.run(["pdftoppm", "-r", "30", "-png", path, tmp_path / "p"], check=True)
     texts = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout.split("\f")
     titles = [part.ja if lang == "ja" else part.en for part in PARTS]
     opens = [any(len(re.findall(rf"{re.escape(title)}$", text, re.M)) > 1 for title in titles) for text in texts]
     pages = [np.asarray(Image.open(path).convert("L")) < 245 for path in sorted(tmp_path.glob("p*.png"))]
-    assert len(pages) > 5
+    assert len(pages) > 5 and 1 < sum(opens) < len(pages) - 1
     for number, inked in enumerate(pages[1:-1], 2):
-        height = len(inked)
-        printed = np.flatnonzero(inked[int(0.09 * height) : int(0.92 * height)].any(axis=1))
-        assert np.diff(printed).max() / height < (1 / 6 if opens[number] else 0.1), f"page {number}"
-    assert 1 < sum(opens) < len(pages) - 1
+        top, foot = int(0.09 * len(inked)), int(0.92 * len(inked))
+        printed = np.flatnonzero(inked[top:foot].any(axis=1))
+        assert np.diff(printed).max() / len(inked) < 0.1, f"page {number}"
+        if word("appendix", lang) not in texts[number]:
+            left = (foot - top - printed[-1]) / len(inked)
+            assert left < (1 / 6 if opens[number] else 0.1), f"foot of page {number}"
 
 
 def read_csv(path):

@@ -275,20 +275,26 @@ class Evaluator:
         `z_sums` receives each layer's sum of z over positions, float64, as long as nothing is changed; it is None
         below a change.
         """
-        if layer == self.arch.n_layer:
-            yield plans[0], resid
-            return
-        by_edit: dict[Edit, list[Plan]] = {}
-        for plan in plans:
-            by_edit.setdefault(tuple(plan.layer(layer).items()), []).append(plan)
-        z, changed = self._layer_z(layer, resid, by_edit)
-        if z_sums is not None and () in by_edit:
-            z_sums.append(z[0].cpu().double().sum(0).view(self.arch.n_head, self.arch.d_head).numpy())
-        # the unchanged branch first: the baseline's z sums are whole before anything else is scored
-        for edit in sorted(by_edit):
-            edited = self._edited(z, layer, edit, changed, means)
-            below = self.arch.mlp(layer, self.arch.attention_out(layer, resid, edited))
-            yield from self._walk(layer + 1, below, by_edit[edit], means, None if edit else z_sums)
+        while layer < self.arch.n_layer:
+            by_edit: dict[Edit, list[Plan]] = {}
+            for plan in plans:
+                by_edit.setdefault(tuple(plan.layer(layer).items()), []).append(plan)
+            z, changed = self._layer_z(layer, resid, by_edit)
+            if z_sums is not None and () in by_edit:
+                z_sums.append(z[0].cpu().double().sum(0).view(self.arch.n_head, self.arch.d_head).numpy())
+            # the unchanged branch first: the baseline's z sums are whole before anything else is scored
+            *others, last = sorted(by_edit)
+            for edit in others:
+                below = self._below(layer, resid, self._edited(z, layer, edit, changed, means))
+                yield from self._walk(layer + 1, below, by_edit[edit], means, None if edit else z_sums)
+            # the last branch goes on in here: what this layer needed is let go
+            resid = self._below(layer, resid, self._edited(z, layer, last, changed, means))
+            layer, plans, z_sums = layer + 1, by_edit[last], None if last else z_sums
+        yield plans[0], resid
+
+    def _below(self, layer: int, resid: Tensor, z: Tensor) -> Tensor:
+        """The residual [1, T, E] that leaves a layer."""
+        return self.arch.mlp(layer, self.arch.attention_out(layer, resid, z))
 
     def _layer_z(
         self, layer: int, resid: Tensor, by_edit: Iterable[Edit]
