@@ -215,8 +215,8 @@ def test_every_computed_number_leads_to_its_result_and_cell(elements, source):
 def test_figures_and_tables_are_numbered_alike_in_both_languages(source):
     for kind, ja, en in (("fig", "図", "Figure"), ("tab", "表", "Table")):
         numbers = {}
-        for lang, word in (("ja", ja), ("en", en)):
-            pattern = rf'id="{kind}-(\w+)-{lang}".*?<b>{word}[\xa0 ](\d+)</b>'
+        for lang, kind_word in (("ja", ja), ("en", en)):
+            pattern = rf'id="{kind}-(\w+)-{lang}".*?<b>{kind_word}[\xa0 ](\d+)</b>'
             numbers[lang] = re.findall(pattern, source, re.S)
         assert numbers["ja"] == numbers["en"]
         assert [int(n) for _, n in numbers["ja"]] == list(range(1, len(numbers["ja"]) + 1))

@@ -90,6 +90,7 @@ class Counted:
 def test_shared_layers_are_computed_once(store, monkeypatch):
     monkeypatch.setattr(side_by_side, "MOST", 1)
     engine = evaluator(store, ids=tokens(1))
+    engine.arch.pack()
     counted = Counted(monkeypatch, engine)
     engine.score([Plan(), Plan.of("zero", [(2, 0)]), Plan.of("relu", [(2, 0)]), Plan.of("zero", [(1, 0)])], 1)
     # layer 0 once, layer 1 once with two continuations, layer 2 twice with three and one

@@ -170,6 +170,7 @@ class _Decoder:
 
     def __init__(self, arch: Decoder, plan: Plan, means: Tensor | None, backend: str) -> None:
         self.arch, self.backend = arch, backend
+        arch.pack()
         self.layers = [
             self._layer(plan.layer(layer), layer, None if means is None else means[layer])
             for layer in range(arch.n_layer)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from lib.engine.allocator import give_back
 from lib.model.adapters import Decoder, adapter
 
 
@@ -17,6 +18,8 @@ def head_importance(model: PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
     value bias is left out because zeroing a head leaves it (see `lib.engine.modes`).
     """
     arch, sizes = adapter(model), []
+    arch.let_go()
+    give_back()
     values: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Callable:

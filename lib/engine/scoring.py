@@ -137,6 +137,8 @@ class Evaluator:
         return torch.from_numpy(total / (n_chunks * self.tokens.shape[1])).to(self.dtype).to(self.arch.device)
 
     def _run_here(self, jobs: list[Job], means: Tensor | None, bar: tqdm) -> Iterator[tuple[Job, np.ndarray]]:
+        if jobs:
+            self.arch.pack()
         tasks = _tasks(jobs, side_by_side.workers(self.arch.device)[0])
         for done in side_by_side.run(lambda task, stop: self._run(task, means, bar, stop), tasks, self.arch.device):
             yield from done

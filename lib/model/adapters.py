@@ -25,7 +25,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lib.errors import InputError
 from lib.model.header import GPT2_TYPES, LLAMA_TYPES
-from lib.model.packed_linear import Linear
+from lib.model.packed_linear import Linear, can_pack
 
 LOGITS_ROWS = 128
 
@@ -75,6 +75,7 @@ class Decoder(ABC):
         self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
         self._value_bias: dict[int, Tensor] = {}
         self._linears: dict[str | tuple[Module, ...], Linear] = {}
+        self._to_pack = torch.empty(0)
         self._lock = Lock()  # several threads share an adapter
 
     @property
@@ -153,6 +154,24 @@ class Decoder(ABC):
             product = self._linears["unembed"]
         return product(final)
 
+    def pack(self) -> None:
+        """Packs every matrix at once, by way of one token: packed at their first use in a longer pass, they would lie
+        between what that pass leaves, in holes too small for the next."""
+        if self._linears:
+            return
+        with torch.inference_mode():
+            resid = self.embed(torch.zeros(1, 1, dtype=torch.long, device=self.device), 0)
+            for layer in range(self.n_layer):
+                q, _, _ = self.qkv(layer, resid, 0)
+                resid = self.mlp(layer, self.attention_out(layer, resid, q.transpose(1, 2).flatten(2)))
+            self.logits(self.final(resid))
+        self._to_pack = torch.empty(0)
+
+    def let_go(self) -> None:
+        """Gives up the packed matrices, for work that needs the room; their next use packs them again."""
+        with self._lock:
+            self._linears.clear()
+
     def _linear(self, *modules: Any) -> Linear:
         """One `Linear` for the modules' matrices side by side."""
         with self._lock:
@@ -162,8 +181,19 @@ class Decoder(ABC):
                 if any(b is not None for b in biases):
                     biases = [w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)]
                 bias = None if biases[0] is None else torch.cat(biases)
-                self._linears[modules] = Linear(torch.cat(weights), bias)
+                self._linears[modules] = Linear(self._side_by_side(weights), bias)
             return self._linears[modules]
+
+    def _side_by_side(self, weights: list[Tensor]) -> Tensor:
+        """Matrices [n_out, n_in] as one. Those that are packed next pass through one buffer: what each of them left of
+        its own would lie between the packed ones, too small for the next."""
+        if not can_pack(weights[0]):
+            return torch.cat(weights)
+        size = sum(weight.numel() for weight in weights)
+        with torch.inference_mode():
+            if self._to_pack.numel() < size:
+                self._to_pack = weights[0].new_empty(size)
+            return torch.cat(weights, out=self._to_pack[:size].view(-1, weights[0].shape[1]))
 
 
 class GPT2(Decoder):
