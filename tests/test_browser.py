@@ -235,7 +235,8 @@ def test_axe_finds_nothing(visit, lang, scheme, opened):
 
 
 def violations(page):
-    """What axe-core finds wrong with the page as it stands: rule, first place, number of places."""
+    """What axe-core finds wrong with the page as it stands after a frame: rule, first place, number of places."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.evaluate((Path(AXE.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [(v["id"], v["nodes"][0]["html"][:160], len(v["nodes"])) for v in found["violations"]]

@@ -105,14 +105,16 @@
     const link = event.target.closest && event.target.closest('a[href^="#"]');
     if (link && link.getAttribute("href") === location.hash) setTimeout(reveal);
   });
-  // What can be scrolled takes the keyboard's focus; what fits needs no stop.
-  const stops = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      if (target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
-    }
-  });
-  document.querySelectorAll(".scroll, .quote pre").forEach((node) => { node.removeAttribute("tabindex"); stops.observe(node); });
+  // What can be scrolled takes the keyboard's focus; what fits needs no stop. Sizes off the screen are not observed: what
+  // is opened there is looked at in the next frame.
+  const scrolls = ".scroll, .quote pre";
+  const stop = (node) => {
+    if (node.scrollWidth > node.clientWidth + 1 || node.scrollHeight > node.clientHeight + 1) node.tabIndex = 0;
+    else node.removeAttribute("tabindex");
+  };
+  const stops = new ResizeObserver((entries) => entries.forEach(({ target }) => stop(target)));
+  document.querySelectorAll(scrolls).forEach((node) => { node.removeAttribute("tabindex"); stops.observe(node); });
+  document.addEventListener("toggle", ({ target }) => { if (target.open) requestAnimationFrame(() => target.querySelectorAll(scrolls).forEach(stop)); }, true);
   followContents();
   reveal();
 })();
