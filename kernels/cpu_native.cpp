@@ -130,25 +130,29 @@ inline void pack(float *to, const void *from, int64_t at, int64_t step, int64_t 
     for (; c < D; c++) to[c] = 0;
 }
 
+// acc [KEYS_AT_ONCE, ROWS] += `number`(t) `row`, t from 0 to KEYS_AT_ONCE - 1; the row is read once for all of them.
+template <class Number>
+inline void add_products(Vec (&acc)[KEYS_AT_ONCE][WIDE], const Vec *row, Number number) {
+    Vec held[WIDE];
+#pragma GCC unroll 4
+    for (int w = 0; w < WIDE; w++) {
+        held[w] = row[w];
+        HELD(held[w]);
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < KEYS_AT_ONCE; t++) {
+        const float x = number(t);
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; w++) acc[t][w] += x * held[w];
+    }
+}
+
 // acc [KEYS_AT_ONCE, ROWS] = k qᵀ of keys `at` and on, of which `last` is the last one that may be read.
 template <int D>
 inline void score(Vec (&acc)[KEYS_AT_ONCE][WIDE], const float *k, const Vec *q, int64_t at, int64_t last) {
     const float *key[KEYS_AT_ONCE];
     for (int t = 0; t < KEYS_AT_ONCE; t++) key[t] = k + (at + t < last ? at + t : last) * D;
-    for (int c = 0; c < D; c++) {
-        Vec row[WIDE];
-#pragma GCC unroll 4
-        for (int w = 0; w < WIDE; w++) {
-            row[w] = q[c * WIDE + w];
-            HELD(row[w]);
-        }
-#pragma GCC unroll 4
-        for (int t = 0; t < KEYS_AT_ONCE; t++) {
-            float x = key[t][c];
-#pragma GCC unroll 4
-            for (int w = 0; w < WIDE; w++) acc[t][w] += x * row[w];
-        }
-    }
+    for (int c = 0; c < D; c++) add_products(acc, q + c * WIDE, [&](int t) { return key[t][c]; });
 }
 
 // scores [n_keys, ROWS] = k qᵀ of up to KEYS keys.
@@ -201,20 +205,8 @@ template <int D>
 APART void add_values(Vec *z, const Vec *weights, const float *v, int64_t n_keys) {
     for (int c = 0; c < D; c += KEYS_AT_ONCE) {
         Vec acc[KEYS_AT_ONCE][WIDE] = {};
-        for (int64_t j = 0; j < n_keys; j++) {
-            Vec row[WIDE];
-#pragma GCC unroll 4
-            for (int w = 0; w < WIDE; w++) {
-                row[w] = weights[j * WIDE + w];
-                HELD(row[w]);
-            }
-#pragma GCC unroll 4
-            for (int t = 0; t < KEYS_AT_ONCE; t++) {
-                float x = v[j * D + c + t];
-#pragma GCC unroll 4
-                for (int w = 0; w < WIDE; w++) acc[t][w] += x * row[w];
-            }
-        }
+        for (int64_t j = 0; j < n_keys; j++)
+            add_products(acc, weights + j * WIDE, [&](int t) { return v[j * D + c + t]; });
 #pragma GCC unroll 4
         for (int t = 0; t < KEYS_AT_ONCE; t++)
 #pragma GCC unroll 4
