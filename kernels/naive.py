@@ -61,16 +61,14 @@ def mixed_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    is_relu: Sequence[bool] | Tensor,
+    is_relu: Sequence[bool],
     *,
     scale: float | None = None,
     n_visible: int | Tensor | None = None,
 ) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, softmax in the others."""
-    chosen = torch.as_tensor(is_relu, dtype=torch.bool, device=q.device)[None, :, None, None]
-    relu = relu_attention(q, k, v, scale=scale, n_visible=n_visible)
-    softmax = softmax_attention(q, k, v, scale=scale, n_visible=n_visible)
-    return torch.where(chosen, relu, softmax)
+    both = [form(q, k, v, scale=scale, n_visible=n_visible) for form in (softmax_attention, relu_attention)]
+    return torch.stack([both[bool(relu)][:, head] for head, relu in enumerate(is_relu)], dim=1)
 
 
 def _scores(q: Tensor, k: Tensor, v: Tensor, scale: float, n_visible: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:

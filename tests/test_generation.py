@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT, MAKERS, VOCAB, gpt2, llama, tokens
 
-from lib.engine import generation
+from lib.engine import decoding
 from lib.engine.generation import continuation_nll, generate, write
 from lib.engine.interventions import Plan
 from lib.engine.modes import MODES
@@ -56,8 +56,8 @@ def test_a_text_does_not_depend_on_its_batch(temperature, monkeypatch):
     for i in range(6):
         alone = generate(model, rows[i : i + 1], 15, plan, temperature=temperature, seeds=seeds[i : i + 1])
         np.testing.assert_array_equal(alone[0], together[i])
-    monkeypatch.setattr(generation, "CACHE_BYTES", 1)
-    monkeypatch.setattr(generation, "PREFILL_TOKENS", 1)
+    monkeypatch.setattr(decoding, "CACHE_BYTES", 1)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 1)
     apart = generate(model, rows, 15, plan, temperature=temperature, seeds=seeds)
     np.testing.assert_array_equal(apart, together)
     recomputed = generate(model, rows, 15, plan, temperature=temperature, seeds=seeds, cached=False)
@@ -163,13 +163,13 @@ def test_what_rows_have_in_common_is_computed_once(monkeypatch):
     texts = generate(model, rows, 8, Plan(), temperature=0.8, seeds=seeds)
     whole = np.concatenate([rows, texts], 1)
     computed = []
-    advance = generation._Decoder.advance
+    advance = decoding.PlannedDecoder.advance
 
     def counted(self, tokens, cache):
         computed.append(len(tokens))
         return advance(self, tokens, cache)
 
-    monkeypatch.setattr(generation._Decoder, "advance", counted)
+    monkeypatch.setattr(decoding.PlannedDecoder, "advance", counted)
     generate(model, rows, 8, Plan(), temperature=0.8, seeds=seeds)
     assert computed == [len(np.unique(whole[:, : 9 + n], axis=0)) for n in range(8)]
     assert computed[0] == 2 and computed[1] < 80

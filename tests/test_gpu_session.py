@@ -42,8 +42,8 @@ def test_the_record_is_what_the_report_reads(tried):
     assert {row["what"] for row in steps["tuning"]["found"]["rows"]} == {"forward", "backward"}
     assert not any("failed" in row for row in steps["tuning"]["found"]["rows"])
     rows = steps["end_to_end"]["found"]["rows"]
-    assert {row["what"] for row in rows} == {"prefill", "ladder", "decoding"}
-    assert all(row["agrees"] for row in rows if row["what"] == "ladder")
+    assert {row["what"] for row in rows} == {"prefill", "ladder", "decoding", "generation"}
+    assert all(row["agrees"] for row in rows if row["what"] in ("ladder", "generation"))
     for row in steps["training"]["found"]["rows"]:
         assert row["backend"] == "triton" and row["losses"][-1] < row["losses"][0]
 

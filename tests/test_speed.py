@@ -116,35 +116,54 @@ class FakeGraph:
 
 
 @pytest.mark.parametrize(("off", "shown"), [(None, ["baseline", "relu_3"]), ("relu", ["baseline"]), ("baseline", [])])
-def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, off, shown):
+def test_a_fused_step_in_p1_must_give_the_same_tokens(monkeypatch, off, shown):
     model, plans = tiny_models.gpt2(), {"baseline": Plan(), "relu_3": PLANS[3]}
 
     def decoder(model, plan):
         return FakeGraph(model, plan, wrong=off == ("relu" if plan else "baseline"))
 
     monkeypatch.setattr(speedups, "graph_decoder", decoder)
-    protocols = {"cached/naive": (True, "naive"), "graph/triton": ("graph", "triton")}
+    protocols = {"cached/naive": (True, "naive"), "fused/triton": ("fused", "triton")}
     rows = speedups.generation_speeds(model, "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
     assert [row["condition"] for row in rows if row["protocol"] == "cached"] == ["baseline", "relu_3"]
-    found = [row for row in rows if row["protocol"] == "graph"]
+    found = [row for row in rows if row["protocol"] == "fused"]
     assert [row["condition"] for row in found] == shown
     assert all(row["backend"] == "triton" for row in found)
     assert not shown or found[0]["relative"] == 0
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_graphs_on_the_ladder(monkeypatch, wrong):
-    monkeypatch.setattr(speedups, "has_graphs", lambda model, backend: True)
+def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, wrong):
+    """They are tried against launched kernels, and timed as they are called."""
+    calls = []
+
+    def timed(model, prompt, n_new, plan, *, graphs=True, **settings):
+        calls.append(graphs)
+        return generate(model, prompt, n_new, plan, graphs=graphs, **settings) + (wrong and graphs and bool(plan))
+
+    monkeypatch.setattr(speedups, "generate", timed)
+    plans = {"baseline": Plan(), "relu_3": PLANS[3]}
+    protocols = {"cached/naive": (True, "naive"), "graph": ("graph", "cpu")}
+    rows = speedups.generation_speeds(tiny_models.gpt2(), "cpu", TOKENS[:1, :5], 4, plans, protocols, 2, 0)
+    found = [(row["condition"], row["protocol"]) for row in rows]
+    assert found[:2] == [("baseline", "cached"), ("relu_3", "cached")]
+    assert found[2:] == [("baseline", "graph"), ("relu_3", "graph")][: 1 if wrong else 2]
+    assert calls.count(False) == 2 * 3 + 2 and calls.count(True) == (3 + 1) * (1 if wrong else 2) + wrong
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_fused_step_on_the_ladder(monkeypatch, wrong):
+    monkeypatch.setattr(speedups, "has_fused_step", lambda model, backend: True)
     monkeypatch.setattr(speedups, "graph_decoder", lambda model, plan: FakeGraph(model, plan, wrong and not plan))
     ladder = speedups.Ladder(tiny_models.gpt2(), "cpu", TOKENS, PLANS, "cpu", 0, runs=2, n_new=4)
-    rows = {row["n_linearized"]: row for row in ladder.rows() if row["what"] == "graph"}
+    rows = {row["n_linearized"]: row for row in ladder.rows() if row["what"] == "fused"}
     assert list(rows) == [0, 3, 8]
     assert [row["agrees"] for row in rows.values()] == 3 * [not wrong]
     assert all(("speedup" in row) != wrong for row in rows.values())
 
 
-def test_graphs_need_a_gpu():
-    assert not speedups.has_graphs(tiny_models.gpt2(), "triton")
+def test_a_fused_step_needs_a_gpu():
+    assert not speedups.has_fused_step(tiny_models.gpt2(), "triton")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

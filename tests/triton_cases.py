@@ -8,8 +8,12 @@ import argparse
 import json
 import sys
 import traceback
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
+import tiny_models
 import torch
 from kernel_checks import LENGTHS, close, inputs, strided
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -22,6 +26,7 @@ from kernels.naive import tolerance
 from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
 from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
+from lib.engine import dispatch, graph_generation
 from lib.engine.generation import generate
 from lib.engine.interventions import Plan
 from lib.timing.speedups import graph_decoder
@@ -204,6 +209,33 @@ def under_a_plan(device):
     assert tokens[4:].tolist() == generate(model, prompt[None], 6, plan, backend="naive")[0].tolist()
 
 
+def by_graphs(device, make=tiny_models.gpt2, temperature=0.0):
+    """Generation of the engine's own, one graph a token, writes what launched kernels of the naive form do.
+
+    In the interpreter, which captures nothing, the step that would be captured runs each time.
+    """
+    model, rows = make().to(device), tiny_models.tokens(4, 9, seed=2).numpy()
+    steps = (
+        []
+        if device == "cuda"
+        else [
+            mock.patch.dict(dispatch.BY_DEVICE, cpu=dispatch.BY_DEVICE["cuda"]),
+            mock.patch.object(graph_generation, "available", lambda device: True),
+            mock.patch.object(graph_generation, "captured", lambda step, rewind: step),
+        ]
+    )
+    heads = [(0, 1), (1, 0), (1, 3)]
+    for plan in (Plan(), Plan.of("relu", heads), Plan.of("relu", heads) | Plan.of("l1", [(1, 1)])):
+        settings = {"temperature": temperature, "seeds": range(4)}
+        wanted = generate(model, rows, 6, plan, graphs=False, backend="naive", **settings)
+        with ExitStack() as patched, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for step in steps:
+                patched.enter_context(step)
+            found = generate(model, rows, 6, plan, backend="triton", **settings)
+        assert found.tolist() == wanted.tolist(), plan.key()
+
+
 def plain_logits(model, tokens, is_relu):
     """Logits [T, vocabulary] of a GPT-2 whose heads are mixed, written out; dead rows as in the folded basis."""
     ids = torch.tensor(tokens)
@@ -296,6 +328,8 @@ def cases(device, interpreted):
     add("mixed, all softmax", mixed, is_relu=(False,) * 6, strategy="lists")
     add("decoding of a GPT-2", gpt2)
     add("decoding under a plan", under_a_plan)
+    add("generation by graphs", by_graphs)
+    add("generation by graphs, sampled, grouped heads", by_graphs, make=tiny_models.llama, temperature=1.2)
     add("gradients through autograd", through_autograd)
     add("gradients of mixed heads", mixed_through_autograd)
     add("no second derivatives", twice_through_autograd)

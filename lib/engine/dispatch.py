@@ -47,7 +47,13 @@ def resolve(backend: str = "auto", device: str | torch.device = "cpu", gradients
 
 
 def relu_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, n_visible: int | None = None, backend: str = "auto"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    n_visible: int | Tensor | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """Causal row-normalised ReLU attention, z [B, H, T, d]; see `kernels.naive.relu_attention`.
 
@@ -67,7 +73,7 @@ def mixed_attention(
     is_relu: Sequence[bool],
     *,
     scale: float | None = None,
-    n_visible: int | None = None,
+    n_visible: int | Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """ReLU in the heads where `is_relu` (one bool per query head) says so, softmax in the others."""

@@ -57,7 +57,7 @@ class Decoder(ABC):
     """Sizes and steps of a decoder. B batch, T positions, E `n_embd`, H `n_head`, d `d_head`; z is [B, T, H * d].
 
     `n_positions` is the longest sequence with full causal attention: the trained length, or the sliding window
-    where that is shorter.
+    where that is shorter. `kept` is room for what is made for this model and goes with it.
     """
 
     n_kv_head: int
@@ -76,6 +76,7 @@ class Decoder(ABC):
         self._value_bias: dict[int, Tensor] = {}
         self._linears: dict[str | tuple[Module, ...], Linear] = {}
         self._to_pack = torch.empty(0)
+        self.kept: dict[Any, Any] = {}
         self._lock = Lock()  # several threads share an adapter
 
     @property
@@ -95,12 +96,15 @@ class Decoder(ABC):
         """The module whose input is z."""
 
     @abstractmethod
-    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
-        """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1."""
+    def embed(self, tokens: Tensor, start: int | Tensor = 0) -> Tensor:
+        """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1.
+
+        A `start` [1] on the device is a tensor of its own for each pass, whose number stays as it is.
+        """
 
     @abstractmethod
-    def qkv(self, layer: int, resid: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B, H, T, d], k and v [B, H_kv, T, d] at positions `start` ... `start` + T - 1."""
+    def qkv(self, layer: int, resid: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, H, T, d], k and v [B, H_kv, T, d] at positions `start` ... `start` + T - 1, as in `embed`."""
 
     @abstractmethod
     def mlp(self, layer: int, resid: Tensor) -> Tensor:
@@ -171,6 +175,7 @@ class Decoder(ABC):
         """Gives up the packed matrices, for work that needs the room; their next use packs them again."""
         with self._lock:
             self._linears.clear()
+            self.kept.clear()
 
     def _linear(self, *modules: Any) -> Linear:
         """One `Linear` for the modules' matrices side by side."""
@@ -216,12 +221,11 @@ class GPT2(Decoder):
         """The module whose input is z."""
         return self.body.h[layer].attn.c_proj
 
-    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
+    def embed(self, tokens: Tensor, start: int | Tensor = 0) -> Tensor:
         """resid [B, T, E] of token ids [B, T] at positions `start` ... `start` + T - 1."""
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
-        return self.body.wte(tokens) + self.body.wpe(positions)
+        return self.body.wte(tokens) + self.body.wpe(start + torch.arange(tokens.shape[1], device=tokens.device))
 
-    def qkv(self, layer: int, resid: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, layer: int, resid: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v, each [B, H, T, d]; `start` plays no part once the positions are embedded."""
         block = self.body.h[layer]
         fused = self._linear(block.attn.c_attn)(block.ln_1(resid))
@@ -256,7 +260,7 @@ class Llama(Decoder):
         self.d_head = getattr(config, "head_dim", None) or self.n_embd // self.n_head
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         self.n_positions = min(config.max_position_embeddings, window or config.max_position_embeddings)
-        self._rotation: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+        self._rotation: tuple[int | Tensor, int, tuple[Tensor, Tensor]] | None = None
 
     def attention(self, layer: int) -> Any:
         return self.body.layers[layer].self_attn
@@ -265,11 +269,11 @@ class Llama(Decoder):
         """The module whose input is z."""
         return self.body.layers[layer].self_attn.o_proj
 
-    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
+    def embed(self, tokens: Tensor, start: int | Tensor = 0) -> Tensor:
         """resid [B, T, E] of token ids [B, T]; positions enter in `qkv`."""
         return self.body.embed_tokens(tokens)
 
-    def qkv(self, layer: int, resid: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, layer: int, resid: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """q [B, H, T, d], k and v [B, H_kv, T, d]; q and k rotated for positions `start` ... `start` + T - 1."""
         block = self.body.layers[layer]
         attn, sizes = block.self_attn, [n * self.d_head for n in (self.n_head, self.n_kv_head, self.n_kv_head)]
@@ -290,14 +294,20 @@ class Llama(Decoder):
     def final(self, resid: Tensor) -> Tensor:
         return self.body.norm(resid)
 
-    def _cos_sin(self, resid: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        span, known = (start, start + resid.shape[1]), self._rotation
-        if known is None or known[0] != span:
-            known = span, self.body.rotary_emb(resid, torch.arange(*span, device=resid.device)[None])
+    def _cos_sin(self, resid: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
+        n_tokens, known = resid.shape[1], self._rotation
+        if known is None or known[1] != n_tokens or not _same(known[0], start):
+            positions = start + torch.arange(n_tokens, device=resid.device)
+            known = start, n_tokens, self.body.rotary_emb(resid, positions[None])
             self._rotation = known
-        return known[1]
+        return known[2]
 
     def _make_value_bias(self, layer: int) -> Tensor:
         proj = self.attention(layer).v_proj
         bias = torch.zeros_like(proj.weight[:, 0]) if proj.bias is None else proj.bias
         return bias.view(self.n_kv_head, self.d_head).repeat_interleave(self.n_head // self.n_kv_head, 0)
+
+
+def _same(one: int | Tensor, other: int | Tensor) -> bool:
+    """Whether both are one number, or one tensor."""
+    return one is other or (isinstance(one, int) and isinstance(other, int) and one == other)

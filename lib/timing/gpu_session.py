@@ -140,10 +140,14 @@ def bench(save: Save, device: str, tiny: bool) -> None:
 
 
 def end_to_end(save: Save, device: str, tiny: bool) -> None:
-    """`{rows: [{what, dtype, n_linearized, seconds, tokens_per_s, ...}], failed}` of GPT-2 small's shape."""
+    """`{rows: [{what, dtype, n_linearized, seconds, tokens_per_s, ...}], failed}` of GPT-2 small's shape.
+
+    What decodes: the kernels' own decoder ("decoding") and the engine's ("generation"), launched and by graph in turn.
+    """
     import numpy as np
     import torch
 
+    from lib.engine.generation import generate
     from lib.engine.scoring import Evaluator
     from lib.store import Store
     from lib.timing import clock
@@ -191,10 +195,22 @@ def end_to_end(save: Save, device: str, tiny: bool) -> None:
             spread = clock.spread(clock.alternating({"": run}, device, 1 if tiny else 9, warm_up=0 if tiny else 1)[""])
             keep(of("decoding", dtype, count, spread["ms"] / 1e3, n_steps) | {"graph": graph, "spread": spread})
 
+    def write(dtype: str) -> None:
+        for n_rows in (2,) if tiny else (1, 8):
+            prompts = np.arange(n_rows * (2 if tiny else 64)).reshape(n_rows, -1) * 7 % whole.config.vocab_size
+            for count in (70,) if tiny else (0, 70):
+                run = partial(generate, model, prompts, n_new, whole.plan(count))
+                runs = {how: partial(run, graphs=how == "graph") for how in ("launched", "graph")}
+                agrees = runs["launched"]().tolist() == runs["graph"]().tolist()
+                spreads = clock.alternating(runs, device, 1 if tiny else 9, warm_up=0)
+                for how, spread in ((how, clock.spread(own)) for how, own in spreads.items()):
+                    row = of("generation", dtype, count, spread["ms"] / 1e3, n_rows * n_new)
+                    keep(row | {"rows": n_rows, "graph": how == "graph", "agrees": agrees, "spread": spread})
+
     for dtype in ("bfloat16", "float32"):
         copied: Any = whole.copy(dtype)  # transformers' decorator hides what `to` takes
         model = copied.to(device)
-        for part in (prefill, climb, decode):
+        for part in (prefill, climb, decode, write):
             try:
                 if device == "cuda":
                     torch.cuda.reset_peak_memory_stats()

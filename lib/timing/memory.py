@@ -27,7 +27,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lib import machine
 from lib.engine import comparing
-from lib.engine.generation import CACHE_BYTES, continuation_nll, generate
+from lib.engine.decoding import CACHE_BYTES
+from lib.engine.generation import continuation_nll, generate
 from lib.engine.importance import head_importance
 from lib.engine.interventions import Plan
 from lib.engine.scoring import Evaluator

@@ -36,18 +36,24 @@ def generation_speeds(
     """Rows of P1: median tokens/s of `runs` timed generations after one untimed, with intervals over the runs.
 
     plans: `{condition: Plan}`, the first without heads; protocols: `{name: (how, backend)}`, where a name may go on
-    after a slash, and how is False (recomputed), True (cached) or "graph" (`graph_decoder`, left out where its tokens
-    are not the naive form's). What needs no kernel is measured once for all backends of a protocol. `relative` is the
-    change of speed against the first condition under the same protocol, pair by pair; `against_control` that against
-    the condition's control, `controls` being `{condition: condition}`, None where it has none.
+    after a slash, and how is False (recomputed), True (cached, launched), "graph" (cached, a graph a token) or "fused"
+    (`graph_decoder`), the last two left out where their tokens are not the naive form's. What needs no kernel is
+    measured once for all backends of a protocol. `relative` is the change of speed against the first condition under
+    the same protocol, pair by pair; `against_control` that against the condition's control, `controls` being
+    `{condition: condition}`, None where it has none.
     """
 
     def action(plan: Plan, how: bool | str, backend: str) -> Callable[[], np.ndarray | Tensor] | None:
-        if how != "graph":
-            return lambda: generate(model, prompt, n_new, plan, cached=bool(how), backend=backend)
-        decoder = graph_decoder(model, plan)
-        got, wanted = decoder.generate(prompt[0], n_new)[-n_new:], generate(model, prompt, n_new, plan, backend="naive")
-        return (lambda: decoder.generate(prompt[0], n_new)) if got.tolist() == wanted[0].tolist() else None
+        def launched(backend: str, cached: bool = True) -> np.ndarray:
+            return generate(model, prompt, n_new, plan, cached=cached, graphs=False, backend=backend)
+
+        if not isinstance(how, str):
+            return partial(launched, backend, how)
+        run: Callable[[], np.ndarray | Tensor] = partial(generate, model, prompt, n_new, plan, backend=backend)
+        if how == "fused":
+            run = partial(graph_decoder(model, plan).generate, prompt[0], n_new)
+        same = run().flatten()[-n_new:].tolist() == launched("naive").flatten().tolist()
+        return run if same else None
 
     first, controls = next(iter(plans)), controls or {}
     cells: list[tuple[str, str]] = []
@@ -55,7 +61,7 @@ def generation_speeds(
     for name, (how, _) in protocols.items():
         base = name.split("/")[0]
         for condition, plan in plans.items():
-            if plan.needs_kernel or how == "graph":
+            if plan.needs_kernel or isinstance(how, str):
                 cells += [(condition, name)] if condition not in controls.values() else []
             elif (condition, base) not in once:
                 cells.append((condition, name))
@@ -90,12 +96,12 @@ def generation_speeds(
 
 
 def _computed_by(plan: Plan, how: bool | str, backend: str) -> str:
-    if plan.needs_kernel or how == "graph":
+    if plan.needs_kernel or isinstance(how, str):
         return backend
     return "torch" if plan else "sdpa"
 
 
-def has_graphs(model: PreTrainedModel, backend: str) -> bool:
+def has_fused_step(model: PreTrainedModel, backend: str) -> bool:
     """Whether `graph_decoder` can run: a plain GPT-2 on a CUDA device, and the Triton kernels chosen."""
     if adapter(model).device.type != "cuda" or backend != "triton":
         return False
@@ -121,7 +127,7 @@ class Ladder:
     """Speed of attention, one layer, prefill and decoding with more and more ReLU heads, `plans` being `{n: Plan}`.
 
     Every number of heads is checked against the naive kernel before it is timed; one that disagrees has no speed. Where
-    there are CUDA graphs, decoding by them is one more row.
+    there is a fused step, decoding by it is one more row.
     """
 
     def __init__(
@@ -183,8 +189,8 @@ class Ladder:
             seconds = alternating(actions, self.device, self.runs, label="attention's share")
         return min(1.0, float(np.median(seconds["attention"] / seconds["prefill"])))
 
-    def graph(self, n: int, backend: str) -> Tensor:
-        """`decoding` by a CUDA graph per token; the naive form has none."""
+    def fused(self, n: int, backend: str) -> Tensor:
+        """`decoding` by the few kernels of `graph_decoder`; the naive form has none."""
         if backend == "naive":
             return self.decoding(n, backend)
         if n not in self.decoders:
@@ -199,13 +205,13 @@ class Ladder:
             "prefill": self.prefill,
             "decoding": self.decoding,
         }
-        if has_graphs(self.model, self.backend):
-            kinds["graph"] = self.graph
+        if has_fused_step(self.model, self.backend):
+            kinds["fused"] = self.fused
         found = []
         for what, run in kinds.items():
             with torch.inference_mode():
                 errors = {
-                    n: naive.relative_error(run(n, self.backend), run(n, "naive")) if n or what == "graph" else 0.0
+                    n: naive.relative_error(run(n, self.backend), run(n, "naive")) if n or what == "fused" else 0.0
                     for n in self.plans
                 }
                 agreeing = {n: max(errors[0], error) <= self.tolerance for n, error in errors.items()}
