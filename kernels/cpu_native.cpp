@@ -519,8 +519,8 @@ void work(const Call &call, std::atomic<int64_t> &next) {
     }
 }
 
-// -log softmax(row)[target] of n logits, NaN where one of them is NaN or plus infinity.
-float nll_of(const float *row, int64_t n, int64_t target) {
+// log Σ exp of n logits, NaN where one of them is NaN or plus infinity.
+double log_sum_exp_of(const float *row, int64_t n) {
     const auto taken = [&](int64_t j) {
         Vec x = filled(-INFINITY);
         if (n - j >= LANES) std::memcpy(&x, row + j, sizeof x);
@@ -541,7 +541,7 @@ float nll_of(const float *row, int64_t n, int64_t target) {
     double total = 0;
     for (int w = 0; w < WIDE; w++)
         for (int i = 0; i < LANES; i++) total += sum[w][i];
-    return float(std::log(total) + peak - row[target]);
+    return std::log(total) + peak;
 }
 
 using Work = void (*)(const Call &, std::atomic<int64_t> &);
@@ -601,13 +601,13 @@ extern "C" int attention(const void *q, const void *k, const void *v, void *z, c
     return run(work, call, n_threads) ? 0 : 2;
 }
 
-// nll [n_rows] of logits [n_rows, n_vocab], rows `step` apart, at targets [n_rows].
-extern "C" void token_nll(const float *logits, int64_t step, const int64_t *targets, float *nll, int64_t n_rows,
-                          int64_t n_vocab, int64_t n_threads) {
+// sums [n_rows] of logits [n_rows, n_columns], rows `step` apart.
+extern "C" void log_sum_exp(const float *logits, int64_t step, double *sums, int64_t n_rows, int64_t n_columns,
+                            int64_t n_threads) {
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(n_threads) if (n_threads > 1)
 #else
     (void)n_threads;
 #endif
-    for (int64_t i = 0; i < n_rows; i++) nll[i] = nll_of(logits + i * step, n_vocab, targets[i]);
+    for (int64_t i = 0; i < n_rows; i++) sums[i] = log_sum_exp_of(logits + i * step, n_columns);
 }

@@ -21,7 +21,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import by_head, cpu, naive
@@ -88,40 +87,26 @@ def softmax_attention(
 mixed_attention = by_head.mixed("native", relu_attention)
 
 
-def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target], float32 [n], of logits [n, vocab_size] and targets [n], natural logarithm.
+def log_sum_exp(logits: Tensor) -> Tensor:
+    """log Σ exp(logits) of each row [n, n_columns], float64 [n], natural logarithm; NaN where one is NaN or +inf.
 
-    A row's bits depend on that row alone. What the library does not take (gradients, another device, a target that is
-    not in the vocabulary) is PyTorch's to compute, or to refuse.
+    A row's bits depend on that row alone. What the library does not take (gradients, another device) is PyTorch's.
     """
     logits = logits.float()
-    if not _takes(logits, targets):
-        return F.cross_entropy(logits, targets, reduction="none")
-    return _nll(logits if logits.stride(1) == 1 else logits.contiguous(), targets.contiguous())
+    wants_gradient = torch.is_grad_enabled() and logits.requires_grad
+    on_cpu = logits.device.type == "cpu" and logits.ndim == 2 and logits.numel() > 0
+    if wants_gradient or not on_cpu or not available() or not _sums_agree():
+        return logits.logsumexp(-1).double()
+    return _sums(logits if logits.stride(1) == 1 else logits.contiguous())
 
 
-def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    nll = torch.full((len(targets),), float("nan"))
+def _sums(logits: Tensor) -> Tensor:
+    sums = torch.full((len(logits),), float("nan"), dtype=torch.float64)
     n_threads = torch.get_num_threads() if logits.numel() >= THREADED_WORK else 1
     library = _library()
-    assert library is not None, "`_takes` and `_nll_agrees` ask first"
-    pointers = (x.data_ptr() for x in (targets, nll))
-    library.token_nll(logits.data_ptr(), logits.stride(0), *pointers, *logits.shape, n_threads)
-    return nll
-
-
-def _takes(logits: Tensor, targets: Tensor) -> bool:
-    return (
-        logits.device.type == targets.device.type == "cpu"
-        and targets.dtype == torch.int64
-        and logits.ndim == 2
-        and targets.shape == logits.shape[:1]
-        and logits.numel() > 0
-        and 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]
-        and not (torch.is_grad_enabled() and logits.requires_grad)
-        and available()
-        and _nll_agrees()
-    )
+    assert library is not None, "`log_sum_exp` and `_sums_agree` ask first"
+    library.log_sum_exp(logits.data_ptr(), logits.stride(0), sums.data_ptr(), *logits.shape, n_threads)
+    return sums
 
 
 def suits(q: Tensor, form: str) -> bool:
@@ -181,12 +166,11 @@ def _agrees(form: str, dtype: torch.dtype, d_head: int) -> bool:
 
 
 @cache
-def _nll_agrees() -> bool:
-    """Whether the library's likelihoods are those of float64, on rows with a ragged end."""
+def _sums_agree() -> bool:
+    """Whether the library's sums are those of float64, on rows with a ragged end."""
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(7, 1003, generator=generator)
-    targets = torch.arange(0, 1003, 150)
-    error = naive.relative_error(_nll(logits, targets), F.cross_entropy(logits.double(), targets, reduction="none"))
+    error = naive.relative_error(_sums(logits), logits.double().logsumexp(-1))
     if error <= naive.tolerance(torch.float32):
         return True
     print(f"native likelihoods are off by {error:.1e}: PyTorch computes them instead", file=sys.stderr)
@@ -210,8 +194,8 @@ def _library() -> ctypes.CDLL | None:
         *(pointer, pointer, pointer, pointer, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64)),
         *(ctypes.c_float, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
     ]
-    library.token_nll.argtypes = [pointer, ctypes.c_int64, pointer, pointer, *3 * (ctypes.c_int64,)]
-    library.token_nll.restype = None
+    library.log_sum_exp.argtypes = [pointer, ctypes.c_int64, pointer, *3 * (ctypes.c_int64,)]
+    library.log_sum_exp.restype = None
     return library
 
 

@@ -244,56 +244,60 @@ def test_a_row_that_needs_its_maximum_taken_off_moves_no_other(scale):
     assert torch.equal(native.softmax_attention(q, k_there, v, scale=scale)[0, 0, :100], before[0, 0, :100])
 
 
-def drawn_logits(n_rows, n_vocab, factor=5.0):
-    generator = torch.Generator().manual_seed(n_vocab)
-    targets = torch.randint(0, n_vocab, (n_rows,), generator=generator)
-    return factor * torch.randn(n_rows, n_vocab, generator=generator), targets
+def drawn_logits(n_rows, n_columns, factor=5.0):
+    generator = torch.Generator().manual_seed(n_columns)
+    return factor * torch.randn(n_rows, n_columns, generator=generator)
 
 
-@pytest.mark.parametrize("n_vocab", [1, 3, 15, 16, 17, 63, 64, 65, 97, 4096, 50257])
+@pytest.mark.parametrize("n_columns", [1, 3, 15, 16, 17, 63, 64, 65, 97, 2048, 50257])
 @pytest.mark.parametrize("factor", [1e-3, 5.0, 300.0])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_likelihoods(n_vocab, factor, offset):
-    logits, targets = drawn_logits(9, n_vocab, factor)
-    logits += offset
-    wanted = F.cross_entropy(logits.double(), targets, reduction="none")
-    found = native.token_nll(logits, targets)
-    assert found.dtype == torch.float32
-    assert (found - wanted).abs().max() <= naive.tolerance(torch.float32) * max(1.0, float(wanted.max()))
+def test_sums_of_likelihoods(n_columns, factor, offset):
+    """To the precision of the likelihoods that are made of them."""
+    logits = drawn_logits(9, n_columns, factor) + offset
+    targets = torch.arange(9) * 7919 % n_columns
+    nll = F.cross_entropy(logits.double(), targets, reduction="none")
+    found = native.log_sum_exp(logits)
+    assert found.dtype == torch.float64
+    error = (found - logits.double().logsumexp(1)).abs().max()
+    assert error <= naive.tolerance(torch.float32) * max(1.0, float(nll.max()))
 
 
-def test_a_likelihood_s_bits_are_its_row_s_alone():
-    logits, targets = drawn_logits(300, 5000)
-    whole = native.token_nll(logits, targets)
+def test_a_sum_s_bits_are_its_row_s_alone():
+    logits = drawn_logits(300, 5000)
+    whole = native.log_sum_exp(logits)
     wide = torch.full((300, 5003), float("nan"))
     wide[:, 2:-1] = logits
-    assert torch.equal(native.token_nll(wide[:, 2:-1], targets), whole)
-    assert torch.equal(native.token_nll(logits.T.contiguous().T, targets), whole)
-    assert torch.equal(
-        torch.cat([native.token_nll(logits[i : i + 7], targets[i : i + 7]) for i in range(0, 300, 7)]), whole
-    )
+    assert torch.equal(native.log_sum_exp(wide[:, 2:-1]), whole)
+    assert torch.equal(native.log_sum_exp(logits.T.contiguous().T), whole)
+    assert torch.equal(torch.cat([native.log_sum_exp(logits[i : i + 7]) for i in range(0, 300, 7)]), whole)
     half = logits.bfloat16()
-    assert torch.equal(native.token_nll(half, targets), native.token_nll(half.float(), targets))
+    assert torch.equal(native.log_sum_exp(half), native.log_sum_exp(half.float()))
 
 
-def test_likelihoods_of_what_is_not_finite():
-    logits, targets = drawn_logits(5, 100)
-    logits[0, 99], logits[1, 3], logits[2, 3], logits[3, 4] = (float(x) for x in ("nan", "inf", "-inf", "nan"))
-    targets[2] = 3
-    nll = native.token_nll(logits, targets)
-    assert nll[:2].isnan().all() and nll[2] == torch.inf and nll[3].isnan() and nll[4].isfinite()
+def test_sums_of_what_is_not_finite():
+    logits = drawn_logits(4, 100)
+    logits[0, 99], logits[1, 3], logits[2, 3] = (float(x) for x in ("nan", "inf", "-inf"))
+    sums = native.log_sum_exp(logits)
+    assert sums[:2].isnan().all() and sums[2:].isfinite().all()
 
 
-@pytest.mark.parametrize("target", [-1, 100])
-def test_a_target_outside_of_the_vocabulary_is_refused(target):
-    with pytest.raises(IndexError, match="out of bounds"):
-        native.token_nll(torch.zeros(2, 100), torch.tensor([0, target]))
+@pytest.mark.parametrize("backend", ["native", "naive"])
+def test_likelihoods(backend):
+    logits, targets = drawn_logits(9, 5000), torch.arange(0, 4500, 500)
+    wanted = F.cross_entropy(logits.double(), targets, reduction="none")
+    for given in (logits, logits.bfloat16().float()):
+        wanted = F.cross_entropy(given.double(), targets, reduction="none")
+        found = dispatch.token_nll(given, targets, backend=backend)
+        assert found.dtype == torch.float32
+        assert (found - wanted).abs().max() <= naive.tolerance(torch.float32) * float(wanted.max())
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        dispatch.token_nll(logits, targets + 1000, backend=backend)
 
 
-def test_likelihoods_with_gradients_are_pytorch_s():
-    logits, targets = drawn_logits(4, 50)
-    logits.requires_grad_()
-    native.token_nll(logits, targets).sum().backward()
+def test_sums_with_gradients_are_pytorch_s():
+    logits = drawn_logits(4, 50).requires_grad_()
+    native.log_sum_exp(logits).sum().backward()
     assert logits.grad is not None
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lib.analysis import beyond, orders, recovered, scale
 from lib.analysis.bootstrap import Resampler
 from lib.claims import questions
-from lib.engine import comparing, importance
+from lib.engine import comparing, importance, likelihood
 from lib.engine.interventions import Plan, apply
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
@@ -146,7 +146,7 @@ def engine_of(model, tokens, folder):
 
 
 def test_comparing_is_the_textbook_divergence(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparing, "LOGITS_BLOCK", 5 * tiny_models.gpt2().config.vocab_size)
+    monkeypatch.setattr(likelihood, "CPU_BLOCK", 5 * tiny_models.gpt2().config.vocab_size)
     model, tokens = tiny_models.gpt2(), tiny_models.tokens(2, 12)
     plan = Plan.of("relu", [(1, 0), (2, 3)])
     found = comparing.stacked(engine_of(model, tokens, tmp_path), [Plan(), plan])

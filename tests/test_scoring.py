@@ -5,12 +5,13 @@ import pytest
 import torch
 from tiny_models import CONTEXT, MAKERS, gpt2, tokens
 
-from lib.engine import scoring, side_by_side
+from lib.engine import dispatch, likelihood, side_by_side
 from lib.engine.interventions import Plan
 from lib.engine.modes import MODES
 from lib.engine.reference import Reference
 from lib.engine.scoring import Evaluator
 from lib.errors import InputError
+from lib.model import adapters
 from lib.store import Store
 
 HEADS = [(0, 1), (0, 3), (1, 0), (1, 2)]
@@ -180,10 +181,24 @@ def test_a_damaged_score_is_computed_again(store, capsys):
     assert str(path) in capsys.readouterr().err
 
 
-def test_logits_are_held_a_block_at_a_time(tmp_path, monkeypatch):
-    whole = evaluator(Store(tmp_path / "a")).score([Plan()], 2)[Plan()]
-    monkeypatch.setattr(scoring, "LOGITS_BLOCK", 5 * 97)
-    np.testing.assert_allclose(evaluator(Store(tmp_path / "b")).score([Plan()], 2)[Plan()], whole, rtol=1e-6)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("backend", ["auto", "naive"])
+@pytest.mark.parametrize(("part", "block"), [(97, 5 * 97), (40, 2**21), (40, 5 * 40), (1, 2**21), (96, 3 * 97)])
+def test_logits_are_held_a_block_at_a_time(tmp_path, monkeypatch, dtype, backend, part, block):
+    """Of rows, of the vocabulary, or of both; what is not packed is not parted."""
+    settings = {"dtype": dtype, "backend": backend}
+    whole = evaluator(Store(tmp_path / "a"), **settings).score([Plan()], 2)[Plan()]
+    monkeypatch.setattr(likelihood, "CPU_BLOCK", block)
+    monkeypatch.setattr(adapters, "PART", part)
+    held = []
+    own = dispatch.log_sum_exp
+    monkeypatch.setattr(dispatch, "log_sum_exp", lambda logits, **how: held.append(logits.shape) or own(logits, **how))
+    np.testing.assert_allclose(
+        evaluator(Store(tmp_path / "b"), **settings).score([Plan()], 2)[Plan()], whole, rtol=1e-6, atol=1e-6
+    )
+    if dtype != "float64":
+        assert {shape[1] for shape in held} <= {part, 97 % part or part} and (part == 97 or held)
+    assert all(shape.numel() <= block for shape in held)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-5), ("bfloat16", 0.15)])

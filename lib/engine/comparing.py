@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from lib.engine import side_by_side
 from lib.engine.elsewhere import Memory, Work
 from lib.engine.interventions import Plan
-from lib.engine.scoring import LOGITS_BLOCK, Evaluator, Job, received
+from lib.engine.likelihood import block_rows
+from lib.engine.scoring import Evaluator, Job, received
 from lib.progress import progress
 
 
@@ -68,7 +69,7 @@ def _compared(engine: Evaluator, chunk: int, plans: Sequence[Plan], means: Tenso
 def _log_probabilities(engine: Evaluator, resid: Tensor) -> Iterator[Tensor]:
     """Of every predicted token, float32, in blocks of rows [n, vocab_size]."""
     hidden = engine.arch.final(resid)[0, :-1]
-    for rows in hidden.split(max(1, LOGITS_BLOCK // engine.arch.vocab_size)):
+    for rows in hidden.split(block_rows(engine.arch, engine.arch.vocab_size)):
         yield F.log_softmax(engine.arch.logits(rows).float(), -1)
 
 

@@ -102,8 +102,16 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, backend:
 def token_nll(logits: Tensor, targets: Tensor, *, backend: str) -> Tensor:
     """-log softmax(logits)[target], float32 [n], of logits [n, vocab_size] and targets [n]; `backend` is resolved."""
     if computes_softmax(backend):
-        return _module(backend).token_nll(logits, targets)
+        own = logits.gather(1, targets[:, None])[:, 0]
+        return (log_sum_exp(logits, backend=backend) - own).float()
     return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def log_sum_exp(logits: Tensor, *, backend: str) -> Tensor:
+    """log Σ exp(logits) of each row [n, n_columns], float64 [n]; `backend` is resolved."""
+    if computes_softmax(backend):
+        return _module(backend).log_sum_exp(logits)
+    return logits.float().logsumexp(-1).double()
 
 
 def _kernels(backend: str, *inputs: Tensor) -> ModuleType:

@@ -15,14 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.engine import dispatch, graph_generation
-from lib.engine.decoding import PlannedDecoder, Writing, choose
+from lib.engine import dispatch, graph_generation, likelihood
+from lib.engine.decoding import PlannedDecoder, Writing, check_finite, choose
 from lib.engine.interventions import Plan, apply
 from lib.errors import InputError
 from lib.model.adapters import Decoder, adapter
 from lib.progress import progress
-
-SCORED_LOGITS = 2**22  # logits held at once
 
 
 @torch.inference_mode()
@@ -175,12 +173,9 @@ def _judge(decoder: PlannedDecoder, sequences: Tensor, n_scored: int) -> Tensor:
     cache.spread(row_of)
     hidden = decoder.advance(sequences[:, n_prompt:-1], cache).flatten(0, 1)
     targets = sequences[:, n_prompt + 1 :].flatten()
-    step = max(1, SCORED_LOGITS // decoder.arch.vocab_size)
-    rest = [
-        dispatch.token_nll(decoder.logits(hidden[at : at + step]), targets[at : at + step], backend=decoder.backend)
-        for at in range(0, len(targets), step)
-    ]
-    return torch.cat([first[:, None], torch.cat(rest).view(len(sequences), -1)], dim=1)
+    rest = likelihood.nll(decoder.arch, decoder.arch.final(hidden), targets, backend=decoder.backend)
+    check_finite(bool(torch.isfinite(rest).all()))
+    return torch.cat([first[:, None], rest.view(len(sequences), -1)], dim=1)
 
 
 def _recompute(

@@ -6,7 +6,7 @@ and the softmax z are computed once per residual, changed heads once per (head, 
 the layer pays the output projection and the MLP. A zeroed or mean-ablated head needs no attention of its own.
 
 Every chunk goes through by itself, and in it every head, so that a score does not depend on what is computed
-beside it, to the bit. Logits exist for one block of positions only. On a CPU as many chunks are worked on as there
+beside it, to the bit. Logits exist for one block only. On a CPU as many chunks are worked on as there
 are cores, each by a thread of its own: small products gain more from that than from sharing each of them.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.engine import dispatch, side_by_side
+from lib.engine import dispatch, likelihood, side_by_side
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work, keep
@@ -35,7 +35,6 @@ from lib.store import Keeper, digest
 
 SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-LOGITS_BLOCK = 2**22  # logits held at once by one worker
 
 Edit = tuple[tuple[int, str], ...]  # (head, mode) of one layer
 
@@ -344,12 +343,7 @@ class Evaluator:
     def _nll(self, resid: Tensor, tokens: Tensor) -> np.ndarray:
         """float32 [T - 1] of the residual [1, T, E] after the last layer."""
         hidden, targets = self.arch.final(resid)[0, :-1], tokens[0, 1:]
-        step = max(1, LOGITS_BLOCK // self.arch.vocab_size)
-        blocks = []
-        for start in range(0, len(targets), step):
-            logits = self.arch.logits(hidden[start : start + step])
-            blocks.append(dispatch.token_nll(logits, targets[start : start + step], backend=self.backend))
-        return torch.cat(blocks).numpy(force=True)
+        return likelihood.nll(self.arch, hidden, targets, backend=self.backend).numpy(force=True)
 
 
 def received(

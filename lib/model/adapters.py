@@ -13,6 +13,7 @@ The first use of a matrix packs it (`lib.model.packed_linear`); a model keeps it
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ from lib.errors import InputError
 from lib.model.header import GPT2_TYPES, LLAMA_TYPES
 from lib.model.packed_linear import Linear, can_pack
 
-LOGITS_ROWS = 128
+PART = 2048  # tokens of the vocabulary whose logits are one packed product
 
 
 _ADAPTERS: "WeakKeyDictionary[PreTrainedModel, tuple[list, Decoder]]" = WeakKeyDictionary()
@@ -74,7 +75,8 @@ class Decoder(ABC):
         self.vocab_size = config.vocab_size
         self.unembed = model.get_output_embeddings().weight  # [vocab_size, n_embd]
         self._value_bias: dict[int, Tensor] = {}
-        self._linears: dict[str | tuple[Module, ...], Linear] = {}
+        self._linears: dict[tuple[Module, ...], Linear] = {}
+        self._unembedding: list[Linear] = []  # of the parts of the vocabulary
         self._to_pack = torch.empty(0)
         self.kept: dict[Any, Any] = {}
         self._lock = Lock()  # several threads share an adapter
@@ -149,14 +151,25 @@ class Decoder(ABC):
 
     def logits(self, final: Tensor) -> Tensor:
         """Logits [..., vocab_size] of `final(resid)`; in bfloat16 every row less its mean, which moves no softmax."""
+        parts = [logits for _, logits in self.logits_parts(final)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def logits_parts(self, final: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """`logits` a part of the vocabulary at a time: (first token id, logits [..., `part_size` or the rest])."""
         with self._lock:
-            if "unembed" not in self._linears:
+            if not self._unembedding:
                 weight = self.unembed
                 if weight.dtype == torch.bfloat16:  # logits far from 0 would lose the digits that tell them apart
                     weight = (weight.float() - weight.float().mean(0)).to(weight.dtype)
-                self._linears["unembed"] = Linear(weight, n_rows=LOGITS_ROWS)
-            product = self._linears["unembed"]
-        return product(final)
+                self._unembedding = [Linear(part) for part in weight.split(self.part_size)]
+            products = self._unembedding
+        for i, product in enumerate(products):
+            yield i * self.part_size, product(final)
+
+    @property
+    def part_size(self) -> int:
+        """Tokens of a part of the vocabulary: packed products of fewer columns and more rows are quicker."""
+        return min(PART, self.vocab_size) if can_pack(self.unembed) else self.vocab_size
 
     def pack(self) -> None:
         """Packs every matrix at once, by way of one token: packed at their first use in a longer pass, they would lie
@@ -175,6 +188,7 @@ class Decoder(ABC):
         """Gives up the packed matrices, for work that needs the room; their next use packs them again."""
         with self._lock:
             self._linears.clear()
+            self._unembedding = []
             self.kept.clear()
 
     def _linear(self, *modules: Any) -> Linear:
