@@ -129,20 +129,21 @@ class EngineBench:
             row.add(published, seconds / n_at_once, ppl_error(scores[plan][0], expected))
         return row
 
-    def head_scan(self, rounds: int, heads_per_layer: int = 2) -> Row:
+    def head_scan(self, rounds: int, dtype: str = "float32", heads_per_layer: int = 2) -> Row:
         """Zero, mean and ReLU of every head on two chunks: measured on some heads of every layer."""
-        row = Row("head_scan_2k", f"scan ({SCAN_PLANS} plans, {SCAN_CHUNKS} chunks)")
+        name, tolerance = ("head_scan_2k", TOLERANCE) if dtype == "float32" else ("head_scan_2k_bf16", DRIFT)
+        row = Row(name, f"scan ({SCAN_PLANS} plans, {SCAN_CHUNKS} chunks)", tolerance=tolerance)
         row.note = f"engine measured on {heads_per_layer} heads a layer, published on 3 of those; scaled to all heads"
         for i in range(rounds):
             tokens = self.tokens(SCAN_CHUNKS)
-            engine = self.evaluator(tokens)
+            engine = self.evaluator(tokens, dtype)
             means = engine.means(SCAN_CHUNKS)
             plans = []
             for layer in range(self.config.n_layer):
                 for at, head in enumerate(self.draw.permutation(self.config.n_head)[:heads_per_layer]):
                     plans.append(Plan.of(("zero", "mean", "relu")[(layer + at + i) % 3], [(layer, int(head))]))
             seconds, scores = timed(engine.score, plans, SCAN_CHUNKS, means)
-            folded = means - torch.stack([self.reference.value_bias(at) for at in range(self.config.n_layer)])
+            folded = means.float() - torch.stack([self.reference.value_bias(at) for at in range(self.config.n_layer)])
             published, errors = [], []
             for plan in plans[i % 3 :: len(plans) // 3][:3]:
                 spent, expected = timed(self.reference.nll, tokens[0], edits_of(plan), folded)
@@ -349,6 +350,7 @@ def engine_figures(shape: str, rounds: int, seed: int) -> dict[str, Any]:
         p2, p3 = bench.p2(rounds), bench.p3(rounds)
         rows += [show(p2.report()), show(p3.report())]
         rows.append(show(bench.parts_v_p("parts_v_p", ladder, p2, p3).report()))
+        rows.append(show(bench.head_scan(rounds, "bfloat16").report()))
         half = bench.copy("bfloat16")
         ladder, p2, p3 = bench.ladder_step(rounds, "bfloat16"), bench.p2(rounds, half), bench.p3(rounds, half)
         for row in (p2, p3):  # another rounding writes other texts: only their judgement is compared
