@@ -4,7 +4,7 @@ With `TRITON_INTERPRET=1` in the environment the same kernels run on CPU tensors
 """
 
 import os
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -191,8 +191,9 @@ def _arithmetic(q):
     return {"X": x, "W": tl.float32, "PRECISION": "tf32" if x == tl.float16 else "ieee", "FUSED": False}
 
 
-@lru_cache(maxsize=256)
+@cache
 def _on_device(values, dtype, device):
+    """`values` as a tensor that stays: a captured graph may read it as long as the process lives."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 

@@ -1,14 +1,12 @@
-"""Decoding by graphs: captured for real on a CUDA device; elsewhere a step is recorded and replayed call by call."""
-
-from contextlib import contextmanager, nullcontext
+"""Decoding by graphs: captured for real on a CUDA device; elsewhere by recordings (`recorded`)."""
 
 import numpy as np
 import pytest
 import torch
+from recorded import recorded, stand_in_for_cuda
 from tiny_models import CONTEXT, MAKERS, gpt2, tokens
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.engine import decoding, graph_generation
+from lib.engine import decoding, graph_generation, graphs
 from lib.engine.generation import generate, write
 from lib.engine.interventions import Plan
 from lib.engine.modes import MODES
@@ -21,49 +19,6 @@ MIXED = Plan(((0, 0, "relu"), (0, 1, "l1"), (0, 2, "factored"), (1, 0, "mean"), 
 RELU = Plan.of("relu", HEADS)
 
 
-class Recording(TorchDispatchMode):
-    """Every call that a step makes, with its tensors, as a CUDA graph keeps it.
-
-    A replay makes the same calls on the same memory, so a step that depends on anything but what lies there shows. A
-    call whose result the host reads, or that takes numbers from the host into a tensor, can't be captured: refused.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        with self:
-            decomposed = call.decompose(*args, **kwargs) if call._can_decompose() else NotImplemented
-        if decomposed is not NotImplemented:
-            return decomposed
-        asks = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(call.tags)
-        if asks or call == torch.ops.aten.lift_fresh.default:
-            raise RuntimeError(f"operation not permitted when stream is capturing: {call}")
-        out = call(*args, **kwargs)
-        self.calls.append((call, args, kwargs, out))
-        return out
-
-    def replay(self):
-        for call, args, kwargs, out in self.calls:
-            again = call(*args, **kwargs)
-            if not any(result.alias_info for result in call._schema.returns):
-                for own, new in zip(as_tuple(out), as_tuple(again), strict=True):
-                    own.copy_(new)
-
-
-def as_tuple(out):
-    return out if isinstance(out, tuple | list) else (out,)
-
-
-def recorded(step, rewind):
-    rewind()
-    with Recording() as recording:
-        step()
-    return recording.replay
-
-
 @pytest.fixture
 def by_graph(monkeypatch):
     """Generation by recorded steps on the CPU, and the number of replays."""
@@ -73,8 +28,8 @@ def by_graph(monkeypatch):
         replay = recorded(step, rewind)
         return lambda: (replays.append(1), replay())
 
-    monkeypatch.setattr(graph_generation, "available", lambda device: True)
-    monkeypatch.setattr(graph_generation, "captured", counted)
+    monkeypatch.setattr(graphs, "available", lambda device: True)
+    monkeypatch.setattr(graphs, "captured", counted)
     return replays
 
 
@@ -92,7 +47,7 @@ def test_replays_write_what_launches_do(by_graph, make, plan, temperature):
     settings["means"] = MEANS[: model.config.num_hidden_layers]
     found = generate(model, rows, CONTEXT - 9, plan, **settings)
     assert len(by_graph) == CONTEXT - 10
-    np.testing.assert_array_equal(found, generate(model, rows, CONTEXT - 9, plan, graphs=False, **settings))
+    np.testing.assert_array_equal(found, generate(model, rows, CONTEXT - 9, plan, by_graph=False, **settings))
     assert len(by_graph) == CONTEXT - 10
 
 
@@ -101,10 +56,10 @@ def test_replays_write_what_launches_do(by_graph, make, plan, temperature):
 def test_texts_end_by_graph_as_they_do_without(by_graph, monkeypatch, make, temperature):
     model, rows = make(), np.repeat(prompts(9), 2, axis=0)
     settings = {"temperature": temperature, "seeds": range(18), "backend": "naive"}
-    whole = generate(model, rows, 12, RELU, graphs=False, **settings)
+    whole = generate(model, rows, 12, RELU, by_graph=False, **settings)
     ends = [int(whole[0, 4]), int(whole[9, 2])]
     found, nll = write(model, rows, 12, RELU, ends=ends, **settings)
-    monkeypatch.setattr(graph_generation, "available", lambda device: False)
+    monkeypatch.setattr(graphs, "available", lambda device: False)
     expected, expected_nll = write(model, rows, 12, RELU, ends=ends, **settings)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(nll, expected_nll, rtol=1e-4, atol=1e-5)
@@ -123,10 +78,10 @@ def test_steps_stop_soon_after_the_last_text_has_ended(by_graph):
 @pytest.mark.parametrize("n_new", [1, 2, 20])
 def test_groups_of_one_size_share_a_graph(by_graph, monkeypatch, n_new):
     model, rows = gpt2(), prompts(5)
-    expected = generate(model, rows, n_new, RELU, graphs=False, backend="naive")
+    expected = generate(model, rows, n_new, RELU, by_graph=False, backend="naive")
     made = []
-    own = graph_generation.captured
-    monkeypatch.setattr(graph_generation, "captured", lambda *step: made.append(1) or own(*step))
+    own = graphs.captured
+    monkeypatch.setattr(graphs, "captured", lambda *step: made.append(1) or own(*step))
     monkeypatch.setattr(decoding, "CACHE_BYTES", 3 * 4 * 2 * 3 * 32 * (9 + n_new) - 1)  # two rows of three layers
     np.testing.assert_array_equal(generate(model, rows, n_new, RELU, backend="naive"), expected)
     assert len(made) == (2 if n_new > 1 else 0)  # groups of 1, 2 and 2 rows
@@ -135,14 +90,14 @@ def test_groups_of_one_size_share_a_graph(by_graph, monkeypatch, n_new):
 def test_calls_alike_capture_once(by_graph, monkeypatch):
     """A model keeps its last graphs, in which nothing of the call before is left; other means make another one."""
     made = []
-    own = graph_generation.captured
-    monkeypatch.setattr(graph_generation, "captured", lambda *step: made.append(1) or own(*step))
+    own = graphs.captured
+    monkeypatch.setattr(graphs, "captured", lambda *step: made.append(1) or own(*step))
     model, rows = gpt2(), prompts(5)
 
     def same(first, last, plan, **settings):
         texts = [
-            generate(model, rows[first:last], 9, plan, graphs=graphs, backend="naive", **settings)
-            for graphs in (True, False)
+            generate(model, rows[first:last], 9, plan, by_graph=by_graph, backend="naive", **settings)
+            for by_graph in (True, False)
         ]
         np.testing.assert_array_equal(*texts)
 
@@ -170,73 +125,20 @@ def test_logits_that_are_not_finite_stop_generation(by_graph):
         generate(model, prompts(), 5, RELU, backend="naive")
 
 
-def test_a_step_that_waits_for_the_host_is_refused():
-    length = torch.ones(1)
-    for step in (
-        lambda: bool(length.all()),
-        lambda: length.nonzero(),
-        lambda: torch.unique(length),
-        lambda: length[[0, 0]],
-        lambda: length + torch.tensor([2]),
-    ):
-        with pytest.raises(RuntimeError, match="capturing"):
-            recorded(step, lambda: None)
-
-
-def test_a_step_that_counts_on_the_host_is_found_out():
-    """The recording repeats the host's number, as a graph would."""
-    state = {"n": 0, "sum": torch.zeros(1)}
-
-    def step():
-        state["n"] += 1
-        state["sum"] += state["n"]
-
-    replay = recorded(step, lambda: None)
-    replay()
-    assert state["sum"] == 2
-
-
-class FakeGraph:
-    """A CUDA graph that replays a recording."""
-
-    def replay(self):
-        self.recording.replay()
-
-
 @pytest.fixture
 def fake_cuda(monkeypatch):
-    """torch.cuda's capturing, by recordings; `refuses` makes it fail."""
-    settings = {"refuses": False}
-
-    @contextmanager
-    def graph(made, capture_error_mode):
-        if settings["refuses"]:
-            raise RuntimeError("operation not permitted\nand more")
-        with Recording() as made.recording:
-            yield
-
-    class Stream:
-        def wait_stream(self, other):
-            pass
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(graph_generation, "available", lambda device: True)
-    return settings
+    return stand_in_for_cuda(monkeypatch)
 
 
 def test_capturing_tries_the_step_out_and_leaves_no_trace(fake_cuda):
     settings = {"temperature": 1.0, "seeds": range(3), "backend": "naive"}
-    expected = generate(gpt2(), prompts(), 20, RELU, graphs=False, **settings)
+    expected = generate(gpt2(), prompts(), 20, RELU, by_graph=False, **settings)
     np.testing.assert_array_equal(generate(gpt2(), prompts(), 20, RELU, **settings), expected)
 
 
 def test_what_can_not_be_captured_is_launched(fake_cuda):
     fake_cuda["refuses"] = True
-    expected = generate(gpt2(), prompts(), 20, RELU, graphs=False, backend="naive")
+    expected = generate(gpt2(), prompts(), 20, RELU, by_graph=False, backend="naive")
     with pytest.warns(UserWarning, match="no CUDA graph of a step.*: operation not permitted$"):
         found = generate(gpt2(), prompts(), 20, RELU, backend="naive")
     np.testing.assert_array_equal(found, expected)
@@ -251,5 +153,5 @@ def test_graphs_on_a_device(recwarn, make, plan, backend):
     means = MEANS[: model.config.num_hidden_layers].cuda()
     settings = {"temperature": 1.2, "seeds": range(6), "backend": backend, "means": means}
     found = generate(model, rows, CONTEXT - 9, plan, **settings)
-    np.testing.assert_array_equal(found, generate(model, rows, CONTEXT - 9, plan, graphs=False, **settings))
+    np.testing.assert_array_equal(found, generate(model, rows, CONTEXT - 9, plan, by_graph=False, **settings))
     assert not [w for w in recwarn if "CUDA graph" in str(w.message)]

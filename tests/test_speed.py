@@ -137,9 +137,9 @@ def test_graphs_in_p1_must_give_the_same_tokens(monkeypatch, wrong):
     """They are tried against launched kernels, and timed as they are called."""
     calls = []
 
-    def timed(model, prompt, n_new, plan, *, graphs=True, **settings):
-        calls.append(graphs)
-        return generate(model, prompt, n_new, plan, graphs=graphs, **settings) + (wrong and graphs and bool(plan))
+    def timed(model, prompt, n_new, plan, *, by_graph=True, **settings):
+        calls.append(by_graph)
+        return generate(model, prompt, n_new, plan, by_graph=by_graph, **settings) + (wrong and by_graph and bool(plan))
 
     monkeypatch.setattr(speedups, "generate", timed)
     plans = {"baseline": Plan(), "relu_3": PLANS[3]}

@@ -26,7 +26,7 @@ from kernels.naive import tolerance
 from kernels.triton_backward import EXACT_BACKWARD_TILES, KEY_TILES, QUERY_TILES
 from kernels.triton_decode import DECODE_TILES
 from kernels.triton_forward import EXACT_TILES, FORWARD_TILES
-from lib.engine import dispatch, graph_generation
+from lib.engine import dispatch, graphs
 from lib.engine.generation import generate
 from lib.engine.interventions import Plan
 from lib.timing.speedups import graph_decoder
@@ -220,14 +220,14 @@ def by_graphs(device, make=tiny_models.gpt2, temperature=0.0):
         if device == "cuda"
         else [
             mock.patch.dict(dispatch.BY_DEVICE, cpu=dispatch.BY_DEVICE["cuda"]),
-            mock.patch.object(graph_generation, "available", lambda device: True),
-            mock.patch.object(graph_generation, "captured", lambda step, rewind: step),
+            mock.patch.object(graphs, "available", lambda device: True),
+            mock.patch.object(graphs, "captured", lambda step, rewind: step),
         ]
     )
     heads = [(0, 1), (1, 0), (1, 3)]
     for plan in (Plan(), Plan.of("relu", heads), Plan.of("relu", heads) | Plan.of("l1", [(1, 1)])):
         settings = {"temperature": temperature, "seeds": range(4)}
-        wanted = generate(model, rows, 6, plan, graphs=False, backend="naive", **settings)
+        wanted = generate(model, rows, 6, plan, by_graph=False, backend="naive", **settings)
         with ExitStack() as patched, warnings.catch_warnings():
             warnings.simplefilter("error")
             for step in steps:

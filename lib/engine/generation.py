@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.engine import dispatch, graph_generation, likelihood
+from lib.engine import dispatch, graph_generation, graphs, likelihood
 from lib.engine.decoding import PlannedDecoder, Writing, check_finite, choose
 from lib.engine.interventions import Plan, apply
 from lib.errors import InputError
@@ -34,7 +34,7 @@ def generate(
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
     cached: bool = True,
-    graphs: bool = True,
+    by_graph: bool = True,
     backend: str = "auto",
     label: str = "",
 ) -> np.ndarray:
@@ -42,7 +42,7 @@ def generate(
 
     Greedy at temperature 0; else sampled, each row with its own seed from `seeds` [B]. `means` [n_layer, n_head,
     d_head] are needed by plans that say so. `cached=False` recomputes the whole sequence for each token, and on a CUDA
-    device `graphs=False` launches every kernel instead of replaying a graph.
+    device `by_graph=False` launches every kernel instead of replaying a graph.
     A `label` names the work in a progress bar.
     `InputError` when prompt and new tokens do not fit the model's positions.
     """
@@ -53,7 +53,7 @@ def generate(
     if not cached:
         return _recompute(model, texts, n_new, plan, means, temperature, draws, backend)
     decoder = PlannedDecoder(arch, plan, means, dispatch.resolve(backend, arch.device))
-    return _generate(decoder, texts, draws, _writing(n_new, temperature, (), False, arch), graphs, label)[0]
+    return _generate(decoder, texts, draws, _writing(n_new, temperature, (), False, arch), by_graph, label)[0]
 
 
 @torch.inference_mode()
@@ -117,7 +117,7 @@ def _writing(n_new: int, temperature: float, ends: Sequence[int], scored: bool, 
 
 
 def _generate(
-    decoder: PlannedDecoder, prompts: Tensor, draws: Tensor, wanted: Writing, graphs: bool, label: str
+    decoder: PlannedDecoder, prompts: Tensor, draws: Tensor, wanted: Writing, by_graph: bool, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(tokens int32, their NLL float32 where they are scored, else zeros), both [B, n_new]; groups of rows in turn."""
     n_rows, n_prompt = prompts.shape
@@ -125,7 +125,7 @@ def _generate(
     with progress(label, n_rows * wanted.n_new if label else 0, "tok") as bar:
         for rows in decoder.groups(n_rows, n_prompt + wanted.n_new):
             own = prompts[rows], draws[rows], bar
-            if graphs and graph_generation.available(prompts.device):
+            if by_graph and graphs.available(prompts.device):
                 with graph_generation.graph_steps(decoder, len(own[0]), n_prompt, wanted) as steps:
                     parts.append(steps.generate(*own))
             else:

@@ -6,25 +6,18 @@ Rows are not joined where their tokens agree: a step costs about the same for fe
 graphs made for it last, so that calls alike, as those of best-of-N are, capture once.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.engine import dispatch
+from lib.engine import dispatch, graphs
 from lib.engine.decoding import FixedCache, PlannedDecoder, Writing, check_finite, choose
 
 LOOK = 16  # steps between two looks at whether every text has ended
-WARM_UP = 3  # steps before a capture: kernels are compiled, buffers of libraries made
 KEPT = 2  # graphs: the groups of a call have two sizes at most
-
-
-def available(device: torch.device) -> bool:
-    """Whether steps can be captured there."""
-    return device.type == "cuda"
 
 
 @contextmanager
@@ -55,7 +48,7 @@ class GraphSteps:
         self.tokens = torch.zeros(n_rows, n_new, dtype=torch.long, device=arch.device)
         self.nll = torch.zeros(n_rows, n_new, device=arch.device)
         self.draws = torch.zeros(n_rows, n_new, dtype=torch.float64, device=arch.device)
-        self.replay = captured(self.step, self.rewind) if n_new > 1 else self.step
+        self.replay = graphs.captured(self.step, self.rewind) if n_new > 1 else self.step
 
     def generate(self, prompts: Tensor, draws: Tensor, bar: tqdm) -> tuple[Tensor, Tensor]:
         """(tokens, their NLL or zeros), both [n_rows, n_new], after prompts [n_rows, P] with draws [n_rows, n_new]."""
@@ -103,24 +96,3 @@ class GraphSteps:
         self.chosen.copy_(chosen)
         self.ended |= (chosen[:, None] == self.wanted.ends).any(1)
         self.at += 1
-
-
-def captured(step: Callable[[], None], rewind: Callable[[], None]) -> Callable[[], None]:
-    """`step` as one CUDA graph, tried out after `rewind`; `step` itself, with a warning, where it can't be captured."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            rewind()
-            step()
-        rewind()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            step()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"no CUDA graph of a step, which is launched kernel by kernel instead: {reason}", stacklevel=2)
-        return step
-    return graph.replay

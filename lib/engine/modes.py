@@ -159,7 +159,7 @@ def heads_z(
     group = q.shape[1] // k.shape[1]
     kv_heads = [head // group for head in heads]
     q, k, v = pick(q, heads), pick(k, kv_heads), pick(v, kv_heads)  # [B, n, T, d], [B, n, S, d], [B, n, S, d]
-    bias = None if value_bias is None else value_bias[heads, None]  # [n, 1, d]
+    bias = None if value_bias is None else pick(value_bias[None], heads)[0, :, None]  # [n, 1, d]
     z = _folded_z(weights(name), q, k, v if bias is None else v - bias, scale, mask, backend)
     return z if bias is None else z + bias
 

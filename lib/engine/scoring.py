@@ -1,9 +1,4 @@
-"""Per-token scores of plans on chunks of tokens: each part of the work done once, and kept.
-
-Plans on one chunk form a tree over layers: two plans that do the same to layers 0 ... l-1 share the residual that
-enters layer l, and the baseline is the plan that does nothing. The tree is walked depth first. In a layer q, k, v
-and the softmax z are computed once per residual, changed heads once per (head, mode), and every distinct edit of
-the layer pays the output projection and the MLP. A zeroed or mean-ablated head needs no attention of its own.
+"""Per-token scores of plans on chunks of tokens: computed once, and kept.
 
 Every chunk goes through by itself, and in it every head, so that a score does not depend on what is computed
 beside it, to the bit. Logits exist for one block only. On a CPU as many chunks are worked on as there
@@ -22,12 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.engine import dispatch, likelihood, side_by_side
+from lib.engine import dispatch, graphs, side_by_side
 from lib.engine.allocator import keep_freed
 from lib.engine.computed_by import computed_by, sources_digest
 from lib.engine.elsewhere import PIECE_PLANS, PIECES, Elsewhere, Memory, Settings, Work, keep
+from lib.engine.graph_scoring import Replays
 from lib.engine.interventions import Plan
-from lib.engine.modes import by_weights, constants, heads_z, look_up, pick
+from lib.engine.modes import look_up
+from lib.engine.walk import Walk
 from lib.errors import InputError
 from lib.model.adapters import Decoder, adapter
 from lib.progress import progress
@@ -35,8 +32,6 @@ from lib.store import Keeper, digest
 
 SOURCES = sources_digest(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-Edit = tuple[tuple[int, str], ...]  # (head, mode) of one layer
 
 
 class Job(NamedTuple):
@@ -53,7 +48,8 @@ class Evaluator:
     `model_key` names the weights (a fingerprint); `dtype` is float32 (exact, the default), bfloat16 or float64, and
     a model of another dtype is copied, not changed; `backend` computes the ReLU heads. Negative log-likelihoods
     are per predicted token, natural logarithm, float32, T - 1 of each chunk. `start` is the position of a chunk's first
-    token. `elsewhere` computes what the store does not have, in other processes that hold the same weights in the same
+    token. On a CUDA device many chunks under the same plans replay one graph, unless `by_graph` is False. `elsewhere`
+    computes what the store does not have, in other processes that hold the same weights in the same
     dtype; without it, this one does.
     """
 
@@ -67,6 +63,7 @@ class Evaluator:
         dtype: str | torch.dtype = "float32",
         backend: str = "auto",
         start: int = 0,
+        by_graph: bool = True,
         elsewhere: Elsewhere | None = None,
     ) -> None:
         keep_freed()
@@ -75,12 +72,13 @@ class Evaluator:
             copied: Any = copy.deepcopy(model)  # transformers' decorator hides what `to` takes
             model = copied.to(self.dtype)
         self.arch = adapter(model.eval())
-        self.start = start
+        self.start, self.by_graph = start, by_graph
         self.tokens = _checked_tokens(tokens, self.arch, start)
         self.store = store
         self.elsewhere = elsewhere
         self.model_key = model_key
         self.backend = dispatch.resolve(backend, self.arch.device)
+        self._walk = Walk(self.arch, self.backend, start)
         self._computed_by = self.arch.device.type, *computed_by(SOURCES, self.arch.device)
         self._chunk_digests: dict[int, str] = {}
         self._z_sums: dict[int, np.ndarray] = {}
@@ -139,7 +137,10 @@ class Evaluator:
         if jobs:
             self.arch.pack()
         tasks = _tasks(jobs, side_by_side.workers(self.arch.device)[0])
-        for done in side_by_side.run(lambda task, stop: self._run(task, means, bar, stop), tasks, self.arch.device):
+        by_graph = self.by_graph and graphs.available(self.arch.device)
+        alike = [tuple(Plan(job.heads) for job in task) for task in tasks] if by_graph else []
+        how = Replays(self._walk, alike, means)
+        for done in side_by_side.run(lambda task, stop: self._run(task, how, bar, stop), tasks, self.arch.device):
             yield from done
 
     def _run_elsewhere(
@@ -177,7 +178,7 @@ class Evaluator:
             arrays["means"] = means.double().numpy(force=True)
         return Work(kind, tuple(job.key for job in task), settings, arrays)
 
-    def _run(self, task: Sequence[Job], means: Tensor | None, bar: tqdm, stop: Event) -> list[tuple[Job, np.ndarray]]:
+    def _run(self, task: Sequence[Job], how: Replays, bar: tqdm, stop: Event) -> list[tuple[Job, np.ndarray]]:
         """`[(job, nll)]` of one chunk's jobs, each in the store as soon as it is there.
 
         All of them lie in one array, made before: small arrays that stay would take the places of large ones that go.
@@ -185,7 +186,7 @@ class Evaluator:
         chunk, jobs = task[0].chunk, {Plan(job.heads): job for job in task}
         found = np.empty((len(jobs), self.tokens.shape[1] - 1), dtype=np.float32)
         done: list[tuple[Job, np.ndarray]] = []
-        for plan, nll in self._walk_chunk(chunk, list(jobs), means):
+        for plan, nll in self._score_chunk(chunk, list(jobs), how):
             own = found[len(done)]
             own[:] = nll
             self.store.put(jobs[plan].key, own)
@@ -232,15 +233,13 @@ class Evaluator:
         return (*key, "start", self.start) if self.start else key
 
     @torch.inference_mode()
-    def _walk_chunk(self, chunk: int, plans: Sequence[Plan], means: Tensor | None) -> Iterator[tuple[Plan, np.ndarray]]:
+    def _score_chunk(self, chunk: int, plans: Sequence[Plan], how: Replays) -> Iterator[tuple[Plan, np.ndarray]]:
         """Yields `(plan, nll)` of one chunk; keeps the chunk's z sums when the baseline is among the plans."""
-        tokens = self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
-        z_sums: list[np.ndarray] = []
-        for plan, resid in self._walk(0, self.arch.embed(tokens, self.start), plans, means, z_sums):
-            if not plan:
-                self._z_sums[chunk] = np.stack(z_sums)
+        for plan, scores, z_sums in how.scores(self._ids(chunk), tuple(plans)):
+            if z_sums is not None:
+                self._z_sums[chunk] = z_sums.numpy(force=True).copy()
                 self.store.put(self._z_key(chunk), self._z_sums[chunk])
-            nll = self._nll(resid, tokens)
+            nll = scores.numpy(force=True)
             if not np.isfinite(nll).all():
                 name = plan.key() if len(plan.heads) <= 4 else f"of {len(plan.heads)} heads ({plan.key()[:40]}…)"
                 raise InputError(
@@ -260,90 +259,10 @@ class Evaluator:
         plans = list(dict.fromkeys(plans))
         for plan in plans:
             plan.check(self.arch, means)
-        tokens = self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
-        yield from self._walk(0, self.arch.embed(tokens, self.start), plans, means, None)
+        yield from self._walk.residuals(self._ids(chunk), plans, means)
 
-    def _walk(
-        self,
-        layer: int,
-        resid: Tensor,
-        plans: Sequence[Plan],
-        means: Tensor | None,
-        z_sums: list[np.ndarray] | None,
-    ) -> Iterator[tuple[Plan, Tensor]]:
-        """Yields `(plan, resid after the last layer)`; `plans` agree on all layers before `layer`.
-
-        `z_sums` receives each layer's sum of z over positions, float64, as long as nothing is changed; it is None
-        below a change.
-        """
-        while layer < self.arch.n_layer:
-            by_edit: dict[Edit, list[Plan]] = {}
-            for plan in plans:
-                by_edit.setdefault(tuple(plan.layer(layer).items()), []).append(plan)
-            z, changed = self._layer_z(layer, resid, by_edit)
-            if z_sums is not None and () in by_edit:
-                z_sums.append(z[0].cpu().double().sum(0).view(self.arch.n_head, self.arch.d_head).numpy())
-            # the unchanged branch first: the baseline's z sums are whole before anything else is scored
-            *others, last = sorted(by_edit)
-            for edit in others:
-                below = self._below(layer, resid, self._edited(z, layer, edit, changed, means))
-                yield from self._walk(layer + 1, below, by_edit[edit], means, None if edit else z_sums)
-            # the last branch goes on in here: what this layer needed is let go
-            resid = self._below(layer, resid, self._edited(z, layer, last, changed, means))
-            layer, plans, z_sums = layer + 1, by_edit[last], None if last else z_sums
-        yield plans[0], resid
-
-    def _below(self, layer: int, resid: Tensor, z: Tensor) -> Tensor:
-        """The residual [1, T, E] that leaves a layer."""
-        return self.arch.mlp(layer, self.arch.attention_out(layer, resid, z))
-
-    def _layer_z(
-        self, layer: int, resid: Tensor, by_edit: Iterable[Edit]
-    ) -> tuple[Tensor, dict[tuple[int, str], Tensor]]:
-        """(softmax z [1, T, H * d], {(head, mode): z [T, d]} of every head whose weights some edit changes).
-
-        Heads that every edit changes have no softmax z: theirs is left undefined.
-        """
-        arch = self.arch
-        q, k, v = arch.qkv(layer, resid, self.start)
-        scale, group = arch.scale(layer), arch.n_head // arch.n_kv_head
-        edited = set.intersection(*({head for head, _ in edit} for edit in by_edit))
-        z = torch.empty_like(q)
-        if not edited:
-            z = dispatch.softmax_attention(q, k, v, scale=scale, backend=self.backend)
-        elif len(edited) < arch.n_head:
-            heads = sorted(set(range(arch.n_head)) - edited)
-            kv = [head // group for head in heads]
-            parts = pick(q, heads), pick(k, kv), pick(v, kv)
-            z[:, heads] = dispatch.softmax_attention(*parts, scale=scale, backend=self.backend)
-        changed: dict[tuple[int, str], Tensor] = {}
-        for mode, heads in by_weights({change for edit in by_edit for change in edit}).items():
-            bias = arch.value_bias(layer)
-            found = heads_z(mode, heads, q, k, v, value_bias=bias, scale=scale, backend=self.backend)
-            changed |= {(head, mode): found[0, i] for i, head in enumerate(heads)}
-        return z.transpose(1, 2).flatten(2), changed
-
-    def _edited(
-        self,
-        z: Tensor,
-        layer: int,
-        edit: Edit,
-        changed: Mapping[tuple[int, str], Tensor],
-        means: Tensor | None,
-    ) -> Tensor:
-        if not edit:
-            return z
-        z = z.clone()
-        heads = z.view(*z.shape[:2], self.arch.n_head, self.arch.d_head)
-        constant = constants(dict(edit), self.arch.value_bias(layer), None if means is None else means[layer])
-        for head, mode in edit:
-            heads[0, :, head] = constant[head] if head in constant else changed[head, mode]
-        return z
-
-    def _nll(self, resid: Tensor, tokens: Tensor) -> np.ndarray:
-        """float32 [T - 1] of the residual [1, T, E] after the last layer."""
-        hidden, targets = self.arch.final(resid)[0, :-1], tokens[0, 1:]
-        return likelihood.nll(self.arch, hidden, targets, backend=self.backend).numpy(force=True)
+    def _ids(self, chunk: int) -> Tensor:
+        return self.tokens[chunk : chunk + 1].to(self.arch.device, torch.long)
 
 
 def received(

@@ -200,7 +200,7 @@ def end_to_end(save: Save, device: str, tiny: bool) -> None:
             prompts = np.arange(n_rows * (2 if tiny else 64)).reshape(n_rows, -1) * 7 % whole.config.vocab_size
             for count in (70,) if tiny else (0, 70):
                 run = partial(generate, model, prompts, n_new, whole.plan(count))
-                runs = {how: partial(run, graphs=how == "graph") for how in ("launched", "graph")}
+                runs = {how: partial(run, by_graph=how == "graph") for how in ("launched", "graph")}
                 agrees = runs["launched"]().tolist() == runs["graph"]().tolist()
                 spreads = clock.alternating(runs, device, 1 if tiny else 9, warm_up=0)
                 for how, spread in ((how, clock.spread(own)) for how, own in spreads.items()):

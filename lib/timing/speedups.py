@@ -45,7 +45,7 @@ def generation_speeds(
 
     def action(plan: Plan, how: bool | str, backend: str) -> Callable[[], np.ndarray | Tensor] | None:
         def launched(backend: str, cached: bool = True) -> np.ndarray:
-            return generate(model, prompt, n_new, plan, cached=cached, graphs=False, backend=backend)
+            return generate(model, prompt, n_new, plan, cached=cached, by_graph=False, backend=backend)
 
         if not isinstance(how, str):
             return partial(launched, backend, how)
