@@ -44,6 +44,7 @@ def test_the_record_is_what_the_report_reads(tried):
     rows = steps["end_to_end"]["found"]["rows"]
     assert {row["what"] for row in rows} == {"prefill", "ladder", "decoding", "generation"}
     assert all(row["agrees"] for row in rows if row["what"] in ("ladder", "generation"))
+    assert all(row["same"] for row in rows if row["what"] == "ladder")
     for row in steps["training"]["found"]["rows"]:
         assert row["backend"] == "triton" and row["losses"][-1] < row["losses"][0]
 

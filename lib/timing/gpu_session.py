@@ -165,9 +165,9 @@ def end_to_end(save: Save, device: str, tiny: bool) -> None:
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         save({"rows": rows, "failed": failed, "n_chunks": n_chunks, "n_ctx": n_ctx})
 
-    def score(dtype: str, plans: list, n: int) -> tuple[float, dict]:
+    def score(dtype: str, plans: list, n: int, by_graph: bool = True) -> tuple[float, dict]:
         with tempfile.TemporaryDirectory() as folder:
-            engine = Evaluator(model, tokens[:n], Store(folder), model_key="gpu", dtype=dtype)
+            engine = Evaluator(model, tokens[:n], Store(folder), model_key="gpu", dtype=dtype, by_graph=by_graph)
             clock.synchronize(device)
             return clock.timed(engine.score, plans, n, device=device)
 
@@ -179,13 +179,15 @@ def end_to_end(save: Save, device: str, tiny: bool) -> None:
             keep(of("prefill", dtype, count, seconds, n * n_ctx))
 
     def climb(dtype: str) -> None:
-        plans = [whole.plan(count) for count in ladder]
-        seconds, scores = score(dtype, plans, n_chunks)
+        plans, by_graph = [whole.plan(count) for count in ladder], dict[bool, dict]()
         expected = whole.reference.nll(tokens[0], edits_of(plans[-1]))
-        error = ppl_error(scores[plans[-1]][0], expected)
-        allowed = TOLERANCE if dtype == "float32" else 0.01
-        row = of("ladder", dtype, ladder[-1], seconds, len(plans) * n_chunks * n_ctx)
-        keep(row | {"steps": len(plans), "error": error, "agrees": error <= allowed})
+        for graph, n in ((True, n_chunks), (False, min(8, n_chunks))):
+            seconds, by_graph[graph] = score(dtype, plans, n, graph)
+            error = ppl_error(by_graph[graph][plans[-1]][0], expected)
+            same = all(np.array_equal(by_graph[True][plan][:n], by_graph[graph][plan]) for plan in plans)
+            row = of("ladder", dtype, ladder[-1], seconds, len(plans) * n * n_ctx)
+            row |= {"steps": len(plans), "chunks": n, "graph": graph, "error": error, "same": same}
+            keep(row | {"agrees": error <= (TOLERANCE if dtype == "float32" else 0.01)})
 
     def decode(dtype: str) -> None:
         prompt, graph = np.arange(2 if tiny else 64) * 7 % whole.config.vocab_size, device == "cuda"
