@@ -25,6 +25,12 @@ def test_the_ladder_step_agrees(bench):
     assert row["agrees"] and row["ratio"] > 0 and row["engine_tok_per_s"] > 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_part_v_agrees_in_every_pass(bench, dtype):
+    row = bench.part_v(1, dtype).report()
+    assert row["agrees"] and row["ratio"] > 0 and "passes" in row["note"]
+
+
 def test_a_changed_text_is_noticed(bench):
     plan, prompts = bench.plan(70), bench.tokens(5, 128)
     greedy, nll = refine(bench.model, prompts, plan)

@@ -36,7 +36,8 @@ from lib.timing.clock import product_rate, timed
 
 DRIFT = 1e-2  # relative, of PPL, allowed to bfloat16
 FULL_CHUNKS, SCAN_CHUNKS = 245, 2
-V_PASSES = 1 + 10 + 1 + 11  # V1, V2's ten heads, V3, V4's ladder
+V2_HEADS = ((0, 8), (0, 1), (0, 11), (0, 10), (0, 5), (0, 9), (11, 0), (0, 3), (8, 2), (0, 6))  # as published
+V4_STEPS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 132)
 SCAN_PLANS = 144 + 144 + 132
 P_PROMPTS, P_PROMPT, P_NEW, P_CONDITIONS = 20, 128, 64, (0, 30, 70)
 P1_RUNS, P1_PROMPT, P1_NEW = 10, 64, 128
@@ -116,17 +117,47 @@ class EngineBench:
         list(engine.compute(engine.missing([Plan.of("zero", [(0, 0)])], 1)))
         return engine
 
-    def ladder_step(self, rounds: int, dtype: str = "float32", name: str = "ladder_step") -> Row:
+    def ladder_step(self, rounds: int) -> Row:
         """A chunk of a step of V4's ladder; the engine works on as many chunks at once as there are cores."""
-        row = Row(name, "chunk", tokens=self.n_ctx, tolerance=TOLERANCE if dtype == "float32" else DRIFT)
+        row = Row("ladder_step", "chunk", tokens=self.n_ctx)
         n_at_once = 2 * self.n_workers
         for i in range(rounds):
             plan = self.plan((30, 70, 100)[i % 3])
             tokens = self.tokens(n_at_once)
-            engine = self.evaluator(tokens, dtype)
+            engine = self.evaluator(tokens)
             published, expected = timed(self.reference.nll, tokens[0], edits_of(plan))
             seconds, scores = timed(engine.score, [plan], n_at_once)
             row.add(published, seconds / n_at_once, ppl_error(scores[plan][0], expected))
+        return row
+
+    def part_v(self, rounds: int, dtype: str = "float32") -> Row:
+        """Part V of a chunk, section by section as the notebooks ask for it: what plans share is computed once."""
+        name, tolerance = ("part_v", TOLERANCE) if dtype == "float32" else ("part_v_bf16", DRIFT)
+        n_chunks = self.n_workers
+        last, n_head = self.config.n_layer - 1, self.config.n_head
+        ten = dict.fromkeys((round(layer / 11 * last), head * n_head // 12) for layer, head in V2_HEADS)
+        sections = [
+            [Plan()],
+            [Plan.of("zero", [head]) for head in ten],
+            [Plan.of("mean", [next(iter(ten))])],
+            [self.plan(n) for n in V4_STEPS],
+        ]
+        row = Row(name, "chunk", tokens=sum(map(len, sections)) * self.n_ctx, tolerance=tolerance)
+        row.note = f"all {sum(map(len, sections))} passes, {n_chunks} chunks by the engine, one by the published method"
+        for _ in range(rounds):
+            tokens = self.tokens(n_chunks)
+            engine, seconds, published, errors = self.evaluator(tokens, dtype), 0.0, 0.0, []
+            means = engine.means(n_chunks)
+            folded = means.float() - torch.stack([self.reference.value_bias(at) for at in range(last + 1)])
+            engine = self.evaluator(tokens, dtype)
+            for plans in sections:
+                spent, scores = timed(engine.score, plans, n_chunks, means)
+                seconds += spent
+                for plan in plans:
+                    spent, expected = timed(self.reference.nll, tokens[0], edits_of(plan), folded)
+                    published += spent
+                    errors.append(ppl_error(scores[plan][0], expected))
+            row.add(published, seconds / n_chunks, max(errors))
         return row
 
     def head_scan(self, rounds: int, dtype: str = "float32", heads_per_layer: int = 2) -> Row:
@@ -214,24 +245,23 @@ class EngineBench:
         low = high - (logits.double() / 0.8).softmax(-1).gather(1, at)[:, 0]
         return float(((draws < low - 1e-5) | (draws > high + 1e-5)).any())
 
-    def parts_v_p(self, name: str, ladder: Row, p2: Row, p3: Row, dtype: str = "float32") -> Row:
+    def parts_v_p(self, name: str, part_v: Row, p2: Row, p3: Row, dtype: str = "float32") -> Row:
         """Parts V and P added up from measured pieces."""
         row = Row(name, "Parts V and P", tolerance=TOLERANCE if dtype == "float32" else DRIFT)
         row.note = (
-            f"added up: {V_PASSES} passes of {FULL_CHUNKS} chunks at the ladder step's price, P1 ({P1_RUNS} runs, "
+            f"added up: {FULL_CHUNKS} chunks at Part V's price of one, P1 ({P1_RUNS} runs, "
             "both protocols for the engine), P2 and P3 for 3 conditions, P4 at 128, 256, 512"
         )
         model = self.model if dtype == "float32" else self.copy(dtype)
         p1_published, p1_engine = self.p1(model)
         p4_published, p4_engine = self.p4(dtype)
-        rounds = zip(*([getattr(r, side) for r in (ladder, p2, p3)] for side in ("published", "engine")), strict=True)
+        rounds = zip(*([getattr(r, side) for r in (part_v, p2, p3)] for side in ("published", "engine")), strict=True)
         (chunk, chunk_engine), (refine_s, refine_engine), (best_s, best_engine) = rounds
-        error = max(ladder.errors + p2.errors + p3.errors)
+        error = max(part_v.errors + p2.errors + p3.errors)
         for i in range(min(len(chunk), len(refine_s), len(best_s))):
-            fixed = V_PASSES * FULL_CHUNKS
             row.add(
-                fixed * chunk[i] + p1_published + p4_published + 3 * (refine_s[i] + best_s[i]),
-                fixed * chunk_engine[i] + p1_engine + p4_engine + 3 * (refine_engine[i] + best_engine[i]),
+                FULL_CHUNKS * chunk[i] + p1_published + p4_published + 3 * (refine_s[i] + best_s[i]),
+                FULL_CHUNKS * chunk_engine[i] + p1_engine + p4_engine + 3 * (refine_engine[i] + best_engine[i]),
                 error,
             )
         return row
@@ -347,15 +377,16 @@ def engine_figures(shape: str, rounds: int, seed: int) -> dict[str, Any]:
         step["share_of_packed_rate"] = rate / facts["float32_packed_gflop_per_s"]
         rows.append(show(step))
         rows.append(show(bench.head_scan(rounds).report()))
-        p2, p3 = bench.p2(rounds), bench.p3(rounds)
-        rows += [show(p2.report()), show(p3.report())]
-        rows.append(show(bench.parts_v_p("parts_v_p", ladder, p2, p3).report()))
+        part_v, p2, p3 = bench.part_v(rounds), bench.p2(rounds), bench.p3(rounds)
+        rows += [show(row.report()) for row in (part_v, p2, p3)]
+        rows.append(show(bench.parts_v_p("parts_v_p", part_v, p2, p3).report()))
         rows.append(show(bench.head_scan(rounds, "bfloat16").report()))
         half = bench.copy("bfloat16")
-        ladder, p2, p3 = bench.ladder_step(rounds, "bfloat16"), bench.p2(rounds, half), bench.p3(rounds, half)
+        part_v, p2, p3 = bench.part_v(rounds, "bfloat16"), bench.p2(rounds, half), bench.p3(rounds, half)
+        rows.append(show(part_v.report()))
         for row in (p2, p3):  # another rounding writes other texts: only their judgement is compared
-            row.errors = ladder.errors
-        rows.append(show(bench.parts_v_p("parts_v_p_bf16", ladder, p2, p3, "bfloat16").report()))
+            row.errors = part_v.errors
+        rows.append(show(bench.parts_v_p("parts_v_p_bf16", part_v, p2, p3, "bfloat16").report()))
         growth = bench.growth()
     peaks = memory.measured(memory.CASES, torch.get_num_threads(), seed)
     return {"rows": rows, "machine": facts, "growth": growth, "memory": peaks, "model": memory.SHAPES[shape]}
