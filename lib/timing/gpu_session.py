@@ -1,4 +1,4 @@
-"""`make gpu-session`: all that is to be known from a machine with a CUDA GPU, in five steps of under nine minutes each.
+"""`make gpu-session`: all that is to be known from a machine with a CUDA GPU, in six steps of under nine minutes each.
 
 1. `correctness`: every case of `tests/triton_cases.py`, each tuned tile twice against float64, in several processes;
    some of them under compute-sanitizer where it is installed.
@@ -6,6 +6,7 @@
 3. `bench`: `lib.timing.kernel_bench`.
 4. `end_to_end`: GPT-2 small's shape with random weights: prefill, decoding, V4's ladder on 245 chunks.
 5. `training`: steps of R4's training.
+6. `profiles`: roofline, registers and stalls of each row of the bench that misses a target of `lib.timing.gpu_targets`.
 
 Each step is a process of its own, writes its file as it goes, and is stopped at its limit; the others go on. Python
 with torch, numpy, scipy, safetensors, transformers and tqdm is enough: no notebook, no network. What was found goes to
@@ -37,6 +38,7 @@ from lib.errors import InputError, first_line
 from lib.files import replacing
 from lib.layout import ROOT, build_root
 from lib.results.provenance import git_state
+from lib.timing import gpu_targets
 
 LIMIT = 530  # seconds of a step
 CASES = ROOT / "tests" / "triton_cases.py"
@@ -44,7 +46,22 @@ MEASURED = ROOT / "kernels" / "measured"
 FEW = ("forward tile 0", "mixed by branch", "splits", "dead rows, backward")
 SANITIZED = (*FEW, "decoding of a GPT-2")
 ELEVEN = tuple(range(0, 101, 10))
-Save = Callable[[dict[str, Any]], None]
+TINY = (("attention", "tiny", (1, 2, 33, 16), "bf16"), ("decoding_step", "tiny_step", (1, 2, 1, 16), 33))
+
+
+class Save:
+    """Writes what a step has found so far to its file; beside it lie those of earlier steps."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path, self.about = path, about
+
+    def __call__(self, found: dict[str, Any]) -> None:
+        write(self.path, self.about | found)
+
+    def earlier(self, step: str) -> dict[str, Any]:
+        """What a step found, `{}` where it left nothing."""
+        path = self.path.with_name(f"{step}.json")
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def correctness(save: Save, device: str, tiny: bool) -> None:
@@ -133,8 +150,7 @@ def bench(save: Save, device: str, tiny: bool) -> None:
     """What `kernel_bench` writes."""
     from lib.timing import kernel_bench
 
-    small = [("attention", "tiny", (1, 2, 33, 16), "bf16"), ("decoding_step", "tiny_step", (1, 2, 1, 16), 33)]
-    found = kernel_bench.run(device, 0.01 if tiny else 2.0, save, small if tiny else None)
+    found = kernel_bench.run(device, 0.01 if tiny else 2.0, save, TINY if tiny else None)
     if found["failed"]:
         raise InputError(f"{len(found['failed'])} rows failed: {', '.join(row['name'] for row in found['failed'])}")
 
@@ -282,12 +298,32 @@ def training(save: Save, device: str, tiny: bool) -> None:
             raise InputError(f"training on one batch with {count} heads: loss from {losses[0]:.3f} to {losses[-1]:.3f}")
 
 
+def profiles(save: Save, device: str, tiny: bool) -> None:
+    """`{profiles: [...]}`: `gpu_profiles.profile` of each row of the bench that misses a target, and of a trial's."""
+    from lib.timing import gpu_profiles, kernel_bench
+
+    bench = save.earlier("bench")
+    verdicts = gpu_targets.judged({name: save.earlier(name) for name in STEPS})
+    missed = {verdict["row"] for verdict in verdicts if verdict["met"] is False}
+    every = {job[1]: job for job in (TINY if tiny else kernel_bench.jobs(device))}
+    found: list[dict[str, Any]] = []
+    for row in bench.get("rows", ()):
+        if row["name"] in every and (tiny or row["name"] in missed):
+            try:
+                found.append(gpu_profiles.profile(row, every[row["name"]], device))
+            except Exception as error:
+                found.append({"row": row["name"], "failed": f"{type(error).__name__}: {first_line(error)}"})
+        save({"profiles": found})
+    save({"profiles": found})
+
+
 STEPS: dict[str, Callable[[Save, str, bool], None]] = {
     "correctness": correctness,
     "tuning": tuning,
     "bench": bench,
     "end_to_end": end_to_end,
     "training": training,
+    "profiles": profiles,
 }
 
 
@@ -333,7 +369,14 @@ def session(out: Path, device: str, tiny: bool, steps: list[str], limit: float, 
         print(f"{name}: {status} in {record[name]['seconds']:.0f} s; {path if path.is_file() else log}", flush=True)
         write(out / "session.json", record)
         keep(record, measured, made)
+    for verdict in targets(record):
+        print(gpu_targets.printed(verdict), flush=True)
     return record
+
+
+def targets(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The targets as this session's record meets them."""
+    return gpu_targets.judged({name: step["found"] or {} for name, step in record.items()})
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -362,7 +405,7 @@ def keep(record: dict[str, Any], folder: Path, made: str) -> None:
         return
     others = {name: step for name, step in record.items() if name != "bench"}
     device = re.sub(r"[^a-z0-9]+", "-", found["device_name"].lower()).strip("-")
-    whole = found | {"provenance": made, "machine": machine.system(), "session": others}
+    whole = found | {"provenance": made, "machine": machine.system(), "session": others, "targets": targets(record)}
     write(folder / f"{device}-{found['date'][:10]}.json", whole)
 
 
@@ -403,7 +446,7 @@ def run_step(name: str, path: Path, device: str, tiny: bool) -> int:
         dispatch.BY_DEVICE["cpu"] = dispatch.BY_DEVICE["cuda"]  # the interpreter stands in for the device
     about = {"step": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
     try:
-        STEPS[name](lambda found: write(path, about | found), device, tiny)
+        STEPS[name](Save(path, about), device, tiny)
     except InputError as error:
         print(f"error: {error}")
         return 1

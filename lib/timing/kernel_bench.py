@@ -8,6 +8,7 @@ A row that fails is named, and the others go on; the file is written after every
 """
 
 import argparse
+import importlib
 import json
 import math
 import sys
@@ -35,6 +36,12 @@ from lib.timing import clock
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 N_LAYER, N_HEAD = 12, 12
 SAMPLED_ROWS = 48
+RELU = ("naive", "flex")  # contenders that compute ReLU as well
+FLASH_ATTENTION = {
+    "flash-attn 2": "flash_attn",
+    "flash-attn 3": "flash_attn_interface",
+    "flash-attn 4": "flash_attn.cute",
+}
 
 Shape = tuple[int, int, int, int]  # [B, H, T, d]
 Rivals = dict[str, Callable[[], Any]]
@@ -111,16 +118,17 @@ class KernelBench:
                 prepared()
                 clock.synchronize(self.device)
                 kept[label] = prepared
-            except (RuntimeError, NotImplementedError, ImportError) as error:
+            except Exception as error:  # a package of others may raise anything
                 self.skipped.append({"name": name, "contender": label, "reason": _reason(error)})
         return kept
 
     def agreeing(self, name: str, rivals: Rivals, inputs: tuple[Tensor, Tensor, Tensor], kind: str) -> Rivals:
-        """Without those that compute ReLU as well, and wrongly."""
+        """Without those, PyTorch's own softmax apart, that compute wrongly."""
         allowed = naive.tolerance(TYPES[kind])
         kept: Rivals = {}
         for label, run in rivals.items():
-            error = 0.0 if label.startswith("sdpa") else disagreement(run, *inputs)
+            heads = inputs[0].shape[1] * [label in RELU]
+            error = 0.0 if label.startswith("sdpa") else disagreement(run, *inputs, heads)
             if error <= allowed:
                 kept[label] = run
             else:
@@ -165,19 +173,21 @@ class KernelBench:
     ) -> None:
         """One row: our time, the fastest rival's, their ratio. No speed where `error` is over the tolerance.
 
-        `n_bytes` are those that must move at least once; `own` says what ours computes. `ratio_q20` is the 20 %
-        quantile of the ratios turn by turn.
+        The naive form is no rival. `n_bytes` are those that must move at least once; `own` says what ours computes.
+        `ratio_q10` and `ratio_q20` are quantiles of the ratios turn by turn.
         """
         row = self.row(name, error, naive.tolerance(TYPES[kind]), backend)
         row |= {"own": own, "threads": torch.get_num_threads()}
         if row["agrees"]:
             times, turns = self.times({own: ours, **rivals})
-            softmax = {label: t for label, t in times.items() if label.startswith("sdpa")}
-            fastest = min(softmax, key=lambda label: softmax[label]["ms"])
+            others = {label: t for label, t in times.items() if label not in (own, "naive")}
+            fastest = min(others, key=lambda label: others[label]["ms"])
+            low, lower = np.quantile(turns[fastest] / turns[own], (0.2, 0.1)).tolist()
             rate = flops / (times[own]["ms"] / 1e3)
             row |= {
                 "ratio": times[fastest]["ms"] / times[own]["ms"],
-                "ratio_q20": float(np.quantile(turns[fastest] / turns[own], 0.2)),
+                "ratio_q20": low,
+                "ratio_q10": lower,
                 "rival": fastest,
                 "tflops": rate / 1e12,
                 "share_of_matmul": rate / self.rates[f"matmul_{kind}"],
@@ -228,12 +238,10 @@ class KernelBench:
         backend = dispatch.resolve("auto", self.device, gradients=True)
         ours = _gradients(dispatch.relu_attention(q, k, v, backend=backend), leaves, grad)
         rivals: Rivals = {}
-        for label, context in softmax_backends(self.device).items():
+        for label, run in softmax_rivals(self.device, q, k, v).items():
             try:
-                with context():
-                    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-                rivals[label] = _gradients(z, leaves, grad)
-            except RuntimeError as failure:
+                rivals[label] = _gradients(run(), leaves, grad)
+            except Exception as failure:  # a package of others may raise anything
                 self.skipped.append({"name": name, "contender": label, "reason": _reason(failure)})
         # The last head of the last batch, whole, in float64.
         exact = [x[-1:, -1:].detach().double().requires_grad_() for x in leaves]
@@ -349,7 +357,16 @@ def softmax_rivals(device: str, q: Tensor, k: Tensor, v: Tensor) -> Rivals:
         with context():
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    return {label: partial(run, context) for label, context in contexts.items()}
+    rivals: Rivals = {label: partial(run, context) for label, context in contexts.items()}
+    if device == "cuda" and q.dtype == torch.bfloat16:
+        rivals |= {label: partial(flash_attention, module, q, k, v) for label, module in FLASH_ATTENTION.items()}
+    return rivals
+
+
+def flash_attention(module: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal softmax attention by a FlashAttention package; `ImportError` where it is not installed."""
+    result = importlib.import_module(module).flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), causal=True)
+    return (result[0] if isinstance(result, tuple) else result).transpose(1, 2)
 
 
 def flex_log_relu(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], Tensor]:
