@@ -73,7 +73,7 @@ bench-kernels: $(READY) ## the kernels against PyTorch's own, side by side; buil
 bench-workers: $(READY) ## two processes of one thread each against one; build/bench/workers.json
 	@$(RUN) -m lib.timing.workers_bench --out build/bench/workers.json
 
-gpu-session: ## on a machine with a CUDA GPU and its own PyTorch: checks, tuning, bench, GPT-2's shape, training
+gpu-session: ## on a machine with a CUDA GPU and its own PyTorch: checks, tuning, bench, GPT-2's shape, training, targets
 	@exec $(PYTHON) -m lib.timing.gpu_session
 
 embedded-model: $(READY) ## train the embedded model again (about an hour on 2 cores)

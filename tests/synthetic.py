@@ -637,6 +637,7 @@ def results(model_name="tiny", is_gpt2_small=False, sample="def f(x):\n    retur
                 for n in (0, 132)
             ],
             "elsewhere": [],
+            "targets": [],
             "files": [],
         },
     }

@@ -8,14 +8,14 @@ import pytest
 from conftest import ROOT
 
 from kernels import measured
-from lib.timing import gpu_session
+from lib.timing import gpu_session, gpu_targets
 
 pytest.importorskip("triton", reason="Triton is not installed: it comes with PyTorch on Linux only")
 
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory):
-    """(what was printed, the folder of steps, the folder of records) of one trial of all five steps."""
+    """(what was printed, the folder of steps, the folder of records) of one trial of all six steps."""
     out = tmp_path_factory.mktemp("session")
     command = [sys.executable, "-m", "lib.timing.gpu_session", "--tiny", "--device", "cpu", "--out", str(out)]
     done = subprocess.run(
@@ -33,7 +33,8 @@ def test_every_step_ends_well_and_leaves_its_file(tried):
 
 
 def test_the_record_is_what_the_report_reads(tried):
-    (found,) = measured.load(tried[2])
+    said, _, records = tried
+    (found,) = measured.load(records)
     assert found["file"].endswith(f"-{found['date'][:10]}.json")
     assert found["rows"] and all(row["agrees"] and row["backend"] == "triton" for row in found["rows"])
     steps = found["session"]
@@ -45,6 +46,11 @@ def test_the_record_is_what_the_report_reads(tried):
     assert {row["what"] for row in rows} == {"prefill", "ladder", "decoding", "generation"}
     assert all(row["agrees"] for row in rows if row["what"] in ("ladder", "generation"))
     assert all(row["same"] for row in rows if row["what"] == "ladder")
+    (profile,) = (p for p in steps["profiles"]["found"]["profiles"] if p["row"] == "tiny")
+    assert "failed" not in profile and profile["kernels"] == [] and profile["share_of_matmul"] > 0
+    assert len(found["targets"]) == len(gpu_targets.TARGETS)
+    assert [verdict["met"] for verdict in found["targets"]] == [None] * len(gpu_targets.TARGETS)
+    assert said.count("not measured") == len(gpu_targets.TARGETS)
     for row in steps["training"]["found"]["rows"]:
         assert row["backend"] == "triton" and row["losses"][-1] < row["losses"][0]
 

@@ -8,7 +8,7 @@ import pytest
 
 from kernels import measured
 from lib.pipeline.notebooks import NOTEBOOKS
-from lib.timing import speedups
+from lib.timing import gpu_targets, speedups
 from report import prose
 from report.charts import kernels as charts
 
@@ -17,14 +17,18 @@ from report.charts import kernels as charts
 
 def kept(date, ratio=1.5):
     """A made-up file: a fast row, one that disagreed, and one of decoding."""
-    times = {"relu": {"ms": 2, "ms_q20": 1.9, "ms_q80": 2.2}, "sdpa flash": {"ms": 3, "ms_q20": 2.9, "ms_q80": 3.1}}
+    times = {
+        "relu": {"ms": 2, "ms_q20": 1.9, "ms_q80": 2.2, "ms_q90": 2.2},
+        "sdpa flash": {"ms": 3, "ms_q20": 2.9, "ms_q80": 3.1},
+    }
     fast = {"name": "gpu_bf16_16384", "agrees": True, "ratio": ratio, "rival": "sdpa flash", "tflops": 500.0}
     fast |= {"share_of_matmul": 0.6, "times": times}
     red = {"name": "gpu_red", "agrees": False, "ratio": None, "error": 1.0}
     tokens = {"name": "gpu_decode_30", "agrees": True, "ratio": 3.0, "tokens_per_s": 5e3, "share_of_bandwidth": 0.3}
     found = dict.fromkeys(measured.REQUIRED, "x")
     found |= {"date": date, "device_name": "A made-up GPU", "provenance": "made up <b>for</b> a test"}
-    return found | {"rows": [fast, red, tokens]}
+    targets = gpu_targets.judged({"bench": {"rows": [fast]}})
+    return found | {"rows": [fast, red, tokens], "targets": targets}
 
 
 @pytest.fixture
@@ -37,7 +41,12 @@ def shown(monkeypatch, tmp_path):
             (tmp_path / f"{i}.json").write_text(json.dumps(content))
         found = measured.load(tmp_path)
         sources = [{k: f[k] for k in ("file", "date", "device_name", "provenance")} for f in found]
-        data = {"elsewhere": speedups.elsewhere(found), "files": sources, "device": device}
+        data = {
+            "elsewhere": speedups.elsewhere(found),
+            "targets": gpu_targets.elsewhere(found),
+            "files": sources,
+            "device": device,
+        }
         monkeypatch.setattr(prose, "show", lambda bundle, metadata: outputs.append((bundle, metadata)))
         monkeypatch.setattr(prose, "_run", None)
         prose.bind(SimpleNamespace(results={"K": data}, figures=tmp_path, slug="tiny", section="K"))
@@ -62,6 +71,15 @@ def test_kept_figures_are_drawn_and_marked(shown):
             ["A made-up GPU", "2026-03-01"]
         ]
         assert [row[3] for row in cells] == ["1.50", "—", "—", "1.70", "—", "—"]
+        (table,) = (bundle for bundle, metadata in own if metadata.get("table") == "targets")
+        assert mark in table[prose.TABLE_MIME]["caption"]
+        cells = [[cell["text"] for cell in row] for row in table[prose.TABLE_MIME]["rows"]]
+        assert len(cells) == 2 * len(gpu_targets.TARGETS)
+        by_target = {(row[0], row[2], row[3]): row[4:] for row in cells}
+        met, missed = {"ja": ("達成", "未達"), "en": ("met", "missed")}[lang]
+        assert by_target["forward, T = 16384", "2026-01-02", "≥ 1.2 ×"] == ["1.5", "—", met]
+        assert by_target["forward, T = 16384", "2026-01-02", "≥ 530 TFLOP/s"] == ["500", "454.5", missed]
+        assert by_target["decoding, B = 1", "2026-03-01", "≥ 10,000 tokens/s"] == ["—", "—", "—"]
         (drawn,) = ((bundle, metadata) for bundle, metadata in own if metadata.get("figure") == "elsewhere")
         assert mark in drawn[1]["caption"]
         points = [row for rows in _data(drawn[0][prose.VEGALITE_MIME]) for row in rows if "device" in row]

@@ -160,7 +160,7 @@ class EngineBench:
             row.add(published, seconds / n_chunks, max(errors))
         return row
 
-    def head_scan(self, rounds: int, dtype: str = "float32", heads_per_layer: int = 2) -> Row:
+    def head_scan(self, rounds: int, dtype: str = "float32", heads_per_layer: int = 6) -> Row:
         """Zero, mean and ReLU of every head on two chunks: measured on some heads of every layer."""
         name, tolerance = ("head_scan_2k", TOLERANCE) if dtype == "float32" else ("head_scan_2k_bf16", DRIFT)
         row = Row(name, f"scan ({SCAN_PLANS} plans, {SCAN_CHUNKS} chunks)", tolerance=tolerance)

@@ -5,7 +5,7 @@ the median; the worst tenth of the runs stands beside it.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -25,19 +25,17 @@ def _named(pattern: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _ladder(dtype: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda row: row["what"] == "ladder" and row["graph"] and row["dtype"] == dtype
+    wanted = {"what": "ladder", "graph": True, "dtype": dtype, "chunks": 245, "steps": 11}
+    return lambda row: wanted.items() <= row.items()
 
 
 TARGETS = (
-    *(Target(f"forward at {n}", "ratio", "bench", _named(f"gpu_bf16_{n}"), 1.2) for n in (2048, 4096, 8192, 16384)),
-    Target("forward at 16384", "tflops", "bench", _named("gpu_bf16_16384"), 530),
-    Target("backward at 16384", "tflops", "bench", _named("gpu_backward_16384"), 474),
-    *(Target(f"{n} of 144 heads", "ratio", "bench", _named(f"gpu_mixed_{n}_.*"), 1.0) for n in (30, 70)),
-    Target("decoding, batch 1", "tokens_per_s", "bench", _named("gpu_decode_gpt2_.*"), 10_000),
-    *(
-        Target(f"245 chunks, 11 steps, {d}", "seconds", "end_to_end", _ladder(d), 20, True)
-        for d in ("bfloat16", "float32")
-    ),
+    *(Target(f"forward, T = {n}", "ratio", "bench", _named(f"gpu_bf16_{n}"), 1.2) for n in (2048, 4096, 8192, 16384)),
+    Target("forward, T = 16384", "tflops", "bench", _named("gpu_bf16_16384"), 530),
+    Target("backward, T = 16384", "tflops", "bench", _named("gpu_backward_16384"), 474),
+    *(Target(f"{n} / 144 heads", "ratio", "bench", _named(f"gpu_mixed_{n}_.*"), 1.0) for n in (30, 70)),
+    Target("decoding, B = 1", "tokens_per_s", "bench", _named("gpu_decode_gpt2_.*"), 10_000),
+    *(Target(f"ladder, 245 × 11, {d}", "seconds", "end_to_end", _ladder(d), 20, True) for d in ("bfloat16", "float32")),
 )
 
 
@@ -70,10 +68,32 @@ def _worst_tenth(target: Target, row: Mapping[str, Any]) -> float | None:
     return None if own is None else row[target.what] * own["ms"] / own["ms_q90"]
 
 
+UNITS = {"ratio": "×", "tflops": "TFLOP/s", "tokens_per_s": "tokens/s", "seconds": "s"}
+
+
+def limit(verdict: Mapping[str, Any]) -> str:
+    """What is wanted, with its unit."""
+    return f"{'≤' if verdict['at_most'] else '≥'} {verdict['wanted']:,g} {UNITS[verdict['what']]}"
+
+
+def elsewhere(measurements: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The targets of sessions kept from other machines (`kernels.measured.load`), as notebook K shows them.
+
+    `[{name, device, date, limit, measured, worst_tenth, verdict}]`: met, missed, or None where it was not measured.
+    """
+    verdicts = {True: "met", False: "missed", None: None}
+    return [
+        {"name": own["name"], "device": found["device_name"], "date": found["date"][:10], "limit": limit(own)}
+        | {key: own[key] for key in ("measured", "worst_tenth")}
+        | {"verdict": verdicts[own["met"]]}
+        for found in measurements
+        for own in found.get("targets", ())
+    ]
+
+
 def printed(verdict: Mapping[str, Any]) -> str:
     """One target as a line."""
-    sign = "≤" if verdict["at_most"] else "≥"
-    wanted = f"{verdict['name']:32} {verdict['what']:12} {sign} {verdict['wanted']:g}"
+    wanted = f"{verdict['name']:28} {limit(verdict):20}"
     if verdict["met"] is None:
         return f"{wanted}: not measured"
     tenth = "" if verdict["worst_tenth"] is None else f" (nine of ten runs: {verdict['worst_tenth']:.4g})"

@@ -359,6 +359,18 @@ class Elsewhere(TypedDict):
     share_of_bandwidth: float | None
 
 
+class KernelTarget(TypedDict):
+    """What a session on another machine was held to; None for what it did not measure."""
+
+    name: str
+    device: str
+    date: str
+    limit: str
+    measured: float | None
+    worst_tenth: float | None
+    verdict: str | None
+
+
 class KeptFile(TypedDict):
     file: str
     date: str
@@ -392,4 +404,5 @@ class K(TypedDict):
     ridge: float
     roofline: list[RooflinePoint]
     elsewhere: list[Elsewhere]
+    targets: list[KernelTarget]
     files: list[KeptFile]
