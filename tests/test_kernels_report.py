@@ -76,10 +76,10 @@ def test_kept_figures_are_drawn_and_marked(shown):
         cells = [[cell["text"] for cell in row] for row in table[prose.TABLE_MIME]["rows"]]
         assert len(cells) == 2 * len(gpu_targets.TARGETS)
         by_target = {(row[0], row[2], row[3]): row[4:] for row in cells}
-        met, missed = {"ja": ("達成", "未達"), "en": ("met", "missed")}[lang]
+        met, missed, neither = {"ja": ("達成", "未達", "未測定"), "en": ("met", "missed", "not measured")}[lang]
         assert by_target["forward, T = 16384", "2026-01-02", "≥ 1.2 ×"] == ["1.5", "—", met]
         assert by_target["forward, T = 16384", "2026-01-02", "≥ 530 TFLOP/s"] == ["500", "454.5", missed]
-        assert by_target["decoding, B = 1", "2026-03-01", "≥ 10,000 tokens/s"] == ["—", "—", "—"]
+        assert by_target["decoding, B = 1", "2026-03-01", "≥ 10,000 tokens/s"] == ["—", "—", neither]
         (drawn,) = ((bundle, metadata) for bundle, metadata in own if metadata.get("figure") == "elsewhere")
         assert mark in drawn[1]["caption"]
         points = [row for rows in _data(drawn[0][prose.VEGALITE_MIME]) for row in rows if "device" in row]

@@ -79,9 +79,9 @@ def limit(verdict: Mapping[str, Any]) -> str:
 def elsewhere(measurements: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The targets of sessions kept from other machines (`kernels.measured.load`), as notebook K shows them.
 
-    `[{name, device, date, limit, measured, worst_tenth, verdict}]`: met, missed, or None where it was not measured.
+    `[{name, device, date, limit, measured, worst_tenth, verdict}]`: met, missed or "not measured".
     """
-    verdicts = {True: "met", False: "missed", None: None}
+    verdicts = {True: "met", False: "missed", None: "not measured"}
     return [
         {"name": own["name"], "device": found["device_name"], "date": found["date"][:10], "limit": limit(own)}
         | {key: own[key] for key in ("measured", "worst_tenth")}

@@ -368,7 +368,7 @@ class KernelTarget(TypedDict):
     limit: str
     measured: float | None
     worst_tenth: float | None
-    verdict: str | None
+    verdict: str
 
 
 class KeptFile(TypedDict):
