@@ -95,3 +95,34 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert gpu_session.main([]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_what_misses_its_target_is_profiled(tmp_path, monkeypatch):
+    """A row replayed from a graph by the job that made it; one that can't be profiled stops no other."""
+    from lib.timing import gpu_profiles
+
+    def mixed(name, ratio):
+        return {"name": name, "agrees": True, "ratio": ratio, "ratio_q10": ratio}
+
+    rows = [
+        mixed("gpu_mixed_30_1x1024", 1.2),
+        mixed("gpu_mixed_30_1x1024_graph", 0.8),
+        mixed("gpu_mixed_70_4x4096", 0.9),
+        mixed("gpu_gpt2_1024", 0.5),
+    ]
+    (tmp_path / "bench.json").write_text(json.dumps({"rows": rows}))
+
+    def profile(row, job, device):
+        if row["name"] == "gpu_mixed_70_4x4096":
+            raise RuntimeError("out of memory\nand more")
+        return {"row": row["name"], "job": job[1]}
+
+    monkeypatch.setattr(gpu_profiles, "profile", profile)
+    gpu_session.profiles(gpu_session.Save(tmp_path / "profiles.json", {"step": "profiles"}), "cuda", tiny=False)
+    assert json.loads((tmp_path / "profiles.json").read_text()) == {
+        "step": "profiles",
+        "profiles": [
+            {"row": "gpu_mixed_30_1x1024_graph", "job": "gpu_mixed_30_1x1024"},
+            {"row": "gpu_mixed_70_4x4096", "failed": "RuntimeError: out of memory"},
+        ],
+    }

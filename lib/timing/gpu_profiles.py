@@ -25,7 +25,7 @@ def profile(row: Mapping[str, Any], job: tuple, device: str) -> dict[str, Any]:
     found: dict[str, Any] = {"row": row["name"]} | {key: row[key] for key in kept if key in row}
     operation(job, device)()  # which chooses its tiles
     found["kernels"] = list(_kernels())
-    found["stalls"] = _stalls(row["name"])
+    found["stalls"] = _stalls(job[1])
     return found
 
 

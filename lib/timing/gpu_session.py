@@ -308,9 +308,9 @@ def profiles(save: Save, device: str, tiny: bool) -> None:
     every = {job[1]: job for job in (TINY if tiny else kernel_bench.jobs(device))}
     found: list[dict[str, Any]] = []
     for row in bench.get("rows", ()):
-        if row["name"] in every and (tiny or row["name"] in missed):
+        if tiny or row["name"] in missed:
             try:
-                found.append(gpu_profiles.profile(row, every[row["name"]], device))
+                found.append(gpu_profiles.profile(row, every[row["name"].removesuffix("_graph")], device))
             except Exception as error:
                 found.append({"row": row["name"], "failed": f"{type(error).__name__}: {first_line(error)}"})
         save({"profiles": found})

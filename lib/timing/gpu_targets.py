@@ -42,7 +42,7 @@ TARGETS = (
 def judged(session: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`[{name, what, wanted, at_most, measured, worst_tenth, met, row}]` of a session's `{step: what it found}`.
 
-    Of several rows the worst counts. `measured` and `met` are None where no row of it agrees with float64.
+    Of several rows the worst counts. `measured` and `met` are None unless all of them agree with float64.
     """
     found = []
     for target in TARGETS:
