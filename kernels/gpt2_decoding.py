@@ -3,7 +3,7 @@
 import torch
 import triton
 
-from kernels import triton_attention, triton_gpt2
+from kernels import graphs, triton_attention, triton_gpt2
 from kernels.triton_attention import INTERPRETED
 from lib.errors import InputError
 
@@ -60,7 +60,7 @@ class GraphDecoder:
         self.position, self.n_visible, self.n_prompt = (
             torch.zeros(1, dtype=torch.int32, device=device) for _ in range(3)
         )
-        self.graph = None
+        self.replay = None
 
     def _take_weights(self, model):
         """Weights as [out, in] in the model's type, biases and gains in float32, value biases folded."""
@@ -140,18 +140,11 @@ class GraphDecoder:
         self.n_prompt.fill_(len(ids))
         self.x.copy_(self.embedding[ids[0].long()].float() + self.places[0].float())
 
+    @torch.no_grad()
     def capture(self):
         """Record the step once; a few steps beforehand compile its kernels."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.no_grad():
-            self.start([0])
-            for _ in range(3):
-                self.step()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph), torch.no_grad():
-            self.step()
+        graphs.warm_up(self.step, lambda: self.start([0]))
+        self.replay = graphs.capture(self.step)
 
     @torch.no_grad()
     def generate(self, prompt, n_new, graph=True):
@@ -159,12 +152,10 @@ class GraphDecoder:
         n_prompt = len(prompt)
         if n_prompt + n_new > self.n_positions:
             raise InputError(f"{n_prompt} + {n_new} tokens: the model has {self.n_positions} positions")
-        if graph and self.graph is None:
+        if graph and self.replay is None:
             self.capture()
         self.start(prompt)
+        step = self.replay if graph and self.replay else self.step
         for _ in range(n_prompt + n_new - 1):
-            if graph and self.graph is not None:
-                self.graph.replay()
-            else:
-                self.step()
+            step()
         return self.tokens[: n_prompt + n_new].clone()

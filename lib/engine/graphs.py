@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-WARM_UP = 3  # steps before a capture: kernels are compiled, buffers of libraries made
+from kernels.graphs import WARM_UP, capture
+from kernels.graphs import warm_up as tried_out
 
 
 def available(device: torch.device) -> bool:
@@ -24,20 +25,10 @@ def captured(
     The latter with a warning. The last thing done before the graph is there is `rewind`, but for the capture itself,
     in which nothing is computed.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(warm_up):
-            rewind()
-            step()
-        rewind()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    tried_out(step, rewind, warm_up)
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            step()
+        return capture(step)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         warnings.warn(f"no CUDA graph of a step, which is launched kernel by kernel instead: {reason}", stacklevel=2)
         return step
-    return graph.replay

@@ -307,14 +307,14 @@ def profiles(save: Save, device: str, tiny: bool) -> None:
     missed = {verdict["row"] for verdict in verdicts if verdict["met"] is False}
     every = {job[1]: job for job in (TINY if tiny else kernel_bench.jobs(device))}
     found: list[dict[str, Any]] = []
+    save({"profiles": found})
     for row in bench.get("rows", ()):
         if tiny or row["name"] in missed:
             try:
                 found.append(gpu_profiles.profile(row, every[row["name"].removesuffix("_graph")], device))
             except Exception as error:
                 found.append({"row": row["name"], "failed": f"{type(error).__name__}: {first_line(error)}"})
-        save({"profiles": found})
-    save({"profiles": found})
+            save({"profiles": found})
 
 
 STEPS: dict[str, Callable[[Save, str, bool], None]] = {

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels import naive
+from kernels import graphs, naive
 from lib import machine
 from lib.engine import dispatch
 from lib.errors import first_line
@@ -395,16 +395,8 @@ def flex_log_relu(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], Tensor]:
 
 def graphed(run: Callable[[], Any]) -> Callable[[], None]:
     """`run` recorded once as a CUDA graph; the call replays it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    graphs.warm_up(run)
+    return graphs.capture(run)
 
 
 def _reason(error: Exception) -> str:
